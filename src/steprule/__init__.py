@@ -1,0 +1,21 @@
+"""steprule: torch.optim's interface, each update rule written once, run by many engines.
+
+``import steprule as optim`` and a PyTorch training script runs unchanged.
+"""
+
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook as register_optimizer_step_post_hook,
+)
+from torch.optim.optimizer import (
+    register_optimizer_step_pre_hook as register_optimizer_step_pre_hook,
+)
+
+from steprule.optimizer import Optimizer as Optimizer
+from steprule.optimizer import set_learning_rate as set_learning_rate
+from steprule.rule import Range as Range
+from steprule.rule import Slot as Slot
+from steprule.rule import rule as rule
+from steprule.rules import *  # noqa: F403  # every optimizer in the registry
+from steprule.custom import make_optimizer as make_optimizer
+
+__version__ = "0.1.0"

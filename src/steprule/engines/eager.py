@@ -1,0 +1,139 @@
+"""The eager engine: the rule on tensors, one parameter at a time.
+
+This is the meaning of a rule; the other engines are tested against it. It takes any device and
+dtype, tensors as hyperparameters, and lets autograd through where ``differentiable`` is set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule import ops
+from steprule.engines import Leaf, Numbers
+from steprule.formats import format_of
+from steprule.formats.floating import compute_dtype, real_view
+from steprule.shared_terms import Form
+
+
+class TensorVocabulary:
+    """The operations of :mod:`steprule.ops` on tensors."""
+
+    sqrt = staticmethod(torch.sqrt)
+    exp = staticmethod(torch.exp)
+    log = staticmethod(torch.log)
+    sign = staticmethod(torch.sign)
+
+    def maximum(self, a: Any, b: Any) -> Tensor:
+        return torch.maximum(*_tensors(a, b))
+
+    def minimum(self, a: Any, b: Any) -> Tensor:
+        return torch.minimum(*_tensors(a, b))
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        if not isinstance(condition, Tensor):
+            return a if condition else b
+        return torch.where(condition, a, b)
+
+
+def _tensors(a: Any, b: Any) -> tuple[Tensor, Tensor]:
+    like = a if isinstance(a, Tensor) else b
+    a, b = (
+        x if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
+        for x in (a, b)
+    )
+    return a, b
+
+
+ops.register_vocabulary(Tensor, TensorVocabulary())
+
+
+class EagerEngine:
+    """Calls the rule on each parameter in turn."""
+
+    name = "eager"
+
+    def refusal(self, leaf: Leaf, form: Form) -> str | None:
+        """Nothing is refused: every other engine falls back to this one."""
+        return None
+
+    def apply(self, form: Form, leaves: Sequence[Leaf], numbers: Numbers) -> None:
+        """Update the leaves one after the other."""
+        for leaf in leaves:
+            if torch.is_grad_enabled():
+                _update_differentiably(form, leaf, dict(numbers[leaf.group]))
+            else:
+                _update(form, leaf, dict(numbers[leaf.group]))
+
+
+def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
+    step = supply_scalars(form, leaf, scalars)
+    stored = [leaf.param, *(leaf.state[name] for name in form.array_slots)]
+    new = _new_values(form, leaf, leaf.param, scalars)
+    for target, name in zip(stored, ("param", *form.array_slots), strict=True):
+        format_of(target).write(target, new[name])
+    for name in form.scalar_slots:
+        leaf.state[name].copy_(torch.as_tensor(new[name]))
+    if step is not None:
+        step += 1
+
+
+def _update_differentiably(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
+    # Autograd keeps the old values for its backward pass, so state is replaced, not overwritten.
+    step = supply_scalars(form, leaf, scalars)
+    if step is not None and step.requires_grad:
+        raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
+    new = _new_values(form, leaf, leaf.param.clone(), scalars)
+    for name in form.array_slots:
+        old = leaf.state[name]
+        value = new[name].to(old.dtype.to_real())
+        leaf.state[name] = torch.view_as_complex(value) if old.is_complex() else value
+    for name in form.scalar_slots:
+        leaf.state[name] = torch.as_tensor(new[name]).to(leaf.state[name].dtype)
+    param = new["param"].to(leaf.param.dtype.to_real())
+    leaf.param.copy_(torch.view_as_complex(param) if leaf.param.is_complex() else param)
+    if step is not None:
+        leaf.state["step"] = step + 1
+
+
+def _new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -> dict[str, Any]:
+    compute = compute_dtype(leaf.param)
+    slots = []
+    for name in form.rule.slots:
+        if name in form.array_slots:
+            stored = leaf.state[name]
+            slots.append(format_of(stored).read(stored, compute))
+        else:
+            slots.append(scalars.pop(name, None))
+    arrays = (real_view(x).to(compute) for x in (param, leaf.grad))
+    returned = form(*arrays, *slots, **scalars)
+    if not isinstance(returned, tuple):
+        returned = (returned,)
+    return dict(zip(("param", *form.rule.slots), returned, strict=True))
+
+
+def supply_scalars(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> Tensor | None:
+    """Add to ``scalars`` what depends on the parameter: step, first, the scalar slots.
+
+    Returns:
+        The tensor that counts the steps, not yet advanced; None if the rule counts none.
+    """
+    keep_tensors = torch.is_grad_enabled() or form.capturable
+    step: Tensor | None = leaf.state["step"] if form.rule.counts_steps else None
+    if "step" in form.scalars:
+        assert step is not None
+        scalars["step"] = (_precise(step) if keep_tensors else step.item()) + 1
+    if "first" in form.scalars:
+        scalars["first"] = leaf.is_first
+    for name in form.scalar_slots:
+        stored = leaf.state[name]
+        scalars[name] = _precise(stored) if keep_tensors else stored.item()
+    return step
+
+
+def _precise(scalar: Tensor) -> Tensor:
+    # 1 - 0.999 is 5e-5 wrong in float32; MPS has nothing better.
+    return scalar if scalar.device.type == "mps" else scalar.to(torch.float64)

@@ -1,0 +1,145 @@
+"""The foreach engine: the recording replayed over lists of tensors, ``torch._foreach_*``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from steprule.engines import Leaf, Numbers
+from steprule.engines.eager import TensorVocabulary, supply_scalars
+from steprule.formats import format_of
+from steprule.formats.floating import compute_dtype, real_view
+from steprule.recording import NUMBER_OPERATIONS, Operation, Recording, Value
+from steprule.shared_terms import Form
+
+TensorList = list[Tensor]
+
+_VOCABULARY = TensorVocabulary()
+_PER_TENSOR: dict[str, Callable[..., Any]] = {
+    **NUMBER_OPERATIONS,
+    "and": torch.logical_and,
+    "or": torch.logical_or,
+    "not": torch.logical_not,
+    **{
+        name: getattr(_VOCABULARY, name)
+        for name in ("sqrt", "exp", "log", "sign", "maximum", "minimum", "where")
+    },
+}
+# Operations that exist on lists, whatever mix of lists and numbers they are given.
+_UNARY = {"sqrt", "exp", "log", "sign", "neg", "abs"}
+_BINARY = {"add", "sub", "mul", "div", "pow", "maximum", "minimum"}
+_COMMUTING = {"add", "mul", "maximum", "minimum"}
+
+
+class ForeachEngine:
+    """Replays the recording over all parameters that share their numbers at once."""
+
+    name = "foreach"
+
+    def refusal(self, leaf: Leaf, form: Form) -> str | None:
+        """Refuses what needs a tensor as a scalar, or is not a plain tensor."""
+        if form.capturable:
+            return "capturable=True keeps the step count a tensor, one for each parameter"
+        for tensor in (leaf.param, leaf.grad):
+            if type(tensor) not in (Tensor, torch.nn.Parameter):
+                return f"{type(tensor).__name__} is a tensor subclass"
+        return None
+
+    def apply(self, form: Form, leaves: Sequence[Leaf], numbers: Numbers) -> None:
+        """Update the leaves, those with equal numbers and dtypes together."""
+        recording = form.recording()
+        buckets: dict[Any, list[Leaf]] = {}
+        scalars_of: dict[Any, dict[str, Any]] = {}
+        steps = []
+        for leaf in leaves:
+            scalars = dict(numbers[leaf.group])
+            step = supply_scalars(form, leaf, scalars)
+            if step is not None:
+                steps.append(step)
+            key = (leaf.param.dtype, leaf.param.device, tuple(scalars.values()))
+            buckets.setdefault(key, []).append(leaf)
+            scalars_of[key] = scalars
+        for key, bucket in buckets.items():
+            _update(form, recording, bucket, scalars_of[key])
+        if steps:
+            torch._foreach_add_(steps, 1.0)
+
+
+def _update(
+    form: Form, recording: Recording, leaves: list[Leaf], scalars: dict[str, Any]
+) -> None:
+    names = ("param", *form.array_slots)
+    stored = [
+        [leaf.param for leaf in leaves],
+        *([leaf.state[name] for leaf in leaves] for name in form.array_slots),
+    ]
+    compute = compute_dtype(leaves[0].param)
+    values: dict[Value, Any] = recording.scalars(scalars)
+    owned: set[Value] = set()
+    for name, tensors in [*zip(names, stored, strict=True), ("grad", [x.grad for x in leaves])]:
+        value = recording.array_inputs[name]
+        values[value] = [real_view(t).to(compute) for t in tensors]
+        if tensors[0].dtype.to_real() != compute:
+            owned.add(value)
+    _replay(recording, values, owned)
+    for name, tensors in zip(names, stored, strict=True):
+        new = recording.outputs[name]
+        if new == recording.array_inputs[name] and tensors[0].dtype.to_real() == compute:
+            continue
+        # Only plain floats are stored by the tensors themselves; a format may do more.
+        for target, value in zip(tensors, _as_list(values, new, len(leaves)), strict=True):
+            format_of(target).write(target, value)
+    for name in form.scalar_slots:
+        new = recording.outputs[name]
+        for leaf in leaves:
+            leaf.state[name].fill_(values[new] if isinstance(new, Value) else new)
+
+
+def _as_list(values: dict[Value, Any], output: Value | float | None, count: int) -> Any:
+    value = values[output] if isinstance(output, Value) else output
+    return value if isinstance(value, list) else [torch.tensor(value)] * count
+
+
+def _replay(recording: Recording, values: dict[Value, Any], owned: set[Value]) -> None:
+    """Run the array operations, reusing the memory of temporaries at their last use."""
+    operations = recording.array_operations
+    last_use: dict[Value, int] = {}
+    for i, operation in enumerate(operations):
+        for x in operation.operands:
+            if isinstance(x, Value) and x.is_array:
+                last_use[x] = i
+    kept = {x for x in recording.outputs.values() if isinstance(x, Value)}
+    for i, operation in enumerate(operations):
+        arguments = [values[x] if isinstance(x, Value) else x for x in operation.operands]
+        first = operation.operands[0]
+        may_reuse = first in owned and first not in kept and last_use[cast(Value, first)] == i
+        values[operation.result] = _run(operation, arguments, in_place=may_reuse)
+        owned.add(operation.result)
+        for x in operation.operands:
+            if isinstance(x, Value) and x in owned and x not in kept and last_use[x] == i:
+                del values[x]
+                owned.discard(x)
+
+
+def _run(operation: Operation, arguments: list[Any], *, in_place: bool) -> TensorList:
+    name = operation.name
+    is_list = [isinstance(x, list) for x in arguments]
+    if name in _COMMUTING and not is_list[0]:
+        arguments = arguments[::-1]
+        is_list = is_list[::-1]
+    if name in _UNARY or (name in _BINARY and is_list[0]):
+        function = getattr(torch, _foreach_name(name, is_list) + ("_" if in_place else ""))
+        result = function(*arguments)
+        return cast(TensorList, arguments[0] if in_place else list(result))
+    count = len(next(x for x, it_is in zip(arguments, is_list, strict=True) if it_is))
+    columns = [x if it_is else [x] * count for x, it_is in zip(arguments, is_list, strict=True)]
+    return [_PER_TENSOR[name](*row) for row in zip(*columns, strict=True)]
+
+
+def _foreach_name(name: str, is_list: list[bool]) -> str:
+    if name in ("maximum", "minimum") and not all(is_list):
+        name = {"maximum": "clamp_min", "minimum": "clamp_max"}[name]
+    return f"_foreach_{name}"

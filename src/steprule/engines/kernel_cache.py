@@ -1,0 +1,199 @@
+"""Kernels compiled by Numba, kept on disk as object code.
+
+A kernel's source is its own key: the file is named by a digest of the text and of all that the
+compiled code depends on (compiler versions, processor). What is stored is plain object code,
+which llvmlite loads in milliseconds; Numba is imported only when something must be compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+
+# Raise when what kernels call (kernel_memory.py) changes meaning.
+_FORMAT = "steprule-kernel-1"
+_FUNCTIONS = ("prepare", "update")
+# Numba's own calling convention: result pointer, exception pointer, then the arguments.
+_PROTOTYPE = ctypes.CFUNCTYPE(
+    ctypes.c_int32,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_int64,
+    ctypes.c_int64,
+)
+_lock = threading.Lock()
+
+
+class Kernel:
+    """The two compiled functions of one layout; calling one releases the GIL."""
+
+    def __init__(self, object_code: bytes, symbols: list[str]) -> None:
+        self._engine = _execution_engine(object_code)
+        # Room for the result and the exception that a call might leave; neither is ever read.
+        self._scratch = ctypes.create_string_buffer(32)
+        result = ctypes.addressof(self._scratch)
+        addresses = [self._engine.get_function_address(symbol) for symbol in symbols]
+        self.prepare, self.update = (
+            functools.partial(_PROTOTYPE(address), result, result + 16) for address in addresses
+        )
+
+
+@functools.cache
+def _target_machine() -> Any:
+    # llvmlite initialises itself from 0.45 on, and refuses to be told to.
+    with contextlib.suppress(Exception):
+        llvm.initialize()
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="pic",
+        codemodel="jitdefault",
+        jit=True,
+    )
+
+
+def _execution_engine(object_code: bytes) -> Any:
+    _target_machine()
+    # An execution engine takes ownership of its target machine: give each one of its own.
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
+    engine.finalize_object()
+    return engine
+
+
+def can_convert_half() -> bool:
+    """Whether this processor converts float16 itself (else LLVM calls a library we may lack)."""
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("f16c", False) or features.get("fullfp16", False) or _is_arm64())
+
+
+def _is_arm64() -> bool:
+    return llvm.get_process_triple().startswith(("aarch64", "arm64"))
+
+
+def cache_folder() -> Path:
+    """Where kernels are kept: STEPRULE_CACHE_DIR, else NUMBA_CACHE_DIR, else the user's cache."""
+    for variable in ("STEPRULE_CACHE_DIR", "NUMBA_CACHE_DIR"):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]) / "steprule"
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "steprule"
+
+
+def digest_of(source: str) -> str:
+    """The name of a kernel's files."""
+    parts = [
+        _FORMAT,
+        *(f"{name} {importlib.metadata.version(name)}" for name in ("numba", "llvmlite")),
+        llvm.get_process_triple(),
+        llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(),
+        source,
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def kernel_for(source: str) -> Kernel:
+    """The kernel with this source: from memory, from disk, or compiled now."""
+    with _lock:
+        return _load_or_compile(source)
+
+
+def _load_or_compile(source: str) -> Kernel:
+    try:
+        digest = digest_of(source)
+        path = cache_folder() / f"{digest[:32]}.kernel"
+    except (RuntimeError, OSError):  # no home folder: nothing can be kept
+        return Kernel(*_compile(source))
+    stored = _read(path, digest)
+    if stored is None:
+        stored = _compile(source)
+        _write(path, digest, source, *stored)
+    return Kernel(*stored)
+
+
+def _compile(source: str) -> tuple[bytes, list[str]]:
+    import numba
+
+    from steprule.engines.kernel_memory import kernel_namespace
+
+    namespace = kernel_namespace()
+    exec(compile(source, "<steprule kernel>", "exec"), namespace)
+    signature = numba.int64(numba.int64, numba.int64, numba.int64)
+    modules, symbols = [], []
+    for name in _FUNCTIONS:
+        dispatcher = numba.njit(
+            signature,
+            error_model="numpy",  # a division that checks for zero cannot be vectorized
+            no_cpython_wrapper=True,
+            no_cfunc_wrapper=True,
+        )(namespace[name])
+        compiled = next(iter(dispatcher.overloads.values()))
+        modules.append(llvm.parse_assembly(compiled.library.get_llvm_str()))
+        symbols.append(compiled.fndesc.llvm_func_name)
+    modules[0].link_in(modules[1])
+    return _target_machine().emit_object(modules[0]), symbols
+
+
+def _read(path: Path, digest: str) -> tuple[bytes, list[str]] | None:
+    """What is stored at ``path``, unless it is missing, damaged or someone else's."""
+    try:
+        if hasattr(os, "getuid") and path.stat().st_uid not in (os.getuid(), 0):
+            return None  # object code is run: never take it from a stranger
+        stored_digest, checksum, symbols, code = path.read_bytes().split(b"\n", 3)
+    except (OSError, ValueError):
+        return None
+    body = symbols + b"\n" + code
+    if stored_digest.decode() != digest or hashlib.sha256(body).hexdigest().encode() != checksum:
+        return None
+    return code, symbols.decode().split(" ")
+
+
+def _write(path: Path, digest: str, source: str, code: bytes, symbols: list[str]) -> None:
+    """Store a kernel, and its source beside it for people; a failure only costs time later."""
+    body = " ".join(symbols).encode() + b"\n" + code
+    checksum = hashlib.sha256(body).hexdigest().encode()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _replace(path, b"\n".join([digest.encode(), checksum, body]))
+        _replace(path.with_suffix(".py"), source.encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: another process may be reading or writing the same one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+KernelFunction = Callable[[int, int, int], int]

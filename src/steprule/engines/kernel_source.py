@@ -1,0 +1,279 @@
+"""A recording, printed as the source of a fused kernel for Numba.
+
+The kernel is two functions over one *control block* (int64 words, laid out in :class:`Control`):
+
+- ``prepare`` runs once a step, over tensors: it advances the step counts, evaluates the scalar
+  operations in float64 (once for each run of tensors with equal inputs) and writes the scalar
+  slots;
+- ``update`` runs over chunks of elements, on any number of threads: it reads every array once,
+  evaluates the array operations and writes every array once.
+
+A tensor whose gradient's address is 0 has no gradient at this step and is passed over.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from steprule.formats import Format
+from steprule.recording import Operation, Recording, Value
+from steprule.shared_terms import Form
+
+
+class Control(enum.IntEnum):
+    """Word of the control block that holds the address (or count) of each table."""
+
+    TENSORS = 0  # how many tensors
+    GRADS = 1  # address of each gradient, 0 for none
+    COLUMNS = 2  # addresses of param and slots, one row of tensors for each column
+    COUNTS = 3  # addresses of the step counts and scalar slots, likewise
+    GROUPS = 4  # index of each tensor's group
+    NUMBERS = 5  # float64: one row of hyperparameters for each group
+    FIRST = 6  # float64: 1 for a tensor never updated before
+    SCALARS = 7  # float64: one row for each tensor, written by prepare, read by update
+    CHUNKS = 8  # tensor, first element, number of elements of each chunk
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a kernel is compiled for: a form, and how each of its arrays is stored."""
+
+    form: Form
+    formats: tuple[tuple[str, Format], ...]
+    count_dtypes: tuple[tuple[str, str], ...]
+    compute: str
+
+    @property
+    def columns(self) -> list[str]:
+        """Variables that hold the address of each column but the gradient's, in table order."""
+        return [v for name, f in self.formats if name != "grad" for v in column_names(name, f)]
+
+
+def column_names(array: str, storage: Format) -> list[str]:
+    """Names of the address variables of one array."""
+    return [f"{array}_address"] if storage.block == 1 else [f"{array}_codes", f"{array}_scales"]
+
+
+_INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+    "and": "&",
+    "or": "|",
+}
+_CALLS = {"sqrt": "sqrt({0})", "exp": "exp({0})", "log": "log({0})", "abs": "abs({0})"}
+_TEMPLATES = {
+    **{name: f"({{0}} {sign} {{1}})" for name, sign in _INFIX.items()},
+    **_CALLS,
+    "pow": "{number}({0} ** {1})",
+    "neg": "(-{0})",
+    "not": "(not {0})",
+    # A comparison with nan is false, so nan in either operand comes through.
+    "maximum": "({0} if ({0} > {1}) | ({0} != {0}) else {1})",
+    "minimum": "({0} if ({0} < {1}) | ({0} != {0}) else {1})",
+    "sign": "({one} if {0} > {zero} else (-{one} if {0} < {zero} else {zero}))",
+    "where": "({1} if {0} else {2})",
+}
+_TRUTHS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
+
+
+def kernel_source(layout: Layout) -> str:
+    """The text of ``prepare`` and ``update``."""
+    return "\n\n".join([_prepare_source(layout), _update_source(layout)]) + "\n"
+
+
+def _expression(operation: Operation, names: dict[Value, str], number: str) -> str:
+    operands = [
+        names[x] if isinstance(x, Value) else _literal(x, number) for x in operation.operands
+    ]
+    zero, one = _literal(0.0, number), _literal(1.0, number)
+    return _TEMPLATES[operation.name].format(*operands, zero=zero, one=one, number=number)
+
+
+def _literal(x: float, number: str) -> str:
+    # A bare literal is float64 and would drag the whole loop to double.
+    text = repr(float(x))
+    return f"{number}({text})" if text[-1].isdigit() else f"{number}({text.replace('-', 'neg_')})"
+
+
+def _truths(operations: Iterable[Operation]) -> set[Value]:
+    return {operation.result for operation in operations if operation.name in _TRUTHS}
+
+
+def scalar_row(recording: Recording) -> list[Value]:
+    """The scalar quantities that ``prepare`` leaves for ``update``, in table order."""
+    return recording.scalars_for_arrays()
+
+
+def _prepare_source(layout: Layout) -> str:
+    form, recording = layout.form, layout.form.recording()
+    hyperparameters = [name for name in form.scalars if name not in ("step", "first")]
+    counts = dict(layout.count_dtypes)
+    names = {v: f"s{v.index}" for v in _scalar_values(recording)}
+    row = scalar_row(recording)
+    lines = [
+        "def prepare(control, _first, _last):",
+        f"    tensors = load_int64(control, {Control.TENSORS})",
+        f"    grads = load_int64(control, {Control.GRADS})",
+        f"    counts = load_int64(control, {Control.COUNTS})",
+        f"    groups = load_int64(control, {Control.GROUPS})",
+        f"    numbers = load_int64(control, {Control.NUMBERS})",
+        f"    firsts = load_int64(control, {Control.FIRST})",
+        f"    scalars = load_int64(control, {Control.SCALARS})",
+        "    previous = -1",
+    ]
+    inputs = ["group"]
+    body: list[str] = ["in_group = load_int64(groups, tensor)"]
+    stores: list[str] = []
+    for i, (name, dtype) in enumerate(layout.count_dtypes):
+        body.append(f"{name}_address = load_int64(counts, {i} * tensors + tensor)")
+        if name == "step":
+            body.append(f"in_step = float64(load_{dtype}(step_address, 0)) + 1.0")
+            stores.append(f"store_{dtype}(step_address, 0, {dtype}(in_step))")
+        else:
+            body.append(f"in_{name} = float64(load_{dtype}({name}_address, 0))")
+        inputs.append(name)
+    if "first" in form.scalars:
+        body += ["in_first = load_float64(firsts, tensor)", "store_float64(firsts, tensor, 0.0)"]
+        inputs.append("first")
+    lines += [f"    previous_{name} = {'0.0' if name != 'group' else '0'}" for name in inputs]
+    lines += [
+        "    for tensor in range(tensors):",
+        "        if load_int64(grads, tensor) == 0:",
+        "            continue",
+        *(f"        {line}" for line in body),
+    ]
+    if row:
+        unchanged = " and ".join(["previous >= 0", *(f"in_{n} == previous_{n}" for n in inputs)])
+        slots = [n for n in counts if n != "step"]
+        computed = [
+            f"{names[recording.scalar_inputs[name]]} = "
+            f"load_float64(numbers, in_group * {len(hyperparameters)} + {i})"
+            for i, name in enumerate(hyperparameters)
+        ]
+        computed += [
+            f"{names[recording.scalar_inputs[n]]} = in_{n}"
+            for n in inputs
+            if n in recording.scalar_inputs
+        ]
+        truths = _truths(recording.scalar_operations)
+        for operation in recording.scalar_operations:
+            computed.append(f"{names[operation.result]} = {_expression(operation, names, 'float64')}")
+        computed += [
+            f"store_float64(scalars, tensor * {len(row)} + {i}, "
+            + (f"1.0 if {names[v]} else 0.0)" if v in truths else f"{names[v]})")
+            for i, v in enumerate(row)
+        ]
+        for n in slots:
+            new = recording.outputs[n]
+            value = names[new] if isinstance(new, Value) else _literal(float(new or 0.0), "float64")
+            computed.append(f"new_{n} = {value}")
+            stores.append(f"store_{counts[n]}({n}_address, 0, {counts[n]}(new_{n}))")
+            lines.insert(lines.index("    previous = -1"), f"    new_{n} = 0.0")
+        lines += [
+            f"        if {unchanged}:",
+            f"            for i in range({len(row)}):",
+            f"                store_float64(scalars, tensor * {len(row)} + i, "
+            f"load_float64(scalars, previous * {len(row)} + i))",
+            "        else:",
+            *(f"            {line}" for line in computed),
+        ]
+    lines += [f"        {line}" for line in stores]
+    lines += [f"        previous_{name} = in_{name}" for name in inputs]
+    lines += ["        previous = tensor", "    return 0"]
+    return "\n".join(lines)
+
+
+def _scalar_values(recording: Recording) -> list[Value]:
+    computed = [operation.result for operation in recording.scalar_operations]
+    return [*recording.scalar_inputs.values(), *computed]
+
+
+def _update_source(layout: Layout) -> str:
+    recording, number = layout.form.recording(), layout.compute
+    formats = dict(layout.formats)
+    row = scalar_row(recording)
+    truths = _truths(recording.scalar_operations)
+    names = {v: f"x{v.index}" if v.is_array else f"s{v.index}" for v in row}
+    lines = [
+        "def update(control, first_chunk, last_chunk):",
+        "    mode = flush_denormals()",
+        f"    tensors = load_int64(control, {Control.TENSORS})",
+        f"    grads = load_int64(control, {Control.GRADS})",
+        f"    columns = load_int64(control, {Control.COLUMNS})",
+        f"    scalars = load_int64(control, {Control.SCALARS})",
+        f"    chunks = load_int64(control, {Control.CHUNKS})",
+        "    for chunk in range(first_chunk, last_chunk):",
+        "        tensor = load_int64(chunks, 3 * chunk)",
+        "        start = load_int64(chunks, 3 * chunk + 1)",
+        "        count = load_int64(chunks, 3 * chunk + 2)",
+        "        grad_address = load_int64(grads, tensor)",
+        "        if grad_address == 0:",
+        "            continue",
+        f"        grad_address += {formats['grad'].bytes_for(1)} * start",
+    ]
+    lines += [
+        f"        {variable} = load_int64(columns, {i} * tensors + tensor) + {size} * start"
+        for i, (variable, size) in enumerate(_columns_with_sizes(layout))
+    ]
+    for i, value in enumerate(row):
+        read = f"load_float64(scalars, tensor * {len(row)} + {i})"
+        read = f"{read} != 0.0" if value in truths else f"{number}({read})"
+        lines.append(f"        {names[value]} = {read}")
+    divisors = _scalar_divisors(recording)
+    lines += [
+        f"        r{v.index} = {number}(1.0 / load_float64(scalars, tensor * {len(row)} + {row.index(v)}))"
+        for v in divisors
+    ]
+    lines.append("        for i in range(count):")
+    for name, value in recording.array_inputs.items():
+        names[value] = f"{name}_value"
+        read = formats[name].kernel_read(column_names(name, formats[name]), "i")
+        lines.append(f"            {names[value]} = {number}({read})")
+    for operation in recording.array_operations:
+        names[operation.result] = f"x{operation.result.index}"
+        divisor = operation.operands[-1]
+        if operation.name == "div" and divisor in divisors:
+            # One division a tensor instead of one an element; half an ulp apart at most.
+            dividend = operation.operands[0]
+            assert isinstance(divisor, Value)
+            top = names[dividend] if isinstance(dividend, Value) else _literal(dividend, number)
+            text = f"({top} * r{divisor.index})"
+        else:
+            text = _expression(operation, names, number)
+        lines.append(f"            {names[operation.result]} = {text}")
+    for name, output in recording.outputs.items():
+        if output is None or name not in formats or output == recording.array_inputs.get(name):
+            continue
+        text = names[output] if isinstance(output, Value) else _literal(output, number)
+        storage = formats[name]
+        lines.append(f"            {storage.kernel_write(column_names(name, storage), 'i', text)}")
+    lines += ["    restore_denormals(mode)", "    return 0"]
+    return "\n".join(lines)
+
+
+def _columns_with_sizes(layout: Layout) -> list[tuple[str, int]]:
+    return [
+        (variable, storage.bytes_for(1))
+        for name, storage in layout.formats
+        if name != "grad"
+        for variable in column_names(name, storage)
+    ]
+
+
+def _scalar_divisors(recording: Recording) -> list[Value]:
+    found = [
+        operation.operands[1]
+        for operation in recording.array_operations
+        if operation.name == "div"
+    ]
+    return list(dict.fromkeys(x for x in found if isinstance(x, Value) and not x.is_array))

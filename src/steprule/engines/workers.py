@@ -1,0 +1,88 @@
+"""Threads that run parts of a kernel beside the caller's own.
+
+They wait on a queue and release the GIL while they compute. Numba's and OpenMP's pools are not
+used: they clash with torch's, and do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+Task = Callable[[], Any]
+
+
+class _Latch:
+    """Released by each helper when done; the caller waits for all of them."""
+
+    def __init__(self, parties: int) -> None:
+        self.waiting = SimpleQueue[BaseException | None]()
+        self.parties = parties
+
+    def wait(self) -> None:
+        outcomes = [self.waiting.get() for _ in range(self.parties)]
+        for failure in outcomes:
+            if failure is not None:
+                raise failure
+
+
+class Workers:
+    """A pool that grows to what is asked for."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[tuple[Task, _Latch]] = SimpleQueue()
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Run all tasks, the last one on the caller's thread; return when all are done."""
+        if len(tasks) > 1:
+            self._grow_to(len(tasks) - 1)
+        latch = _Latch(len(tasks) - 1)
+        for task in tasks[:-1]:
+            self._queue.put((task, latch))
+        try:
+            tasks[-1]()
+        finally:
+            latch.wait()
+
+    def _grow_to(self, count: int) -> None:
+        if self._count >= count:
+            return
+        with self._lock:
+            while self._count < count:
+                name = f"steprule-worker-{self._count}"
+                threading.Thread(target=_work, args=(self._queue,), name=name, daemon=True).start()
+                self._count += 1
+
+
+def _work(queue: SimpleQueue[tuple[Task, _Latch]]) -> None:
+    while True:
+        task, latch = queue.get()
+        failure: BaseException | None = None
+        try:
+            task()
+        except BaseException as raised:
+            failure = raised
+        latch.waiting.put(failure)
+        del task, latch, failure  # keep nothing alive while waiting for more
+
+
+_workers = Workers()
+
+
+def workers() -> Workers:
+    """This process's pool."""
+    return _workers
+
+
+def _after_fork() -> None:
+    global _workers
+    _workers = Workers()  # the child has none of its parent's threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,71 @@
+"""Arrays stored as plain numbers of some dtype; complex ones as pairs of reals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FloatingFormat:
+    """A floating-point dtype, read as float32 or float64 and rounded to nearest on writing."""
+
+    dtype: torch.dtype
+    block: int = 1
+
+    @property
+    def name(self) -> str:
+        """The dtype of one real number: float32 for complex64."""
+        return str(self.dtype.to_real()).removeprefix("torch.")
+
+    def columns(self, stored: Tensor) -> tuple[Tensor, ...]:
+        """The tensor itself."""
+        return (stored,)
+
+    def read(self, stored: Tensor, compute: torch.dtype) -> Tensor:
+        """The stored numbers as reals of dtype ``compute`` (a view where that is possible)."""
+        return real_view(stored).to(compute)
+
+    def write(self, stored: Tensor, value: Tensor) -> None:
+        """Round ``value`` into ``stored``."""
+        real_view(stored).copy_(value)
+
+    def kernel_read(self, columns: Sequence[str], index: str) -> str:
+        """An expression for element ``index``."""
+        return f"load_{self.name}({columns[0]}, {index})"
+
+    def kernel_write(self, columns: Sequence[str], index: str, value: str) -> str:
+        """A statement that stores ``value`` at element ``index``."""
+        return f"store_{self.name}({columns[0]}, {index}, {value})"
+
+    def bytes_for(self, elements: int) -> int:
+        """Bytes that so many elements take."""
+        return elements * self.dtype.itemsize
+
+
+FLOATING = {
+    dtype: FloatingFormat(dtype)
+    for dtype in (
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.complex32,
+        torch.complex64,
+        torch.complex128,
+    )
+}
+
+
+def real_view(tensor: Tensor) -> Tensor:
+    """``tensor``, or if it is complex its real and imaginary parts as a last axis."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def compute_dtype(param: Tensor) -> torch.dtype:
+    """The dtype in which a rule computes for this parameter."""
+    is_double = param.dtype in (torch.float64, torch.complex128)
+    return torch.float64 if is_double else torch.float32

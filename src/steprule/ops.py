@@ -1,0 +1,107 @@
+"""The operations a rule may use, beside ``+ - * / **``, comparisons and ``abs()``.
+
+A rule calls these on whatever it was given: plain numbers, symbols while it is being
+recorded, or the arrays of an engine. Each kind of operand brings its own *vocabulary*
+(see :func:`register_vocabulary`); this module knows none of them but plain numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+__all__ = ["exp", "lerp", "log", "maximum", "minimum", "sign", "sqrt", "where"]
+
+
+class Vocabulary(Protocol):
+    """How one kind of operand carries out the named operations."""
+
+    def sqrt(self, x: Any) -> Any: ...
+    def exp(self, x: Any) -> Any: ...
+    def log(self, x: Any) -> Any: ...
+    def sign(self, x: Any) -> Any: ...
+    def maximum(self, a: Any, b: Any) -> Any: ...
+    def minimum(self, a: Any, b: Any) -> Any: ...
+    def where(self, condition: Any, a: Any, b: Any) -> Any: ...
+
+
+class NumberVocabulary:
+    """Plain numbers, in float64; outside a function's domain the answer is nan, as for arrays."""
+
+    def sqrt(self, x: Any) -> float:
+        return math.sqrt(x) if x >= 0 else math.nan
+
+    def exp(self, x: Any) -> float:
+        return math.exp(x)
+
+    def log(self, x: Any) -> float:
+        return math.log(x) if x > 0 else (-math.inf if x == 0 else math.nan)
+
+    def sign(self, x: Any) -> float:
+        return float((x > 0) - (x < 0))
+
+    def maximum(self, a: Any, b: Any) -> Any:
+        return a if a > b or a != a else b
+
+    def minimum(self, a: Any, b: Any) -> Any:
+        return a if a < b or a != a else b
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        return a if condition else b
+
+
+NUMBERS = NumberVocabulary()
+_vocabularies: dict[type, Vocabulary] = {}
+
+
+def register_vocabulary(kind: type, vocabulary: Vocabulary) -> None:
+    """Say how operands of type ``kind`` (and of its subclasses) carry out the operations."""
+    _vocabularies[kind] = vocabulary
+
+
+def _vocabulary_of(*operands: Any) -> Vocabulary:
+    for operand in operands:
+        for kind in type(operand).__mro__:
+            if kind in _vocabularies:
+                return _vocabularies[kind]
+    return NUMBERS
+
+
+def sqrt(x: Any) -> Any:
+    """Square root; nan below zero."""
+    return _vocabulary_of(x).sqrt(x)
+
+
+def exp(x: Any) -> Any:
+    """e to the power ``x``."""
+    return _vocabulary_of(x).exp(x)
+
+
+def log(x: Any) -> Any:
+    """Natural logarithm."""
+    return _vocabulary_of(x).log(x)
+
+
+def sign(x: Any) -> Any:
+    """-1, 0 or 1; 0 for nan, as in torch."""
+    return _vocabulary_of(x).sign(x)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of the two; nan if either is nan."""
+    return _vocabulary_of(a, b).maximum(a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of the two; nan if either is nan."""
+    return _vocabulary_of(a, b).minimum(a, b)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """``a`` where ``condition`` holds, else ``b``: a rule's ``if`` on values."""
+    return _vocabulary_of(condition, a, b).where(condition, a, b)
+
+
+def lerp(a: Any, b: Any, weight: Any) -> Any:
+    """``a`` moved by the fraction ``weight`` towards ``b``: a + weight (b - a)."""
+    return a + weight * (b - a)

@@ -1,0 +1,407 @@
+"""The Optimizer base: parameter groups, state, hooks, and the step."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, ClassVar, cast, overload
+
+import torch
+from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
+
+from steprule.explain import Explanation, explanation_of
+from steprule.options import check_options, check_spelling
+from steprule.param_groups import (
+    ParamsT,
+    check_against_others,
+    check_tensors,
+    listed_groups,
+    split_names,
+)
+from steprule.plan import Context, Plan, requested_engine
+from steprule.rule import Rule
+from steprule.state import LoadPlan, StateDict, ensure_state, moved, packed_state
+
+__all__ = ["Optimizer", "ParamsT", "set_learning_rate"]
+
+_REQUIRED = torch_optimizer.required
+_HOOKS = (
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+    "_optimizer_state_dict_pre_hooks",
+    "_optimizer_state_dict_post_hooks",
+    "_optimizer_load_state_dict_pre_hooks",
+    "_optimizer_load_state_dict_post_hooks",
+)
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Base of all optimizers: holds parameter groups and state, and carries out steps.
+
+    It inherits from ``torch.optim.Optimizer`` so that ``isinstance`` checks hold, and for the
+    registration of hooks; groups, state and updates are its own. A subclass either names a
+    :attr:`rule`, or overrides :meth:`step` as a subclass of torch's would.
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs (``model.named_parameters()``), or dicts with
+            a key ``params`` and any options that the group has of its own. Generators will do.
+        defaults: the options, for groups that do not set them.
+        engine: ``"auto"``, or ``"eager"``, ``"foreach"``, ``"fused"``. See :meth:`explain`.
+
+    Attributes:
+        param_groups: the groups, as dicts; a changed value counts from the next step. The list
+            stays the same object for the optimizer's life.
+        state: for each parameter that has been updated, its state by torch's names.
+
+    Raises:
+        TypeError: ``params`` is a bare tensor, or holds something that is not a tensor.
+        ValueError: it is empty, a parameter stands in two groups or is the result of a
+            computation, an option is out of its range or misspelled.
+    """
+
+    #: The update rule, for subclasses that have one.
+    rule: ClassVar[Rule | None] = None
+    #: Options that torch's class has not, with their defaults; in a group only where given.
+    extras: ClassVar[Mapping[str, Any]] = {}
+    #: Options that loading a state dict never changes.
+    fixed: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], *, engine: str = "auto") -> None:
+        torch._C._log_api_usage_once("python.optimizer")
+        extras = {k: defaults[k] for k in self.extras if k in defaults}
+        self.defaults = {
+            k: v for k, v in defaults.items() if k not in extras or v != self.extras[k]
+        }
+        self.engine = engine
+        self._prepare()
+        self._check_group({**self.extras, **self.defaults}, "")
+        self.state: defaultdict[Tensor, Any] = defaultdict(dict)
+        self.param_groups: list[dict[str, Any]] = []
+        for group in listed_groups(params):
+            self.add_param_group(group)
+
+    def _prepare(self) -> None:
+        """Set what is neither saved nor copied: hooks, the plan, torch's bookkeeping."""
+        for name in _HOOKS:
+            self.__dict__.setdefault(name, OrderedDict())
+        self.__dict__.setdefault("engine", "auto")
+        self.__dict__.setdefault("_fresh", set())
+        self._plan: Plan | None = None
+        self._is_stepping = False
+        self._warned_capturable_if_run_uncaptured = True
+        self._patch_step_function()
+
+    # -- groups ---------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; options that it does not set take the optimizer's defaults.
+
+        Args:
+            param_group: a dict with ``params`` (a tensor, tensors, or named pairs) and options.
+                It is copied: the one in ``param_groups`` is another object.
+
+        Raises:
+            TypeError, ValueError: as the constructor; the optimizer is then unchanged.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        where = f"group {len(self.param_groups)}: "
+        if "params" not in param_group:
+            raise ValueError(f"{where}a parameter group needs the key 'params'")
+        params, names = split_names(param_group["params"], where)
+        check_spelling((k for k in param_group if k not in ("params", "param_names")),
+                       [*self.defaults, *(k for k in self.extras if k not in self.defaults)], where)
+        group = {**self.defaults, **param_group, "params": params}
+        if names is not None:
+            group["param_names"] = names
+        for name, value in group.items():
+            if value is _REQUIRED:
+                raise ValueError(
+                    f"{where}parameter group didn't specify a value of required optimization "
+                    f"parameter {name}"
+                )
+        self._check_group({**self.extras, **group}, where)
+        check_tensors(params, names, where, bool(group.get("differentiable")))
+        self._check_params(params, names, where)
+        check_against_others(group, self.param_groups)
+        self.param_groups.append(group)
+
+    def _check_group(self, options: Mapping[str, Any], where: str) -> None:
+        """Check one group's options, or the defaults; subclasses add what concerns several."""
+        given = {k: v for k, v in options.items() if v is not _REQUIRED}
+        check_options(self.rule, given, where)
+        requested_engine(self.engine, given)
+
+    def _check_params(self, params: Sequence[Tensor], names: list[str] | None, where: str) -> None:
+        """Refuse tensors that this optimizer has no use for (for subclasses)."""
+
+    # -- steps ----------------------------------------------------------------------------
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: clears the gradients, computes the loss and its gradients, returns the loss;
+                called once, before the update.
+
+        Returns:
+            What the closure returned; None without one.
+
+        Raises:
+            RuntimeError: a gradient that this optimizer cannot take, named; nothing is changed.
+        """
+        if self._has_step_hooks():
+            return cast("float | None", _hooked_step(self, closure))
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch's base class need not wrap it
+
+    def _has_step_hooks(self) -> bool:
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        )
+
+    def _step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """The step itself, without hooks."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(bool(self.defaults.get("differentiable")))
+        try:
+            self._update()
+        finally:
+            torch._C._set_grad_enabled(before)
+        return loss
+
+    def _update(self) -> None:
+        """Update the parameters by the rule."""
+        plan = self._plan
+        if (
+            plan is None
+            or plan.context.state is not self.state
+            or plan.context.groups is not self.param_groups
+            or plan.context.engine != self.engine
+            or not plan.is_current()
+        ):
+            self._plan = None
+            plan = self._plan = Plan(self._context())
+        plan.run()
+
+    def _context(self) -> Context:
+        if self.rule is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no rule: set the class attribute `rule`, or override "
+                "step()"
+            )
+        return Context(
+            rule=self.rule,
+            name=type(self).__name__,
+            groups=self.param_groups,
+            state=self.state,
+            extras=self.extras,
+            engine=self.engine,
+            fresh=self._fresh,
+        )
+
+    def _patch_step_function(self) -> None:
+        # torch's base class calls this too, when it unpickles. A subclass's own step gets hooks.
+        self._zero_grad_profile_name = (
+            f"Optimizer.zero_grad#{self.__class__.__name__}.zero_grad"
+        )
+        step = self.__class__.step
+        if not getattr(step, "hooked", False):
+            self.__class__.step = self.profile_hook_step(step)  # type: ignore[method-assign]
+            self.__class__.step.hooked = True  # type: ignore[attr-defined]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all parameters.
+
+        Args:
+            set_to_none: drop the gradients (a parameter without one is passed over by ``step``)
+                instead of filling them with 0.
+        """
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        if set_to_none:
+            for param in params:
+                param.grad = None
+            return
+        dense: dict[Any, list[Tensor]] = {}
+        for param in params:
+            grad = param.grad
+            if grad is None:
+                continue
+            if grad.grad_fn is not None:
+                grad.detach_()
+            else:
+                grad.requires_grad_(False)
+            if grad.is_sparse or type(grad) is not Tensor:
+                grad.zero_()
+            else:
+                dense.setdefault((grad.device, grad.dtype), []).append(grad)
+        for grads in dense.values():
+            torch._foreach_zero_(grads)
+
+    # -- state ----------------------------------------------------------------------------
+
+    def init_state(self) -> None:
+        """Make the state of every parameter now, as its first step would; no step is taken."""
+        context = self._context()
+        for group in self.param_groups:
+            options = context.options_of(group)
+            for param in group["params"]:
+                ensure_state(context.rule, options, param, self.state, self._fresh)
+
+    def state_dict(self) -> StateDict:
+        """The state in torch's format: ``state`` by parameter index, and ``param_groups``."""
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        packed = packed_state(self.param_groups, self.state)
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            returned = post_hook(self, packed)
+            if returned is not None:
+                packed = returned
+        return packed
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Take over a state dict, of this class or of torch's class of the same name.
+
+        State is cast to each parameter's dtype and device, as torch does. ``param_groups``, its
+        dicts and ``state`` stay the same objects. Options that the state dict lacks keep the
+        values they have.
+
+        Raises:
+            TypeError: not a state dict.
+            ValueError: other groups, other numbers of parameters or other shapes. Everything is
+                checked before anything is changed.
+        """
+        state_dict = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            returned = pre_hook(self, state_dict)
+            if returned is not None:
+                state_dict = returned
+        load = LoadPlan(self.param_groups, self.rule, state_dict)
+        for i, group in enumerate(load.groups):
+            group.update(self.fixed)
+            self._check_loaded(group, i)
+        for group, loaded in zip(self.param_groups, load.groups, strict=True):
+            group.clear()
+            group.update(loaded)
+        self.state.clear()
+        self.state.update(load.state)
+        self._fresh.clear()
+        self._plan = None
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _check_loaded(self, group: Mapping[str, Any], index: int) -> None:
+        self._check_group({**self.extras, **group}, f"loaded state dict, group {index}: ")
+
+    def to(self, device: torch.device | str) -> Optimizer:
+        """Move the state (not the parameters) to ``device``; step counts stay on the CPU.
+
+        Returns:
+            The optimizer itself.
+        """
+        target = torch.device(device)
+        for entry in self.state.values():
+            for key, value in entry.items():
+                is_count = isinstance(value, Tensor) and value.dim() == 0 and key == "step"
+                entry[key] = value if is_count else moved(value, target)
+        self._plan = None
+        return self
+
+    # -- looking at it --------------------------------------------------------------------
+
+    def explain(self) -> Explanation:
+        """Which parameters run on which engine, and why where it is not the one asked for.
+
+        Parameters are assigned when they first have a gradient: call it after ``backward()``.
+        Its ``str()`` is a table.
+        """
+        plan = self._plan
+        if plan is None or not plan.is_current():
+            with torch.no_grad():
+                plan = self._plan = Plan(self._context())
+        return explanation_of(plan.seats, self.param_groups)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
+        return "\n".join([*lines, ")"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks and plans belong to this process and this object.
+        return {
+            "defaults": self.defaults,
+            "state": self.state,
+            "param_groups": self.param_groups,
+            "engine": self.engine,
+            "_fresh": self._fresh,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+        self.defaults.setdefault("differentiable", False)
+
+
+def _hooked_step(optimizer: Optimizer, closure: Any) -> Any:
+    """The step within hooks and the profiler's record, by torch's own wrapper.
+
+    A subclass's step is wrapped already and may call ours within: hooks then run once.
+    """
+    if optimizer._is_stepping:
+        return optimizer._step(closure)
+    optimizer._is_stepping = True
+    try:
+        if closure is None:
+            return _with_hooks(optimizer)
+        return _with_hooks(optimizer, closure)
+    finally:
+        optimizer._is_stepping = False
+
+
+def _plain_step(optimizer: Optimizer, closure: Any = None) -> Any:
+    return optimizer._step(closure)
+
+
+_with_hooks = torch.optim.Optimizer.profile_hook_step(_plain_step)
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, lr: float | Tensor | Iterable[float | Tensor]
+) -> None:
+    """Set the learning rate of every group, from the next step on.
+
+    Args:
+        optimizer: any optimizer, torch's included.
+        lr: one value for all groups, or one for each.
+
+    Raises:
+        ValueError: not as many values as groups, or a value below 0; nothing is changed.
+    """
+    groups = optimizer.param_groups
+    several = isinstance(lr, Iterable) and not isinstance(lr, Tensor)
+    rates = list(cast("Iterable[float | Tensor]", lr)) if several else [lr] * len(groups)
+    if len(rates) != len(groups):
+        raise ValueError(f"got {len(rates)} learning rates for {len(groups)} parameter groups")
+    for i, rate in enumerate(rates):
+        check_options(None, {"lr": rate}, f"group {i}: ")
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate

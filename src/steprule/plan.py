@@ -1,0 +1,310 @@
+"""From parameters to engines: which parameter is updated by what, kept from step to step.
+
+A plan is made when the optimizer first steps and again when anything it rests on has changed:
+a group's parameters or flags, a state dict that was replaced, a tensor that moved. A change of
+numbers alone (a schedule's new lr) only refreshes the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule.engines import ENGINE_NAMES, Engine, Leaf
+from steprule.engines.eager import EagerEngine
+from steprule.engines.foreach import ForeachEngine
+from steprule.param_groups import label_of
+from steprule.rule import SUPPLIED, Rule
+from steprule.shared_terms import Form, form_of
+from steprule.state import ensure_state
+
+_ENGINE_OPTIONS = ("foreach", "fused", "capturable", "differentiable")
+_SHARED_OPTIONS = ("maximize", "weight_decay", "decoupled_weight_decay")
+
+
+@dataclass
+class Settings:
+    """What a group's options come to at this step."""
+
+    group: dict[str, Any]
+    params: list[Tensor]
+    keys: tuple[str, ...]
+    signature: tuple[Any, ...]
+    form: Form
+    numbers: dict[str, Any]
+    engine: str
+    has_tensors: bool
+
+
+@dataclass
+class Seat:
+    """Where a parameter stands and which engine has it; ``reason`` if not the one asked for."""
+
+    param: Tensor
+    group: int
+    position: int
+    engine: str
+    reason: str = ""
+
+
+@dataclass
+class Context:
+    """What a plan is made of: the optimizer's parts, without the optimizer."""
+
+    rule: Rule
+    name: str
+    groups: list[dict[str, Any]]
+    state: dict[Tensor, dict[str, Any]]
+    extras: Mapping[str, Any]
+    engine: str
+    fresh: set[Tensor]
+
+    def options_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """A group's options, with those that torch has not at their defaults."""
+        return {**self.extras, **group}
+
+
+def requested_engine(engine: str, options: Mapping[str, Any]) -> str:
+    """The engine that a group asks for, torch's own flags included: a name, or ``"auto"``.
+
+    Raises:
+        ValueError: an unknown engine, or flags that contradict each other.
+        RuntimeError: a combination that torch refuses with this error too.
+    """
+    if engine != "auto" and engine not in ENGINE_NAMES:
+        raise ValueError(
+            f"engine must be 'auto' or one of {', '.join(map(repr, ENGINE_NAMES))}, got {engine!r}"
+        )
+    foreach, fused = options.get("foreach"), options.get("fused")
+    if fused and options.get("differentiable"):
+        raise RuntimeError("`fused` does not support `differentiable`: leave one of them out")
+    if fused and foreach:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together: leave one of them out")
+    flagged = "auto"
+    if fused or foreach:
+        flagged = "fused" if fused else "foreach"
+    elif fused is not None or foreach is not None:
+        flagged = "eager"  # as in torch, a False asks for the plain loop
+    if options.get("differentiable"):
+        if "fused" in (engine, flagged) or "foreach" in (engine, flagged):
+            raise ValueError(
+                "differentiable=True needs engine='eager' (autograd cannot see into the others), "
+                f"got {engine if engine != 'auto' else flagged!r}"
+            )
+        return "eager"
+    if engine != "auto" and flagged not in ("auto", engine):
+        raise ValueError(f"engine={engine!r} contradicts foreach={foreach} and fused={fused}")
+    return flagged if engine == "auto" else engine
+
+
+class Plan:
+    """Runners for the fused engine, and seats for the parameters that are gathered each step."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.settings = [_settings(context, i) for i in range(len(context.groups))]
+        leaves = self._all_leaves()
+        for leaf, _ in leaves:
+            options = context.options_of(context.groups[leaf.group])
+            ensure_state(context.rule, options, leaf.param, context.state, context.fresh)
+            leaf.state = context.state.get(leaf.param, {})
+            leaf.is_first = leaf.param in context.fresh
+        self.seats: list[Seat] = []
+        self._runners = self._seat(leaves)
+        self._states = list(context.state.values())
+        self._loose = [seat for seat in self.seats if seat.engine not in ("fused", "none")]
+        self._dormant = [seat.param for seat in self.seats if seat.engine == "none"]
+        if not all(runner.collect() for runner in self._runners):
+            raise RuntimeError(
+                "a gradient or parameter has no memory (its storage was freed): "
+                "compute the gradients again before step()"
+            )
+
+    def _all_leaves(self) -> list[tuple[Leaf, int]]:
+        """Every parameter that has a gradient, with its position in its group; all checked."""
+        found = []
+        for i, settings in enumerate(self.settings):
+            for position, param in enumerate(settings.params):
+                if param.grad is not None:
+                    found.append((self._checked_leaf(i, position), position))
+        return found
+
+    def _checked_leaf(self, group_index: int, position: int) -> Leaf:
+        group = self.context.groups[group_index]
+        param = group["params"][position]
+        grad = param.grad
+        label = label_of(group, group_index, position)
+        if grad.layout is not torch.strided:
+            raise RuntimeError(
+                f"{self.context.name} does not support sparse gradients: {label}, of shape "
+                f"{tuple(param.shape)}, has one (layout {grad.layout}). Make it dense "
+                "(sparse=False in the embedding, or param.grad = param.grad.to_dense())"
+            )
+        if grad.shape != param.shape:
+            raise RuntimeError(
+                f"the gradient of {label} has shape {tuple(grad.shape)}, the parameter has "
+                f"{tuple(param.shape)}: call zero_grad() after changing a parameter's data"
+            )
+        if grad.device != param.device or grad.is_complex() != param.is_complex():
+            raise RuntimeError(
+                f"the gradient of {label} is {grad.dtype} on {grad.device}, the parameter is "
+                f"{param.dtype} on {param.device}: call zero_grad() after moving a parameter"
+            )
+        state = self.context.state[param] if param in self.context.state else {}
+        is_first = param in self.context.fresh
+        return Leaf(param, grad, state, group_index, is_first, label)
+
+    def _seat(self, leaves: Sequence[tuple[Leaf, int]]) -> list[Any]:
+        """Give every parameter its engine; return the fused engine's runners."""
+        buckets: dict[Any, list[tuple[Leaf, Seat]]] = {}
+        seated = set()
+        for leaf, position in leaves:
+            settings = self.settings[leaf.group]
+            name, reason = self._engine_for(leaf, settings)
+            seat = Seat(leaf.param, leaf.group, position, name, reason)
+            self.seats.append(seat)
+            seated.add((leaf.group, position))
+            if name == "fused":
+                from steprule.engines.fused import layout_key
+
+                buckets.setdefault(layout_key(settings.form, leaf), []).append((leaf, seat))
+        for i, settings in enumerate(self.settings):
+            for position, param in enumerate(settings.params):
+                if (i, position) not in seated:
+                    self.seats.append(Seat(param, i, position, "none", "no gradient yet"))
+        return [r for bucket in buckets.values() if (r := self._runner(bucket)) is not None]
+
+    def _runner(self, bucket: list[tuple[Leaf, Seat]]) -> Any:
+        from steprule.engines.fused import FusedRunner, overlapping
+
+        form = self.settings[bucket[0][0].group].form
+        shared = overlapping([leaf for leaf, _ in bucket], form)
+        for i in shared:
+            seat = bucket[i][1]
+            seat.engine = "eager"
+            seat.reason = "it shares memory with another parameter or state"
+        kept = [leaf for i, (leaf, _) in enumerate(bucket) if i not in shared]
+        if not kept:
+            return None
+        runner = FusedRunner(form, kept)
+        for group in runner.groups:
+            runner.set_numbers(group, self._plain_numbers(group))
+        return runner
+
+    def _engine_for(self, leaf: Leaf, settings: Settings) -> tuple[str, str]:
+        """The first engine that takes the leaf, and why an earlier one did not."""
+        on_cpu = leaf.param.device.type == "cpu"
+        wanted = settings.engine
+        if wanted == "auto":
+            wanted = "fused" if on_cpu else "foreach"
+        order = {"fused": ("fused", "foreach", "eager"), "foreach": ("foreach", "eager")}
+        reason = ""
+        for name in order.get(wanted, ("eager",)):
+            refusal = _engine(name).refusal(leaf, settings.form)
+            if refusal is None:
+                return name, reason
+            reason = reason or refusal
+        raise AssertionError("the eager engine refuses nothing")
+
+    def _plain_numbers(self, group: int) -> list[float]:
+        settings = self.settings[group]
+        names = [name for name in settings.form.scalars if name not in SUPPLIED]
+        return [settings.numbers[name] for name in names]
+
+    def is_current(self) -> bool:
+        """Whether the plan still fits; takes this step's numbers and gradients if it does."""
+        groups = self.context.groups
+        if len(groups) != len(self.settings):
+            return False
+        for i, (group, settings) in enumerate(zip(groups, self.settings, strict=True)):
+            params = group["params"]
+            if group is not settings.group or len(params) != len(settings.params):
+                return False
+            if not all(map(is_, params, settings.params)):
+                return False
+            signature = tuple(map(group.get, settings.keys))
+            if settings.has_tensors or signature != settings.signature:
+                renewed = _settings(self.context, i)
+                if renewed.form != settings.form or renewed.engine != settings.engine:
+                    return False
+                self.settings[i] = renewed
+                for runner in self._runners:
+                    if i in runner.groups:
+                        runner.set_numbers(i, self._plain_numbers(i))
+        states = self.context.state
+        if len(states) != len(self._states) or not all(map(is_, states.values(), self._states)):
+            return False
+        if any(param.grad is not None for param in self._dormant):
+            return False
+        return all(runner.collect() for runner in self._runners)
+
+    def run(self) -> None:
+        """Carry out one step, gradients having been collected."""
+        loose: dict[tuple[str, Form], list[Leaf]] = {}
+        for seat in self._loose:
+            if seat.param.grad is not None:
+                leaf = self._checked_leaf(seat.group, seat.position)
+                loose.setdefault((seat.engine, self.settings[seat.group].form), []).append(leaf)
+        numbers = {i: settings.numbers for i, settings in enumerate(self.settings)}
+        for runner in self._runners:
+            runner.run()
+        for (name, form), leaves in loose.items():
+            _engine(name).apply(form, leaves, numbers)
+        if self.context.fresh:
+            self.context.fresh.difference_update(
+                seat.param for seat in self.seats if seat.param.grad is not None
+            )
+
+
+_engines: dict[str, Engine] = {"eager": EagerEngine(), "foreach": ForeachEngine()}
+
+
+def _engine(name: str) -> Engine:
+    if name not in _engines:
+        from steprule.engines.fused import FusedEngine
+
+        _engines[name] = FusedEngine()  # type: ignore[assignment]
+    return _engines[name]
+
+
+def _settings(context: Context, index: int) -> Settings:
+    group, rule = context.groups[index], context.rule
+    keys = (*rule.options, *rule.flags, *_SHARED_OPTIONS, *_ENGINE_OPTIONS)
+    options = context.options_of(group)
+    form = form_of(rule, options)
+    as_tensors = bool(options.get("differentiable") or options.get("capturable"))
+    has_tensors = False
+    numbers = {}
+    values = rule.scalar_values(options)
+    if form.decay != "none":
+        values["weight_decay"] = options["weight_decay"]
+        values["lr"] = options["lr"]
+    for name, value in values.items():
+        has_tensors |= isinstance(value, Tensor)
+        numbers[name] = _number(value, as_tensors, f"{name} of group {index}")
+    return Settings(
+        group=group,
+        params=list(group["params"]),
+        keys=keys,
+        signature=tuple(map(group.get, keys)),
+        form=form,
+        numbers=numbers,
+        engine=requested_engine(context.engine, options),
+        has_tensors=has_tensors,
+    )
+
+
+def _number(value: Any, as_tensors: bool, label: str) -> Any:
+    if isinstance(value, Tensor):
+        return value.reshape(()) if as_tensors else value.item()
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{label} must be a number, got {type(value).__name__} {value!r}"
+        ) from None

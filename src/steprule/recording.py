@@ -1,0 +1,318 @@
+"""A rule, run once on symbols: what engines replay or print.
+
+Operations on scalars alone (bias corrections, step sizes) are kept apart from those that
+touch an array, so that an engine evaluates the former once a step in float64 and only the
+latter for each element. Equal expressions are recorded once; unused ones not at all.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steprule import ops
+
+
+@dataclass(frozen=True)
+class Value:
+    """One quantity in a recording: an input, or the result of an operation."""
+
+    index: int
+    is_array: bool
+
+
+@dataclass(frozen=True)
+class Operation:
+    """``result = name(*operands)``; an operand is a value or a constant."""
+
+    result: Value
+    name: str
+    operands: tuple[Value | float, ...]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A rule's operations, in the order they run.
+
+    ``outputs`` are the new param and slots, in the rule's order; None where the rule has no
+    such slot under the flags it was recorded with.
+    """
+
+    array_inputs: Mapping[str, Value]
+    scalar_inputs: Mapping[str, Value]
+    scalar_operations: tuple[Operation, ...]
+    array_operations: tuple[Operation, ...]
+    outputs: Mapping[str, Value | float | None]
+
+    def scalars(self, inputs: Mapping[str, Any]) -> dict[Value, Any]:
+        """The value of every scalar quantity, for these scalar inputs."""
+        known: dict[Value, Any] = {v: inputs[name] for name, v in self.scalar_inputs.items()}
+        for operation in self.scalar_operations:
+            arguments = [known[x] if isinstance(x, Value) else x for x in operation.operands]
+            known[operation.result] = NUMBER_OPERATIONS[operation.name](*arguments)
+        return known
+
+    def scalars_for_arrays(self) -> list[Value]:
+        """The scalar quantities that the array operations read, in the order of first use."""
+        used: dict[Value, None] = {}
+        for operation in self.array_operations:
+            for x in operation.operands:
+                if isinstance(x, Value) and not x.is_array:
+                    used[x] = None
+        for output in self.outputs.values():
+            if isinstance(output, Value) and not output.is_array:
+                used[output] = None
+        return list(used)
+
+
+NUMBER_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "pow": operator.pow,
+    "neg": operator.neg,
+    "abs": abs,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "and": lambda a, b: bool(a) and bool(b),
+    "or": lambda a, b: bool(a) or bool(b),
+    "not": lambda a: not a,
+    "sqrt": ops.NUMBERS.sqrt,
+    "exp": ops.NUMBERS.exp,
+    "log": ops.NUMBERS.log,
+    "sign": ops.NUMBERS.sign,
+    "maximum": ops.NUMBERS.maximum,
+    "minimum": ops.NUMBERS.minimum,
+    "where": ops.NUMBERS.where,
+}
+
+
+class Symbol:
+    """Stands for a number or an array while a rule is being recorded."""
+
+    __slots__ = ("tape", "value")
+    __hash__ = None  # type: ignore[assignment]  # comparisons are recorded, so no hashing
+
+    def __init__(self, tape: Tape, value: Value) -> None:
+        self.tape = tape
+        self.value = value
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "a rule may not branch on a value (`if`, `and`, `or`, `max`, `min` of it): "
+            "use where(condition, a, b), maximum(a, b) or minimum(a, b), which every engine has; "
+            "an option that is fixed before the rule runs is a keyword-only flag"
+        )
+
+    def __float__(self) -> float:
+        raise TypeError("a rule may not turn a value into a Python number")
+
+    __int__ = __index__ = __len__ = __float__  # type: ignore[assignment]
+
+    def __array_ufunc__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("a rule may use the operations of steprule.ops, not numpy's")
+
+    def __add__(self, other: Any) -> Symbol:
+        return self.tape.record("add", self, other)
+
+    def __radd__(self, other: Any) -> Symbol:
+        return self.tape.record("add", other, self)
+
+    def __sub__(self, other: Any) -> Symbol:
+        return self.tape.record("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Symbol:
+        return self.tape.record("sub", other, self)
+
+    def __mul__(self, other: Any) -> Symbol:
+        return self.tape.record("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Symbol:
+        return self.tape.record("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Symbol:
+        return self.tape.record("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Symbol:
+        return self.tape.record("div", other, self)
+
+    def __pow__(self, other: Any) -> Symbol:
+        return self.tape.record("pow", self, other)
+
+    def __rpow__(self, other: Any) -> Symbol:
+        return self.tape.record("pow", other, self)
+
+    def __neg__(self) -> Symbol:
+        return self.tape.record("neg", self)
+
+    def __abs__(self) -> Symbol:
+        return self.tape.record("abs", self)
+
+    def __lt__(self, other: Any) -> Symbol:
+        return self.tape.record("lt", self, other)
+
+    def __le__(self, other: Any) -> Symbol:
+        return self.tape.record("le", self, other)
+
+    def __gt__(self, other: Any) -> Symbol:
+        return self.tape.record("gt", self, other)
+
+    def __ge__(self, other: Any) -> Symbol:
+        return self.tape.record("ge", self, other)
+
+    def __eq__(self, other: Any) -> Symbol:  # type: ignore[override]
+        return self.tape.record("eq", self, other)
+
+    def __ne__(self, other: Any) -> Symbol:  # type: ignore[override]
+        return self.tape.record("ne", self, other)
+
+    def __and__(self, other: Any) -> Symbol:
+        return self.tape.record("and", self, other)
+
+    def __or__(self, other: Any) -> Symbol:
+        return self.tape.record("or", self, other)
+
+    def __invert__(self) -> Symbol:
+        return self.tape.record("not", self)
+
+
+class SymbolVocabulary:
+    """The operations of :mod:`steprule.ops`, recorded."""
+
+    def sqrt(self, x: Any) -> Any:
+        return _tape_of(x).record("sqrt", x)
+
+    def exp(self, x: Any) -> Any:
+        return _tape_of(x).record("exp", x)
+
+    def log(self, x: Any) -> Any:
+        return _tape_of(x).record("log", x)
+
+    def sign(self, x: Any) -> Any:
+        return _tape_of(x).record("sign", x)
+
+    def maximum(self, a: Any, b: Any) -> Any:
+        return _tape_of(a, b).record("maximum", a, b)
+
+    def minimum(self, a: Any, b: Any) -> Any:
+        return _tape_of(a, b).record("minimum", a, b)
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        if isinstance(condition, bool):  # both branches are there already: nothing to choose later
+            return a if condition else b
+        return _tape_of(condition, a, b).record("where", condition, a, b)
+
+
+ops.register_vocabulary(Symbol, SymbolVocabulary())
+
+
+def _tape_of(*operands: Any) -> Tape:
+    return next(x.tape for x in operands if isinstance(x, Symbol))
+
+
+class Tape:
+    """Collects operations while a rule runs on symbols."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.operations: dict[tuple[str, tuple[Any, ...]], Operation] = {}
+
+    def new_input(self, *, is_array: bool) -> Symbol:
+        self.count += 1
+        return Symbol(self, Value(self.count - 1, is_array))
+
+    def record(self, name: str, *operands: Any) -> Symbol:
+        values = tuple(_operand(name, x) for x in operands)
+        # Constants are keyed by their type too: 1 == True == 1.0 in a dict.
+        key = (name, tuple(x if isinstance(x, Value) else ("constant", repr(x)) for x in values))
+        if key not in self.operations:
+            is_array = any(isinstance(x, Value) and x.is_array for x in values)
+            result = self.new_input(is_array=is_array).value
+            self.operations[key] = Operation(result, name, values)
+        return Symbol(self, self.operations[key].result)
+
+
+def _operand(operation: str, x: Any) -> Value | float:
+    if isinstance(x, Symbol):
+        return x.value
+    if isinstance(x, (bool, int, float)):
+        return float(x)
+    raise TypeError(
+        f"a rule's `{operation}` got {type(x).__name__} {x!r}: "
+        "a rule computes with its arguments and plain numbers only"
+    )
+
+
+def record(
+    function: Callable[..., Sequence[Any]],
+    arrays: Mapping[str, bool],
+    scalars: Sequence[str],
+    flags: Mapping[str, Any],
+    scalar_slots: Sequence[str] = (),
+) -> Recording:
+    """Run ``function`` once on symbols.
+
+    Args:
+        function: called with one positional argument for each of ``arrays`` and keywords for
+            the rest; returns the new param, then the slots that follow ``param, grad``.
+        arrays: the positional arguments in order; False for a slot that is absent (None is
+            passed, and must be returned, in its place).
+        scalars: names of the keyword arguments that are numbers known only at the step.
+        flags: keyword arguments fixed now.
+        scalar_slots: those of ``arrays`` that hold one number for the whole parameter.
+    """
+    tape = Tape()
+    symbols = {
+        name: tape.new_input(is_array=name not in scalar_slots) if present else None
+        for name, present in arrays.items()
+    }
+    scalar_symbols = {name: tape.new_input(is_array=False) for name in scalars}
+    returned = function(*symbols.values(), **scalar_symbols, **flags)
+    names = [name for name in arrays if name != "grad"]
+    if not isinstance(returned, tuple):
+        returned = (returned,)
+    if len(returned) != len(names):
+        raise TypeError(
+            f"the rule returned {len(returned)} values; it must return {len(names)}: "
+            f"the new {', '.join(names)}, in that order"
+        )
+    outputs: dict[str, Value | float | None] = {}
+    for name, new in zip(names, returned, strict=True):
+        if (new is None) != (symbols[name] is None):
+            raise TypeError(
+                f"the rule returned {'None' if new is None else 'a value'} for slot {name!r}, "
+                f"which is {'present' if new is None else 'absent'} under these options"
+            )
+        output = None if new is None else _operand("return", new)
+        is_array = isinstance(output, Value) and output.is_array
+        if output is not None and is_array and name in scalar_slots:
+            raise TypeError(f"the rule returned an array for the scalar slot {name!r}")
+        outputs[name] = output
+    operations = _needed(tape.operations.values(), outputs.values())
+    inputs = {name: s.value for name, s in symbols.items() if s is not None}
+    return Recording(
+        array_inputs={n: v for n, v in inputs.items() if v.is_array},
+        scalar_inputs={n: v for n, v in inputs.items() if not v.is_array}
+        | {name: s.value for name, s in scalar_symbols.items()},
+        scalar_operations=tuple(x for x in operations if not x.result.is_array),
+        array_operations=tuple(x for x in operations if x.result.is_array),
+        outputs=outputs,
+    )
+
+
+def _needed(operations: Any, outputs: Any) -> list[Operation]:
+    """Those of ``operations`` that ``outputs`` depend on, in order."""
+    wanted = {x for x in outputs if isinstance(x, Value)}
+    kept = []
+    for operation in reversed(list(operations)):
+        if operation.result in wanted:
+            wanted.update(x for x in operation.operands if isinstance(x, Value))
+            kept.append(operation)
+    return kept[::-1]

@@ -1,0 +1,200 @@
+"""What a rule is: the formula, and beside it what cannot be read off the formula."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Range", "Rule", "Slot", "rule"]
+
+# Keyword arguments that the planner supplies; all others are options of the optimizer.
+SUPPLIED = ("step", "first")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a numeric option may take, as data: one place for check and message."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_included: bool = True
+    high_included: bool = True
+
+    def __contains__(self, x: float) -> bool:
+        above = x >= self.low if self.low_included else x > self.low
+        below = x <= self.high if self.high_included else x < self.high
+        return above and below and not math.isinf(x)
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            if self.low == -math.inf:
+                return "a finite number"
+            return f"a finite number {'>=' if self.low_included else '>'} {self.low:g}"
+        left, right = "[("[not self.low_included], "])"[not self.high_included]
+        return f"in {left}{self.low:g}, {self.high:g}{right}"
+
+
+FINITE = Range()
+NON_NEGATIVE = Range(low=0.0)
+FRACTION = Range(low=0.0, high=1.0, high_included=False)
+
+# The field's standard options. A rule may override a range, or add one for a name of its own.
+RANGES: Mapping[str, Range] = {
+    "lr": NON_NEGATIVE,
+    "weight_decay": NON_NEGATIVE,
+    "eps": NON_NEGATIVE,
+    "betas": FRACTION,
+    "momentum": NON_NEGATIVE,
+}
+PARTS: Mapping[str, tuple[str, ...]] = {"betas": ("beta1", "beta2")}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One piece of state that a rule keeps for each parameter.
+
+    Attributes:
+        signed: False if it never goes below zero (a format may then use all its codes above).
+        init: value before the first step: a number, or the name of the option that holds it.
+        when: name of an option; the slot exists only where that option is on (or not 0).
+        full_precision: True if a low-precision format must leave it alone.
+        scalar: one number for the whole parameter instead of one for each element.
+    """
+
+    signed: bool = True
+    init: float | str = 0.0
+    when: str | None = None
+    full_precision: bool = False
+    scalar: bool = False
+
+    def is_present(self, options: Mapping[str, Any]) -> bool:
+        """Whether a group with these options keeps this slot."""
+        return self.when is None or bool(options[self.when])
+
+    def initial_value(self, options: Mapping[str, Any]) -> float:
+        """What every element holds before the first step."""
+        return float(options[self.init]) if isinstance(self.init, str) else self.init
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule: see :func:`rule`, which makes one from a function."""
+
+    function: Callable[..., Any]
+    slots: Mapping[str, Slot]
+    options: tuple[str, ...]
+    flags: tuple[str, ...]
+    needs: tuple[str, ...]
+    counts_steps: bool
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The formula itself, on whatever it is given."""
+        return self.function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The module-level name holds the rule, not the function: pickle it by that name.
+        return _rule_named, (self.function.__module__, self.function.__qualname__)
+
+    def scalar_values(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The rule's numeric arguments by name, pairs taken apart."""
+        values: dict[str, Any] = {}
+        for option in self.options:
+            if option in self.parts:
+                values.update(zip(self.parts[option], options[option], strict=True))
+            else:
+                values[option] = options[option]
+        return values
+
+
+def _rule_named(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+def rule(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    ranges: Mapping[str, Range] | None = None,
+    parts: Mapping[str, tuple[str, ...]] | None = None,
+    counts_steps: bool | None = None,
+    source: str = "",
+    **slots: Slot,
+) -> Any:
+    """Make a rule of a pure function (a decorator, with or without arguments).
+
+    The function takes, by position, ``param``, ``grad`` and its slots (state, one array each,
+    shaped as ``param``); by keyword only, numbers (``lr``, ``beta1``…) and flags (annotated
+    ``bool``, fixed before the rule is recorded). It returns the new ``param`` and slots in the
+    same order, and uses nothing but arithmetic, comparisons and :mod:`steprule.ops`.
+
+    Two keyword arguments are supplied when asked for: ``step``, the number of updates including
+    this one (1 at the first), and ``first``, true on a parameter's first update. Weight decay,
+    ``maximize``, complex parameters and half precision are dealt with outside: do not write them.
+
+    Args:
+        ranges: allowed values of options beyond the usual ones (`lr`, `eps`, `betas`…).
+        parts: for an option that is a tuple, the names of its parts:
+            ``{"betas": ("beta1", "beta2")}`` (known already).
+        counts_steps: keep a ``step`` count in the state; by default, if ``step`` is asked for.
+        source: authors, title, year.
+        **slots: a :class:`Slot` for each slot that is not simply signed and 0 at first.
+
+    Raises:
+        TypeError: the function's signature does not have this form.
+
+    Example:
+        >>> import steprule
+        >>> from steprule.ops import sign
+        >>> @steprule.rule
+        ... def signum(param, grad, momentum_buffer, *, lr, momentum):
+        ...     momentum_buffer = momentum * momentum_buffer + (1 - momentum) * grad
+        ...     return param - lr * sign(momentum_buffer), momentum_buffer
+        >>> Signum = steprule.make_optimizer(signum, lr=1e-3, momentum=0.9)
+    """
+    if function is None:
+        return lambda f: rule(
+            f, ranges=ranges, parts=parts, counts_steps=counts_steps, source=source, **slots
+        )
+    arrays, keywords = [], {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            arrays.append(parameter.name)
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            keywords[parameter.name] = parameter.annotation in (bool, "bool")
+        else:
+            raise TypeError(f"rule {function.__name__} may not take *args or **kwargs")
+    if arrays[:2] != ["param", "grad"]:
+        raise TypeError(
+            f"rule {function.__name__} must take param and grad first, then its slots; "
+            f"its positional arguments are {arrays}"
+        )
+    unknown = sorted(set(slots) - set(arrays[2:]))
+    if unknown:
+        raise TypeError(f"rule {function.__name__} has no slot {', '.join(unknown)}")
+    all_parts = {**PARTS, **(parts or {})}
+    owner = {part: option for option, names in all_parts.items() for part in names}
+    numbers = [name for name, is_flag in keywords.items() if not is_flag and name not in SUPPLIED]
+    options = tuple(dict.fromkeys(owner.get(name, name) for name in numbers))
+    return Rule(
+        function=function,
+        slots={name: slots.get(name, Slot()) for name in arrays[2:]},
+        options=options,
+        flags=tuple(name for name, is_flag in keywords.items() if is_flag),
+        needs=tuple(keywords),
+        counts_steps="step" in keywords if counts_steps is None else counts_steps,
+        ranges={**RANGES, **(ranges or {})},
+        parts={option: names for option, names in all_parts.items() if option in options},
+        source=source,
+    )

@@ -1,0 +1,14 @@
+"""The registry: one line for each optimizer. Tests, benchmarks, docs and the CLI read it."""
+
+from __future__ import annotations
+
+from steprule.optimizer import Optimizer
+from steprule.rules.adam import Adam as Adam, AdamW as AdamW
+from steprule.rules.sgd import SGD as SGD
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    name.lower(): value
+    for name, value in sorted(globals().items())
+    if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+}
+__all__ = ["OPTIMIZERS", *(optimizer.__name__ for optimizer in OPTIMIZERS.values())]

@@ -1,0 +1,164 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from steprule.ops import lerp, maximum, sqrt
+from steprule.optimizer import Optimizer, ParamsT
+from steprule.rule import Slot, rule
+
+
+@rule(
+    exp_avg_sq=Slot(signed=False),
+    max_exp_avg_sq=Slot(signed=False, when="amsgrad"),
+    source="Kingma, Ba: Adam: a method for stochastic optimization, 2015",
+)
+def adam(
+    param: Any,
+    grad: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    max_exp_avg_sq: Any,
+    *,
+    step: Any,
+    lr: Any,
+    beta1: Any,
+    beta2: Any,
+    eps: Any,
+    amsgrad: bool,
+) -> Any:
+    """The update of :class:`Adam` and :class:`AdamW`."""
+    correction1 = 1 - beta1**step
+    correction2 = 1 - beta2**step
+
+    exp_avg = lerp(exp_avg, grad, 1 - beta1)
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
+    if amsgrad:
+        max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
+
+    second_moment = max_exp_avg_sq if amsgrad else exp_avg_sq
+    denom = sqrt(second_moment) / sqrt(correction2) + eps
+    param = param - lr / correction1 * (exp_avg / denom)
+    return param, exp_avg, exp_avg_sq, max_exp_avg_sq
+
+
+class Adam(Optimizer):
+    """Adam: steps scaled by running averages of the gradient and of its square.
+
+    ::
+
+        m = beta1 * m + (1 - beta1) * grad
+        v = beta2 * v + (1 - beta2) * grad**2
+        param = param - lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)
+
+    With ``amsgrad`` the largest v so far stands in the denominator.
+
+    Args:
+        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`.
+        lr: learning rate, a number or 1-element tensor >= 0 (default 1e-3).
+        betas: decay of the two averages per step, each in [0, 1) (default (0.9, 0.999)).
+        eps: added to the denominator, >= 0 (default 1e-8).
+        weight_decay: L2 penalty, added to the gradient as ``weight_decay * param`` (default 0).
+        amsgrad: use the largest v so far (Reddi, Kale, Kumar 2018).
+        foreach, fused, capturable, differentiable: as in torch; ``engine`` is the plainer way.
+        maximize: climb instead of descending.
+        decoupled_weight_decay: shrink ``param`` by ``1 - lr * weight_decay`` instead of adding to
+            the gradient: AdamW.
+        engine: ``"auto"``, ``"eager"``, ``"foreach"`` or ``"fused"``.
+
+    State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``max_exp_avg_sq`` with amsgrad.
+
+    Raises:
+        ValueError: an option out of its range.
+
+    Source: Kingma, Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1.
+    """
+
+    rule = adam
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        defaults = dict(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
+        super().__init__(params, defaults, engine=engine)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay.
+
+    ::
+
+        param = param * (1 - lr * weight_decay)
+
+    and then the step of :class:`Adam`, whose arguments and state it shares; ``weight_decay``
+    is 1e-2 by default.
+
+    Raises:
+        ValueError: an option out of its range.
+
+    Source: Loshchilov, Hutter, "Decoupled weight decay regularization", 2019, algorithm 2. As in
+    torch, the decay is multiplied by ``lr``.
+    """
+
+    fixed = {"decoupled_weight_decay": True}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+            engine=engine,
+        )

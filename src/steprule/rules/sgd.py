@@ -1,0 +1,125 @@
+"""Stochastic gradient descent, with momentum in either of its two forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from steprule.ops import where
+from steprule.optimizer import Optimizer, ParamsT
+from steprule.rule import NON_NEGATIVE, Range, Slot, rule
+
+
+@rule(
+    momentum_buffer=Slot(when="momentum"),
+    ranges={"momentum": NON_NEGATIVE, "dampening": Range()},
+    source="Sutskever, Martens, Dahl, Hinton: On the importance of initialization and momentum "
+    "in deep learning, 2013",
+)
+def sgd(
+    param: Any,
+    grad: Any,
+    momentum_buffer: Any,
+    *,
+    lr: Any,
+    momentum: Any,
+    dampening: Any,
+    first: Any,
+    nesterov: bool,
+    classic_momentum: bool,
+) -> Any:
+    """The update of :class:`SGD`."""
+    if momentum_buffer is None:
+        return param - lr * grad, None
+
+    gain = where(first, 1.0, 1 - dampening)
+    if classic_momentum:
+        gain = lr * gain
+    momentum_buffer = momentum * momentum_buffer + gain * grad
+
+    if classic_momentum:
+        update = lr * grad + momentum * momentum_buffer if nesterov else momentum_buffer
+        return param - update, momentum_buffer
+    update = grad + momentum * momentum_buffer if nesterov else momentum_buffer
+    return param - lr * update, momentum_buffer
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, optionally with momentum.
+
+    ::
+
+        v = momentum * v + (1 - dampening) * grad        (v = grad at the first step)
+        param = param - lr * v                           (nesterov: lr * (grad + momentum * v))
+
+    and with ``classic_momentum=True``, the form of Sutskever et al. and other frameworks::
+
+        v = momentum * v + lr * (1 - dampening) * grad
+        param = param - v                                (nesterov: lr * grad + momentum * v)
+
+    The two differ only when ``lr`` changes: the first applies a new ``lr`` at once to all that
+    has gathered in v, the second only to gradients still to come.
+
+    Args:
+        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`.
+        lr: learning rate, a number or 1-element tensor >= 0 (default 1e-3).
+        momentum: share of v kept from step to step, >= 0 (default 0: no state is kept).
+        dampening: share of the gradient kept out of v, from the second step on (default 0).
+        weight_decay: L2 penalty: ``weight_decay * param`` is added to the gradient (default 0).
+        nesterov: look ahead by the momentum; needs ``momentum > 0`` and no dampening.
+        maximize: climb instead of descending.
+        foreach, fused, differentiable: as in torch; ``engine`` is the plainer way.
+        classic_momentum: see above (default False, as torch).
+        engine: ``"auto"``, ``"eager"``, ``"foreach"`` or ``"fused"``.
+
+    State: ``momentum_buffer`` (v), where momentum is not 0.
+
+    Raises:
+        ValueError: an option out of its range; ``nesterov`` without momentum or with dampening.
+
+    Source: Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum
+    in deep learning", 2013. As in torch, v starts as the first gradient, undampened.
+    """
+
+    rule = sgd
+    extras = {"classic_momentum": False}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        classic_momentum: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        defaults = dict(
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+            classic_momentum=classic_momentum,
+        )
+        super().__init__(params, defaults, engine=engine)
+
+    def _check_group(self, options: Mapping[str, Any], where: str) -> None:
+        super()._check_group(options, where)
+        if options["nesterov"] and (options["momentum"] <= 0 or options["dampening"] != 0):
+            raise ValueError(
+                f"{where}Nesterov momentum requires a momentum and zero dampening, got momentum="
+                f"{options['momentum']} and dampening={options['dampening']}"
+            )
