@@ -47,8 +47,19 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         params: tensors, ``(name, tensor)`` pairs (``model.named_parameters()``), or dicts with
             a key ``params`` and any options that the group has of its own. Generators will do.
-        defaults: the options, for groups that do not set them.
-        engine: ``"auto"``, or ``"eager"``, ``"foreach"``, ``"fused"``. See :meth:`explain`.
+        defaults: the options, for groups that do not set them. Those that (nearly) all
+            optimizers have:
+
+            - ``lr``: learning rate of a step, a number or a 1-element tensor, >= 0;
+            - ``weight_decay``: >= 0; ``weight_decay * param`` is added to the gradient (L2), or,
+              with ``decoupled_weight_decay=True``, ``param`` is first shrunk by
+              ``1 - lr * weight_decay``;
+            - ``maximize``: climb instead of descending;
+            - ``differentiable``: let autograd through ``step()`` (engine ``eager``);
+            - ``capturable``: keep step counts on the parameter's device, as graphs need it;
+            - ``foreach``, ``fused``: torch's way to ask for an engine.
+        engine: ``"auto"`` (the fastest that takes the parameter), or ``"eager"``, ``"foreach"``,
+            ``"fused"``. See :meth:`explain`.
 
     Attributes:
         param_groups: the groups, as dicts; a changed value counts from the next step. The list
@@ -359,6 +370,15 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.update(state)
         self._prepare()
         self.defaults.setdefault("differentiable", False)
+
+
+def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among a constructor's ``locals()``: what becomes its defaults."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in ("self", "params", "engine", "__class__")
+    }
 
 
 def _hooked_step(optimizer: Optimizer, closure: Any) -> Any:

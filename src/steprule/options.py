@@ -62,6 +62,7 @@ def _phrase(name: str) -> str:
 
 def _check_pair(rule: Rule, name: str, value: Any, allowed: Range, where: str) -> None:
     parts = rule.parts[name]
+    ranges = rule.ranges
     if not isinstance(value, (tuple, list)) or len(value) != len(parts):
         raise TypeError(
             f"{where}{name} must be {len(parts)} numbers ({', '.join(parts)}), got {value!r}"
@@ -71,7 +72,8 @@ def _check_pair(rule: Rule, name: str, value: Any, allowed: Range, where: str) -
         raise ValueError(f"{where}{name} must be either both floats or both Tensors, got {value!r}")
     for i, x in enumerate(value):
         singular = name[:-1] if name.endswith("s") else name
-        _check_number(f"{name}[{i}]", x, allowed, where, f"{singular} parameter at index {i}")
+        phrase = f"{singular} parameter at index {i}"
+        _check_number(f"{name}[{i}]", x, ranges.get(parts[i], allowed), where, phrase)
 
 
 def _check_number(name: str, value: Any, allowed: Range, where: str, phrase: str) -> None:

@@ -6,6 +6,7 @@ dtype, tensors as hyperparameters, and lets autograd through where ``differentia
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,36 +20,47 @@ from steprule.formats.floating import compute_dtype, real_view
 from steprule.shared_terms import Form
 
 
-class TensorVocabulary:
-    """The operations of :mod:`steprule.ops` on tensors."""
+class TensorVocabulary(threading.local):
+    """The operations of :mod:`steprule.ops` on tensors.
 
+    ``dtype`` is that of the computation under way on this thread: a choice between two plain
+    numbers needs it (torch would take its default dtype).
+    """
+
+    dtype = torch.float32
     sqrt = staticmethod(torch.sqrt)
     exp = staticmethod(torch.exp)
     log = staticmethod(torch.log)
     sign = staticmethod(torch.sign)
 
     def maximum(self, a: Any, b: Any) -> Tensor:
-        return torch.maximum(*_tensors(a, b))
+        """The larger; a plain number takes the dtype of the tensor."""
+        return torch.maximum(*self._tensors(a, b))
 
     def minimum(self, a: Any, b: Any) -> Tensor:
-        return torch.minimum(*_tensors(a, b))
+        """The smaller; a plain number takes the dtype of the tensor."""
+        return torch.minimum(*self._tensors(a, b))
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
+        """``a`` or ``b`` by a condition that may be a plain truth value."""
         if not isinstance(condition, Tensor):
             return a if condition else b
-        return torch.where(condition, a, b)
+        if isinstance(a, Tensor) or isinstance(b, Tensor):
+            return torch.where(condition, *self._tensors(a, b))
+        choices = torch.tensor([b, a], dtype=self.dtype, device=condition.device)
+        return choices[condition.to(torch.int64)]
+
+    @staticmethod
+    def _tensors(a: Any, b: Any) -> list[Tensor]:
+        like = a if isinstance(a, Tensor) else b
+        return [
+            x if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
+            for x in (a, b)
+        ]
 
 
-def _tensors(a: Any, b: Any) -> tuple[Tensor, Tensor]:
-    like = a if isinstance(a, Tensor) else b
-    a, b = (
-        x if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
-        for x in (a, b)
-    )
-    return a, b
-
-
-ops.register_vocabulary(Tensor, TensorVocabulary())
+VOCABULARY = TensorVocabulary()
+ops.register_vocabulary(Tensor, VOCABULARY)
 
 
 class EagerEngine:
@@ -100,7 +112,7 @@ def _update_differentiably(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> N
 
 
 def _new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -> dict[str, Any]:
-    compute = compute_dtype(leaf.param)
+    compute = VOCABULARY.dtype = compute_dtype(leaf.param)
     slots = []
     for name in form.rule.slots:
         if name in form.array_slots:

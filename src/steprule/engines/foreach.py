@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines import Leaf, Numbers
-from steprule.engines.eager import TensorVocabulary, supply_scalars
+from steprule.engines.eager import VOCABULARY, supply_scalars
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
 from steprule.recording import NUMBER_OPERATIONS, Operation, Recording, Value
@@ -17,14 +17,13 @@ from steprule.shared_terms import Form
 
 TensorList = list[Tensor]
 
-_VOCABULARY = TensorVocabulary()
 _PER_TENSOR: dict[str, Callable[..., Any]] = {
     **NUMBER_OPERATIONS,
     "and": torch.logical_and,
     "or": torch.logical_or,
     "not": torch.logical_not,
     **{
-        name: getattr(_VOCABULARY, name)
+        name: getattr(VOCABULARY, name)
         for name in ("sqrt", "exp", "log", "sign", "maximum", "minimum", "where")
     },
 }
@@ -76,7 +75,7 @@ def _update(
         [leaf.param for leaf in leaves],
         *([leaf.state[name] for leaf in leaves] for name in form.array_slots),
     ]
-    compute = compute_dtype(leaves[0].param)
+    compute = VOCABULARY.dtype = compute_dtype(leaves[0].param)
     values: dict[Value, Any] = recording.scalars(scalars)
     owned: set[Value] = set()
     for name, tensors in [*zip(names, stored, strict=True), ("grad", [x.grad for x in leaves])]:

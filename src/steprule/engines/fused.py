@@ -230,8 +230,6 @@ class FusedRunner:
         params = self.params
         if list(map(_data_ptr, params)) != self._param_pointers:
             return False
-        if list(map(_numel, params)) != self._sizes:
-            return False
         try:
             for slot_of, pointers in self._slots:
                 if list(map(_data_ptr, map(slot_of, self._states))) != pointers:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from steprule.ops import lerp, maximum, sqrt
-from steprule.optimizer import Optimizer, ParamsT
+from steprule.optimizer import Optimizer, ParamsT, own_options
 from steprule.rule import Slot, rule
 
 
@@ -29,6 +29,7 @@ def adam(
     beta2: Any,
     eps: Any,
     amsgrad: bool,
+    eps_inside_sqrt: bool,
 ) -> Any:
     """The update of :class:`Adam` and :class:`AdamW`."""
     correction1 = 1 - beta1**step
@@ -40,7 +41,10 @@ def adam(
         max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)
 
     second_moment = max_exp_avg_sq if amsgrad else exp_avg_sq
-    denom = sqrt(second_moment) / sqrt(correction2) + eps
+    if eps_inside_sqrt:
+        denom = sqrt(second_moment / correction2 + eps)
+    else:
+        denom = sqrt(second_moment) / sqrt(correction2) + eps
     param = param - lr / correction1 * (exp_avg / denom)
     return param, exp_avg, exp_avg_sq, max_exp_avg_sq
 
@@ -57,17 +61,15 @@ class Adam(Optimizer):
     With ``amsgrad`` the largest v so far stands in the denominator.
 
     Args:
-        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`.
-        lr: learning rate, a number or 1-element tensor >= 0 (default 1e-3).
+        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
+            the arguments not listed here.
+        lr: learning rate (default 1e-3).
         betas: decay of the two averages per step, each in [0, 1) (default (0.9, 0.999)).
         eps: added to the denominator, >= 0 (default 1e-8).
-        weight_decay: L2 penalty, added to the gradient as ``weight_decay * param`` (default 0).
+        weight_decay: L2 penalty, or decoupled decay (default 0).
         amsgrad: use the largest v so far (Reddi, Kale, Kumar 2018).
-        foreach, fused, capturable, differentiable: as in torch; ``engine`` is the plainer way.
-        maximize: climb instead of descending.
-        decoupled_weight_decay: shrink ``param`` by ``1 - lr * weight_decay`` instead of adding to
-            the gradient: AdamW.
-        engine: ``"auto"``, ``"eager"``, ``"foreach"`` or ``"fused"``.
+        decoupled_weight_decay: AdamW's form of the decay.
+        eps_inside_sqrt: ``sqrt(v / (1 - beta2**t) + eps)`` for the denominator.
 
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``max_exp_avg_sq`` with amsgrad.
 
@@ -78,6 +80,7 @@ class Adam(Optimizer):
     """
 
     rule = adam
+    extras = {"eps_inside_sqrt": False}
 
     def __init__(
         self,
@@ -94,22 +97,10 @@ class Adam(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        eps_inside_sqrt: bool = False,
         engine: str = "auto",
     ) -> None:
-        defaults = dict(
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=decoupled_weight_decay,
-        )
-        super().__init__(params, defaults, engine=engine)
+        super().__init__(params, own_options(locals()), engine=engine)
 
 
 class AdamW(Adam):
@@ -145,20 +136,8 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        eps_inside_sqrt: bool = False,
         engine: str = "auto",
     ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=True,
-            engine=engine,
-        )
+        defaults = {**own_options(locals()), **self.fixed}
+        Optimizer.__init__(self, params, defaults, engine=engine)

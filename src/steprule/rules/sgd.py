@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from steprule.ops import where
-from steprule.optimizer import Optimizer, ParamsT
-from steprule.rule import NON_NEGATIVE, Range, Slot, rule
+from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.rule import FINITE, Slot, rule
 
 
 @rule(
     momentum_buffer=Slot(when="momentum"),
-    ranges={"momentum": NON_NEGATIVE, "dampening": Range()},
+    ranges={"dampening": FINITE},
     source="Sutskever, Martens, Dahl, Hinton: On the importance of initialization and momentum "
     "in deep learning, 2013",
 )
@@ -23,10 +23,10 @@ def sgd(
     grad: Any,
     momentum_buffer: Any,
     *,
+    first: Any,
     lr: Any,
     momentum: Any,
     dampening: Any,
-    first: Any,
     nesterov: bool,
     classic_momentum: bool,
 ) -> Any:
@@ -63,16 +63,14 @@ class SGD(Optimizer):
     has gathered in v, the second only to gradients still to come.
 
     Args:
-        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`.
-        lr: learning rate, a number or 1-element tensor >= 0 (default 1e-3).
+        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
+            the arguments not listed here.
+        lr: learning rate (default 1e-3).
         momentum: share of v kept from step to step, >= 0 (default 0: no state is kept).
         dampening: share of the gradient kept out of v, from the second step on (default 0).
-        weight_decay: L2 penalty: ``weight_decay * param`` is added to the gradient (default 0).
+        weight_decay: L2 penalty (default 0).
         nesterov: look ahead by the momentum; needs ``momentum > 0`` and no dampening.
-        maximize: climb instead of descending.
-        foreach, fused, differentiable: as in torch; ``engine`` is the plainer way.
         classic_momentum: see above (default False, as torch).
-        engine: ``"auto"``, ``"eager"``, ``"foreach"`` or ``"fused"``.
 
     State: ``momentum_buffer`` (v), where momentum is not 0.
 
@@ -102,19 +100,7 @@ class SGD(Optimizer):
         classic_momentum: bool = False,
         engine: str = "auto",
     ) -> None:
-        defaults = dict(
-            lr=lr,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-            maximize=maximize,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-            classic_momentum=classic_momentum,
-        )
-        super().__init__(params, defaults, engine=engine)
+        super().__init__(params, own_options(locals()), engine=engine)
 
     def _check_group(self, options: Mapping[str, Any], where: str) -> None:
         super()._check_group(options, where)

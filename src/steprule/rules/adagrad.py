@@ -1,0 +1,92 @@
+"""Adagrad."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from steprule.ops import sqrt
+from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.rule import NON_NEGATIVE, Slot, rule
+
+
+@rule(
+    sum=Slot(signed=False, init="initial_accumulator_value", full_precision=True),
+    ranges={"lr_decay": NON_NEGATIVE, "initial_accumulator_value": NON_NEGATIVE},
+    source="Duchi, Hazan, Singer: Adaptive subgradient methods for online learning and "
+    "stochastic optimization, 2011",
+)
+def adagrad(
+    param: Any,
+    grad: Any,
+    sum: Any,
+    *,
+    step: Any,
+    lr: Any,
+    lr_decay: Any,
+    eps: Any,
+    eps_inside_sqrt: bool,
+) -> Any:
+    """The update of :class:`Adagrad`."""
+    step_size = lr / (1 + (step - 1) * lr_decay)
+
+    sum = sum + grad * grad
+
+    denom = sqrt(sum + eps) if eps_inside_sqrt else sqrt(sum) + eps
+    return param - step_size * (grad / denom), sum
+
+
+class Adagrad(Optimizer):
+    """Adagrad: each element's step shrinks with the sum of its squared gradients.
+
+    ::
+
+        s = s + grad**2
+        param = param - lr / (1 + (t - 1) * lr_decay) * grad / (sqrt(s) + eps)
+
+    Args:
+        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
+            the arguments not listed here.
+        lr: learning rate (default 1e-2).
+        lr_decay: decay of the learning rate per step, >= 0 (default 0).
+        weight_decay: L2 penalty (default 0).
+        initial_accumulator_value: what s starts from, >= 0 (default 0).
+        eps: added to the denominator, >= 0 (default 1e-10).
+        eps_inside_sqrt: ``sqrt(s + eps)`` for the denominator.
+
+    State, made with the optimizer as in torch: ``step`` (t), ``sum`` (s).
+
+    Raises:
+        ValueError: an option out of its range.
+
+    Source: Duchi, Hazan, Singer, "Adaptive subgradient methods for online learning and
+    stochastic optimization", 2011.
+    """
+
+    rule = adagrad
+    extras = {"eps_inside_sqrt": False}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        eps_inside_sqrt: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__(params, own_options(locals()), engine=engine)
+        self.init_state()
+
+    def share_memory(self) -> None:
+        """Move the sums to shared memory, for training in several processes."""
+        for entry in self.state.values():
+            entry["sum"].share_memory_()

@@ -1,0 +1,96 @@
+"""RAdam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from steprule.ops import lerp, sqrt, where
+from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.rule import Slot, rule
+
+
+@rule(
+    exp_avg_sq=Slot(signed=False),
+    source="Liu et al.: On the variance of the adaptive learning rate and beyond, 2020",
+)
+def radam(
+    param: Any,
+    grad: Any,
+    exp_avg: Any,
+    exp_avg_sq: Any,
+    *,
+    step: Any,
+    lr: Any,
+    beta1: Any,
+    beta2: Any,
+    eps: Any,
+) -> Any:
+    """The update of :class:`RAdam`."""
+    correction1 = 1 - beta1**step
+    correction2 = 1 - beta2**step
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * step * beta2**step / correction2
+    is_tractable = rho > 5
+    ratio = (rho - 4) * (rho - 2) * rho_inf
+    scale = where(is_tractable, (rho_inf - 4) * (rho_inf - 2) * rho, 1.0)
+    rectification = sqrt(where(is_tractable, ratio / scale * correction2, 0.0))
+
+    exp_avg = lerp(exp_avg, grad, 1 - beta1)
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
+
+    adapted = rectification * (exp_avg / (sqrt(exp_avg_sq) + eps))
+    update = where(is_tractable, adapted, exp_avg)
+    return param - lr / correction1 * update, exp_avg, exp_avg_sq
+
+
+class RAdam(Optimizer):
+    """RAdam: Adam that starts as plain momentum until its second moment can be trusted.
+
+    ::
+
+        m = beta1 * m + (1 - beta1) * grad
+        v = beta2 * v + (1 - beta2) * grad**2
+        rho_inf = 2 / (1 - beta2) - 1;  rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
+        r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))
+        update = m / (1 - beta1**t)
+        if rho > 5:  update = update * r * sqrt(1 - beta2**t) / (sqrt(v) + eps)
+        param = param - lr * update
+
+    Args:
+        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
+            the arguments not listed here.
+        lr: learning rate (default 1e-3).
+        betas: decay of the two averages per step, each in [0, 1) (default (0.9, 0.999)).
+        eps: added to the denominator, >= 0 (default 1e-8).
+        weight_decay: L2 penalty, or decoupled decay (default 0).
+        decoupled_weight_decay: AdamW's form of the decay.
+
+    State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v).
+
+    Raises:
+        ValueError: an option out of its range.
+
+    Source: Liu, Jiang, He, Chen, Liu, Gao, Han, "On the variance of the adaptive learning rate
+    and beyond", 2020, algorithm 2. As in torch, the threshold is 5 (paper: 4).
+    """
+
+    rule = radam
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__(params, own_options(locals()), engine=engine)

@@ -1,0 +1,103 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from steprule.ops import lerp, sqrt
+from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.rule import NON_NEGATIVE, Slot, rule
+
+
+@rule(
+    square_avg=Slot(signed=False),
+    momentum_buffer=Slot(when="momentum"),
+    grad_avg=Slot(when="centered"),
+    ranges={"alpha": NON_NEGATIVE},
+    counts_steps=True,
+    source="Tieleman, Hinton: Lecture 6.5, RMSProp, 2012; centred: Graves: Generating sequences "
+    "with recurrent neural networks, 2013",
+)
+def rmsprop(
+    param: Any,
+    grad: Any,
+    square_avg: Any,
+    momentum_buffer: Any,
+    grad_avg: Any,
+    *,
+    lr: Any,
+    alpha: Any,
+    eps: Any,
+    momentum: Any,
+    centered: bool,
+    eps_inside_sqrt: bool,
+) -> Any:
+    """The update of :class:`RMSprop`."""
+    square_avg = alpha * square_avg + (1 - alpha) * (grad * grad)
+    variance = square_avg
+    if centered:
+        grad_avg = lerp(grad_avg, grad, 1 - alpha)
+        variance = square_avg - grad_avg * grad_avg
+
+    denom = sqrt(variance + eps) if eps_inside_sqrt else sqrt(variance) + eps
+    update = grad / denom
+    if momentum_buffer is not None:
+        momentum_buffer = momentum * momentum_buffer + update
+        update = momentum_buffer
+    return param - lr * update, square_avg, momentum_buffer, grad_avg
+
+
+class RMSprop(Optimizer):
+    """RMSprop: the gradient over the root of a running average of its square.
+
+    ::
+
+        v = alpha * v + (1 - alpha) * grad**2
+        a = alpha * a + (1 - alpha) * grad                           (centered)
+        update = grad / (sqrt(v) + eps)                              (centered: sqrt(v - a**2))
+        b = momentum * b + update;  update = b                       (momentum)
+        param = param - lr * update
+
+    Args:
+        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
+            the arguments not listed here.
+        lr: learning rate (default 1e-2).
+        alpha: decay of the averages per step, >= 0 (default 0.99).
+        eps: added to the denominator, >= 0 (default 1e-8).
+        weight_decay: L2 penalty (default 0).
+        momentum: share of the last update kept, >= 0 (default 0: no such state).
+        centered: divide by an estimate of the standard deviation instead.
+        eps_inside_sqrt: ``sqrt(v + eps)`` for the denominator, as TensorFlow has it.
+
+    State: ``step``, ``square_avg`` (v), ``momentum_buffer`` (b) and ``grad_avg`` (a) where used.
+
+    Raises:
+        ValueError: an option out of its range.
+
+    Source: Tieleman, Hinton, "Lecture 6.5: RMSProp", 2012; centred by Graves, "Generating
+    sequences with recurrent neural networks", 2013.
+    """
+
+    rule = rmsprop
+    extras = {"eps_inside_sqrt": False}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        eps_inside_sqrt: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__(params, own_options(locals()), engine=engine)

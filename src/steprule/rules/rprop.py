@@ -1,0 +1,101 @@
+"""Resilient backpropagation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from steprule.ops import maximum, minimum, sign, where
+from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.rule import NON_NEGATIVE, Range, Slot, rule
+
+
+@rule(
+    prev=Slot(full_precision=True),
+    step_size=Slot(signed=False, init="lr", full_precision=True),
+    ranges={
+        "etaminus": Range(0.0, 1.0, low_included=False, high_included=False),
+        "etaplus": Range(low=1.0, low_included=False),
+        "step_sizes": NON_NEGATIVE,
+    },
+    parts={"etas": ("etaminus", "etaplus"), "step_sizes": ("step_size_min", "step_size_max")},
+    counts_steps=True,
+    source="Riedmiller, Braun: Rprop: a fast adaptive learning algorithm, 1992",
+)
+def rprop(
+    param: Any,
+    grad: Any,
+    prev: Any,
+    step_size: Any,
+    *,
+    etaminus: Any,
+    etaplus: Any,
+    step_size_min: Any,
+    step_size_max: Any,
+) -> Any:
+    """The update of :class:`Rprop`."""
+    agreement = sign(grad) * sign(prev)
+    factor = where(agreement > 0, etaplus, where(agreement < 0, etaminus, 1.0))
+    step_size = minimum(maximum(step_size * factor, step_size_min), step_size_max)
+
+    grad = where(agreement < 0, 0.0, grad)
+    return param - sign(grad) * step_size, grad, step_size
+
+
+class Rprop(Optimizer):
+    """Rprop: steps of the gradient's sign, each element with a size of its own.
+
+    ::
+
+        s = grad * g                                     (g: the last gradient)
+        d = clamp(d * (etaplus if s > 0, etaminus if s < 0, else 1), min, max)
+        grad = 0 where s < 0
+        param = param - sign(grad) * d;  g = grad
+
+    For full batches: the sign of a mini-batch's gradient is too noisy.
+
+    Args:
+        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
+            the arguments not listed here.
+        lr: what every d starts from (default 1e-2).
+        etas: ``(etaminus, etaplus)``, 0 < etaminus < 1 < etaplus (default (0.5, 1.2)).
+        step_sizes: smallest and largest d (default (1e-6, 50)).
+
+    State: ``step``, ``prev`` (g), ``step_size`` (d).
+
+    Raises:
+        ValueError: an option out of its range, or the smallest step above the largest.
+
+    Source: Riedmiller, Braun, "Rprop: a fast adaptive learning algorithm", 1992. The signs are
+    multiplied, not the gradients, whose product underflows below about 1e-19 in float32.
+    """
+
+    rule = rprop
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50),
+        *,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__(params, own_options(locals()), engine=engine)
+
+    def _check_group(self, options: Mapping[str, Any], where: str) -> None:
+        etas, sizes = options["etas"], options["step_sizes"]
+        if len(etas) == 2 and not 0.0 < etas[0] < 1.0 < etas[1]:
+            raise ValueError(
+                f"{where}Invalid eta values: {etas[0]}, {etas[1]} "
+                "(etas must be 0 < etaminus < 1 < etaplus)"
+            )
+        if len(sizes) == 2 and sizes[0] > sizes[1]:
+            raise ValueError(f"{where}step_sizes must be (smallest, largest), got {sizes}")
+        super()._check_group(options, where)
