@@ -23,6 +23,7 @@ class Vocabulary(Protocol):
     def maximum(self, a: Any, b: Any) -> Any: ...
     def minimum(self, a: Any, b: Any) -> Any: ...
     def where(self, condition: Any, a: Any, b: Any) -> Any: ...
+    def lerp(self, a: Any, b: Any, weight: Any) -> Any: ...
 
 
 class NumberVocabulary:
@@ -48,6 +49,9 @@ class NumberVocabulary:
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
         return a if condition else b
+
+    def lerp(self, a: Any, b: Any, weight: Any) -> Any:
+        return a + weight * (b - a)
 
 
 NUMBERS = NumberVocabulary()
@@ -104,4 +108,4 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 def lerp(a: Any, b: Any, weight: Any) -> Any:
     """``a`` moved by the fraction ``weight`` towards ``b``: a + weight (b - a)."""
-    return a + weight * (b - a)
+    return _vocabulary_of(a, b, weight).lerp(a, b, weight)

@@ -26,6 +26,7 @@ from steprule.state import LoadPlan, StateDict, ensure_state, moved, packed_stat
 
 __all__ = ["Optimizer", "ParamsT", "set_learning_rate"]
 
+_TAKERS_OF_SPARSE: list[str] = []
 _REQUIRED = torch_optimizer.required
 _HOOKS = (
     "_optimizer_step_pre_hooks",
@@ -78,6 +79,11 @@ class Optimizer(torch.optim.Optimizer):
     extras: ClassVar[Mapping[str, Any]] = {}
     #: Options that loading a state dict never changes.
     fixed: ClassVar[Mapping[str, Any]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.rule is not None and cls.rule.sparse != "refused":
+            _TAKERS_OF_SPARSE.append(cls.__name__)
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], *, engine: str = "auto") -> None:
         torch._C._log_api_usage_once("python.optimizer")
@@ -226,6 +232,7 @@ class Optimizer(torch.optim.Optimizer):
             extras=self.extras,
             engine=self.engine,
             fresh=self._fresh,
+            takers_of_sparse=_TAKERS_OF_SPARSE,
         )
 
     def _patch_step_function(self) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from steprule.engines import ENGINE_NAMES, Engine, Leaf
 from steprule.engines.eager import EagerEngine
 from steprule.engines.foreach import ForeachEngine
+from steprule.engines.rows import RowsEngine
 from steprule.param_groups import label_of
 from steprule.rule import SUPPLIED, Rule
 from steprule.shared_terms import Form, form_of
@@ -50,6 +51,7 @@ class Seat:
     position: int
     engine: str
     reason: str = ""
+    is_sparse: bool = False
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Context:
     extras: Mapping[str, Any]
     engine: str
     fresh: set[Tensor]
+    takers_of_sparse: Sequence[str] = ()
 
     def options_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """A group's options, with those that torch has not at their defaults."""
@@ -139,12 +142,7 @@ class Plan:
         param = group["params"][position]
         grad = param.grad
         label = label_of(group, group_index, position)
-        if grad.layout is not torch.strided:
-            raise RuntimeError(
-                f"{self.context.name} does not support sparse gradients: {label}, of shape "
-                f"{tuple(param.shape)}, has one (layout {grad.layout}). Make it dense "
-                "(sparse=False in the embedding, or param.grad = param.grad.to_dense())"
-            )
+        self._check_kind(param, grad, label)
         if grad.shape != param.shape:
             raise RuntimeError(
                 f"the gradient of {label} has shape {tuple(grad.shape)}, the parameter has "
@@ -155,9 +153,37 @@ class Plan:
                 f"the gradient of {label} is {grad.dtype} on {grad.device}, the parameter is "
                 f"{param.dtype} on {param.device}: call zero_grad() after moving a parameter"
             )
-        state = self.context.state[param] if param in self.context.state else {}
-        is_first = param in self.context.fresh
-        return Leaf(param, grad, state, group_index, is_first, label)
+        form = self.settings[group_index].form
+        if grad.is_sparse:
+            if form.decay != "none":
+                raise RuntimeError(
+                    f"weight_decay option is not compatible with sparse gradients: {label} has "
+                    "one, and decay would touch every row of it. Put it in a group with "
+                    "weight_decay=0"
+                )
+            if _touches_every_row(form):
+                grad = grad.to_dense()
+        state = self.context.state.get(param, {})
+        return Leaf(param, grad, state, group_index, param in self.context.fresh, label)
+
+    def _check_kind(self, param: Tensor, grad: Tensor, label: str) -> None:
+        """Refuse a gradient or parameter of a kind that the rule does not take."""
+        name, rule = self.context.name, self.context.rule
+        if param.is_complex() and not rule.complex:
+            raise RuntimeError(f"{name} does not support complex parameters: {label} is one")
+        if grad.layout is torch.strided:
+            if rule.sparse == "only":
+                raise RuntimeError(
+                    f"{name} does not support dense gradients, please consider Adam instead: "
+                    f"{label} has one"
+                )
+        elif rule.sparse == "refused" or not grad.is_sparse:
+            raise RuntimeError(
+                f"{name} does not support sparse gradients: {label}, of shape "
+                f"{tuple(param.shape)}, has one (layout {grad.layout}). Make it dense "
+                "(sparse=False in the embedding, or param.grad = param.grad.to_dense()), or "
+                f"give it to one of {', '.join(self.context.takers_of_sparse)}"
+            )
 
     def _seat(self, leaves: Sequence[tuple[Leaf, int]]) -> list[Any]:
         """Give every parameter its engine; return the fused engine's runners."""
@@ -166,7 +192,8 @@ class Plan:
         for leaf, position in leaves:
             settings = self.settings[leaf.group]
             name, reason = self._engine_for(leaf, settings)
-            seat = Seat(leaf.param, leaf.group, position, name, reason)
+            is_sparse = leaf.param.grad is not None and leaf.param.grad.is_sparse
+            seat = Seat(leaf.param, leaf.group, position, name, reason, is_sparse)
             self.seats.append(seat)
             seated.add((leaf.group, position))
             if name == "fused":
@@ -198,8 +225,12 @@ class Plan:
 
     def _engine_for(self, leaf: Leaf, settings: Settings) -> tuple[str, str]:
         """The first engine that takes the leaf, and why an earlier one did not."""
+        if leaf.grad.is_sparse:
+            return "rows", "the gradient is sparse"
         on_cpu = leaf.param.device.type == "cpu"
         wanted = settings.engine
+        if leaf.param.grad is not leaf.grad:
+            return "eager", "its state changes in every row: the sparse gradient is made dense"
         if wanted == "auto":
             wanted = "fused" if on_cpu else "foreach"
         order = {"fused": ("fused", "foreach", "eager"), "foreach": ("foreach", "eager")}
@@ -241,6 +272,10 @@ class Plan:
             return False
         if any(param.grad is not None for param in self._dormant):
             return False
+        for seat in self._loose:
+            grad = seat.param.grad
+            if grad is not None and grad.is_sparse != seat.is_sparse:
+                return False
         return all(runner.collect() for runner in self._runners)
 
     def run(self) -> None:
@@ -261,7 +296,13 @@ class Plan:
             )
 
 
-_engines: dict[str, Engine] = {"eager": EagerEngine(), "foreach": ForeachEngine()}
+def _touches_every_row(form: Form) -> bool:
+    return any(form.rule.slots[name].needs_every_step for name in form.present_slots)
+
+
+_engines: dict[str, Engine] = {
+    engine.name: engine for engine in (EagerEngine(), ForeachEngine(), RowsEngine())
+}
 
 
 def _engine(name: str) -> Engine:
@@ -300,6 +341,8 @@ def _settings(context: Context, index: int) -> Settings:
 
 
 def _number(value: Any, as_tensors: bool, label: str) -> Any:
+    if value is None:  # left to the rule
+        return None
     if isinstance(value, Tensor):
         return value.reshape(()) if as_tensors else value.item()
     try:

@@ -209,6 +209,9 @@ class SymbolVocabulary:
             return a if condition else b
         return _tape_of(condition, a, b).record("where", condition, a, b)
 
+    def lerp(self, a: Any, b: Any, weight: Any) -> Any:
+        return a + weight * (b - a)
+
 
 ops.register_vocabulary(Symbol, SymbolVocabulary())
 

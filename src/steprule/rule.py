@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["Range", "Rule", "Slot", "rule"]
 
 # Keyword arguments that the planner supplies; all others are options of the optimizer.
-SUPPLIED = ("step", "first")
+SUPPLIED = ("step", "first", "machine_eps")
+
+Shape = Literal["param", "scalar", "row", "column", "vector"]
+Sparse = Literal["refused", "rows", "only"]
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,37 @@ class Slot:
         init: value before the first step: a number, or the name of the option that holds it.
         when: name of an option; the slot exists only where that option is on (or not 0).
         full_precision: True if a low-precision format must leave it alone.
-        scalar: one number for the whole parameter instead of one for each element.
+        shape: ``"param"``, one number for each element; ``"scalar"``, one for the whole
+            parameter; and for rules that are not elementwise ``"row"`` and ``"column"`` (the last,
+            or last but one, axis reduced to 1; matrices only) and ``"vector"`` (the parameter's
+            shape, but only if it has fewer than two axes).
+        needs_every_step: it changes even where the gradient is 0, so that a sparse gradient must
+            be made dense.
     """
 
     signed: bool = True
     init: float | str = 0.0
     when: str | None = None
     full_precision: bool = False
-    scalar: bool = False
+    shape: Shape = "param"
+    needs_every_step: bool = False
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is one number for the whole parameter."""
+        return self.shape == "scalar"
+
+    def shape_for(self, param_shape: Sequence[int]) -> tuple[int, ...] | None:
+        """The slot's shape for a parameter of this shape; None if such a parameter has none."""
+        is_matrix = len(param_shape) > 1
+        if self.shape == "scalar":
+            return ()
+        if self.shape in ("row", "column") and is_matrix:
+            axis = len(param_shape) - (1 if self.shape == "row" else 2)
+            return tuple(1 if i == axis else n for i, n in enumerate(param_shape))
+        if self.shape == "param" or (self.shape == "vector" and not is_matrix):
+            return tuple(param_shape)
+        return None
 
     def is_present(self, options: Mapping[str, Any]) -> bool:
         """Whether a group with these options keeps this slot."""
@@ -93,6 +119,10 @@ class Rule:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     source: str = ""
+    sparse: Sparse = "refused"
+    elementwise: bool = True
+    decoupled: bool = False
+    complex: bool = True
 
     @property
     def name(self) -> str:
@@ -118,6 +148,10 @@ class Rule:
         return values
 
 
+# How a keyword argument is annotated that holds a number; any other annotation makes a flag.
+_NUMBERS = (inspect.Parameter.empty, Any, float, "Any", "float")
+
+
 def _rule_named(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
@@ -130,6 +164,10 @@ def rule(
     parts: Mapping[str, tuple[str, ...]] | None = None,
     counts_steps: bool | None = None,
     source: str = "",
+    sparse: Sparse = "refused",
+    elementwise: bool = True,
+    decoupled: bool = False,
+    complex: bool = True,
     **slots: Slot,
 ) -> Any:
     """Make a rule of a pure function (a decorator, with or without arguments).
@@ -139,9 +177,9 @@ def rule(
     ``bool``, fixed before the rule is recorded). It returns the new ``param`` and slots in the
     same order, and uses nothing but arithmetic, comparisons and :mod:`steprule.ops`.
 
-    Two keyword arguments are supplied when asked for: ``step``, the number of updates including
-    this one (1 at the first), and ``first``, true on a parameter's first update. Weight decay,
-    ``maximize``, complex parameters and half precision are dealt with outside: do not write them.
+    Three keyword arguments are supplied when asked for: ``step``, the number of updates including
+    this one (1 at the first); ``first``, true on a parameter's first update; and ``machine_eps``,
+    that of the parameter's dtype. Weight decay (unless the function asks for it), ``maximize``, complex parameters and half precision are dealt with outside: do not write them.
 
     Args:
         ranges: allowed values of options beyond the usual ones (`lr`, `eps`, `betas`…).
@@ -149,6 +187,12 @@ def rule(
             ``{"betas": ("beta1", "beta2")}`` (known already).
         counts_steps: keep a ``step`` count in the state; by default, if ``step`` is asked for.
         source: authors, title, year.
+        sparse: whether a sparse gradient is ``"refused"``, updates the ``"rows"`` it has, or is
+            the ``"only"`` kind taken.
+        elementwise: False if an element's update depends on others (norms, matrix products); such
+            a rule may use :mod:`steprule.matrix_ops` and runs on the eager engine alone.
+        decoupled: weight decay shrinks the parameter instead of adding to the gradient.
+        complex: whether complex parameters (as pairs of reals) make sense.
         **slots: a :class:`Slot` for each slot that is not simply signed and 0 at first.
 
     Raises:
@@ -165,14 +209,23 @@ def rule(
     """
     if function is None:
         return lambda f: rule(
-            f, ranges=ranges, parts=parts, counts_steps=counts_steps, source=source, **slots
+            f,
+            ranges=ranges,
+            parts=parts,
+            counts_steps=counts_steps,
+            source=source,
+            sparse=sparse,
+            elementwise=elementwise,
+            decoupled=decoupled,
+            complex=complex,
+            **slots,
         )
     arrays, keywords = [], {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             arrays.append(parameter.name)
         elif parameter.kind is parameter.KEYWORD_ONLY:
-            keywords[parameter.name] = parameter.annotation in (bool, "bool")
+            keywords[parameter.name] = parameter.annotation not in _NUMBERS
         else:
             raise TypeError(f"rule {function.__name__} may not take *args or **kwargs")
     if arrays[:2] != ["param", "grad"]:
@@ -197,4 +250,8 @@ def rule(
         ranges={**RANGES, **(ranges or {})},
         parts={option: names for option, names in all_parts.items() if option in options},
         source=source,
+        sparse=sparse,
+        elementwise=elementwise,
+        decoupled=decoupled,
+        complex=complex,
     )

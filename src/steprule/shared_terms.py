@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from steprule.recording import Recording, record
-from steprule.rule import SUPPLIED, Rule
+from steprule.rule import Rule
 
 Decay = Literal["none", "l2", "decoupled"]
 
@@ -22,7 +22,7 @@ class Form:
     """
 
     rule: Rule
-    flags: tuple[tuple[str, bool], ...]
+    flags: tuple[tuple[str, Any], ...]
     present_slots: tuple[str, ...]
     maximize: bool
     decay: Decay
@@ -42,12 +42,12 @@ class Form:
     @property
     def array_slots(self) -> tuple[str, ...]:
         """The slots with one number for each element."""
-        return tuple(n for n in self.present_slots if not self.rule.slots[n].scalar)
+        return tuple(n for n in self.present_slots if not self.rule.slots[n].is_scalar)
 
     @property
     def scalar_slots(self) -> tuple[str, ...]:
         """The slots with one number for the whole parameter."""
-        return tuple(n for n in self.present_slots if self.rule.slots[n].scalar)
+        return tuple(n for n in self.present_slots if self.rule.slots[n].is_scalar)
 
     def __call__(self, param: Any, grad: Any, *slots: Any, **scalars: Any) -> Any:
         """The whole update of one parameter: shared terms, then the rule."""
@@ -86,10 +86,11 @@ def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
     weight_decay = options.get("weight_decay", 0)
     # A decay of 0 must skip the term: 0 * inf is nan. A tensor may become non-zero later.
     if "weight_decay" not in rule.needs and (_is_tensor(weight_decay) or weight_decay != 0):
-        decay = "decoupled" if options.get("decoupled_weight_decay") else "l2"
+        is_decoupled = rule.decoupled or options.get("decoupled_weight_decay")
+        decay = "decoupled" if is_decoupled else "l2"
     return Form(
         rule=rule,
-        flags=tuple((name, bool(options[name])) for name in rule.flags),
+        flags=tuple((name, options[name]) for name in rule.flags),
         present_slots=tuple(n for n, slot in rule.slots.items() if slot.is_present(options)),
         maximize=bool(options.get("maximize", False)),
         decay=decay,
@@ -99,20 +100,3 @@ def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
 
 def _is_tensor(x: object) -> bool:
     return not isinstance(x, (int, float))
-
-
-def number_reader(form: Form) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """A function giving a group's numbers in the order of ``form.scalars``, less the supplied."""
-    part_of = {
-        part: (option, i)
-        for option, names in form.rule.parts.items()
-        for i, part in enumerate(names)
-    }
-    names = [name for name in form.scalars if name not in SUPPLIED]
-
-    def numbers(options: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(
-            options[part_of[n][0]][part_of[n][1]] if n in part_of else options[n] for n in names
-        )
-
-    return numbers

@@ -34,7 +34,12 @@ def ensure_state(
     A step count that came as a number (from old checkpoints) is made a tensor. A parameter whose
     slots are made here joins ``fresh``: its next update is its first.
     """
-    names = [name for name, slot in rule.slots.items() if slot.is_present(options)]
+    shapes = {
+        name: shape
+        for name, slot in rule.slots.items()
+        if slot.is_present(options) and (shape := slot.shape_for(param.shape)) is not None
+    }
+    names = list(shapes)
     if not names and not rule.counts_steps:
         return  # torch keeps no entry for a parameter without state
     entry = state[param]
@@ -49,10 +54,11 @@ def ensure_state(
     for name in missing:
         slot = rule.slots[name]
         value = slot.initial_value(options)
-        if slot.scalar:
+        if slot.is_scalar:
             entry[name] = torch.tensor(value, dtype=scalar_dtype(), device=count_device)
         else:
-            entry[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            whole = shapes[name] == param.shape
+            entry[name] = torch.zeros_like(param) if whole else param.new_zeros(shapes[name])
             if value:
                 real_view(entry[name]).fill_(value)
     if missing and len(missing) == len(names):
@@ -142,7 +148,8 @@ class LoadPlan:
             return
         for name, slot in self._rule.slots.items():
             value = entry.get(name)
-            if isinstance(value, Tensor) and not slot.scalar and value.shape != param.shape:
+            expected = slot.shape_for(param.shape)
+            if isinstance(value, Tensor) and not slot.is_scalar and value.shape != expected:
                 raise ValueError(
                     f"loaded state {name!r} of {label} has shape {tuple(value.shape)}, the "
                     f"parameter has {tuple(param.shape)}: the model differs from the one saved, "

@@ -50,6 +50,11 @@ class TensorVocabulary(threading.local):
         choices = torch.tensor([b, a], dtype=self.dtype, device=condition.device)
         return choices[condition.to(torch.int64)]
 
+    def lerp(self, a: Any, b: Any, weight: Any) -> Any:
+        """torch's own, whose rounding its optimizers have, wherever it takes the operands."""
+        plain = isinstance(a, Tensor) and isinstance(b, Tensor) and not isinstance(weight, Tensor)
+        return torch.lerp(a, b, weight) if plain else a + weight * (b - a)
+
     @staticmethod
     def _tensors(a: Any, b: Any) -> list[Tensor]:
         like = a if isinstance(a, Tensor) else b
@@ -83,10 +88,11 @@ class EagerEngine:
 
 def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
     step = supply_scalars(form, leaf, scalars)
-    stored = [leaf.param, *(leaf.state[name] for name in form.array_slots)]
-    new = _new_values(form, leaf, leaf.param, scalars)
-    for target, name in zip(stored, ("param", *form.array_slots), strict=True):
-        format_of(target).write(target, new[name])
+    new = new_values(form, leaf, leaf.param, scalars)
+    for name in ("param", *form.array_slots):
+        target = leaf.param if name == "param" else leaf.state.get(name)
+        if target is not None:
+            format_of(target).write(target, new[name])
     for name in form.scalar_slots:
         leaf.state[name].copy_(torch.as_tensor(new[name]))
     if step is not None:
@@ -98,9 +104,11 @@ def _update_differentiably(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> N
     step = supply_scalars(form, leaf, scalars)
     if step is not None and step.requires_grad:
         raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
-    new = _new_values(form, leaf, leaf.param.clone(), scalars)
+    new = new_values(form, leaf, leaf.param.clone(), scalars)
     for name in form.array_slots:
-        old = leaf.state[name]
+        old = leaf.state.get(name)
+        if old is None:
+            continue
         value = new[name].to(old.dtype.to_real())
         leaf.state[name] = torch.view_as_complex(value) if old.is_complex() else value
     for name in form.scalar_slots:
@@ -111,12 +119,12 @@ def _update_differentiably(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> N
         leaf.state["step"] = step + 1
 
 
-def _new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -> dict[str, Any]:
+def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -> dict[str, Any]:
     compute = VOCABULARY.dtype = compute_dtype(leaf.param)
     slots = []
     for name in form.rule.slots:
-        if name in form.array_slots:
-            stored = leaf.state[name]
+        stored = leaf.state.get(name) if name in form.array_slots else None
+        if stored is not None:
             slots.append(format_of(stored).read(stored, compute))
         else:
             slots.append(scalars.pop(name, None))
@@ -140,6 +148,8 @@ def supply_scalars(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> Tensor | 
         scalars["step"] = (_precise(step) if keep_tensors else step.item()) + 1
     if "first" in form.scalars:
         scalars["first"] = leaf.is_first
+    if "machine_eps" in form.scalars:
+        scalars["machine_eps"] = torch.finfo(leaf.param.dtype).eps
     for name in form.scalar_slots:
         stored = leaf.state[name]
         scalars[name] = _precise(stored) if keep_tensors else stored.item()

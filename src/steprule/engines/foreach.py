@@ -40,6 +40,8 @@ class ForeachEngine:
 
     def refusal(self, leaf: Leaf, form: Form) -> str | None:
         """Refuses what needs a tensor as a scalar, or is not a plain tensor."""
+        if not form.rule.elementwise:
+            return "the rule works on whole tensors, not on elements"
         if form.capturable:
             return "capturable=True keeps the step count a tensor, one for each parameter"
         for tensor in (leaf.param, leaf.grad):

@@ -23,6 +23,7 @@ from steprule.engines.kernel_source import Control, Layout, kernel_source, scala
 from steprule.engines.workers import workers
 from steprule.formats import format_of
 from steprule.formats.floating import FLOATING, compute_dtype
+from steprule.rule import SUPPLIED
 from steprule.shared_terms import Form
 
 # Elements of one chunk: small enough to spread evenly, large enough to hide its set-up.
@@ -45,6 +46,8 @@ class FusedEngine:
 
     def refusal(self, leaf: Leaf, form: Form) -> str | None:
         """Refuses what can't be reached by address on the CPU, or is laid out otherwise."""
+        if not form.rule.elementwise:
+            return "the rule works on whole tensors, not on elements"
         if form.capturable:
             return "capturable=True keeps the step count on the device"
         param = leaf.param
@@ -189,7 +192,7 @@ class FusedRunner:
         row_of = {group: i for i, group in enumerate(self.groups)}
         self._row_of = row_of
         self._group_rows = np.array([row_of[leaf.group] for leaf in leaves], dtype=np.int64)
-        hyperparameters = [n for n in self.form.scalars if n not in ("step", "first")]
+        hyperparameters = [n for n in self.form.scalars if n not in SUPPLIED]
         self._numbers = np.zeros((len(self.groups), max(1, len(hyperparameters))))
         self._first = np.array([float(leaf.is_first) for leaf in leaves])
         self._scalars = np.zeros((count, max(1, row_length)))

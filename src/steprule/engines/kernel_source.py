@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from steprule.formats import Format
 from steprule.recording import Operation, Recording, Value
+from steprule.rule import SUPPLIED
 from steprule.shared_terms import Form
 
 
@@ -116,7 +117,7 @@ def scalar_row(recording: Recording) -> list[Value]:
 
 def _prepare_source(layout: Layout) -> str:
     form, recording = layout.form, layout.form.recording()
-    hyperparameters = [name for name in form.scalars if name not in ("step", "first")]
+    hyperparameters = [name for name in form.scalars if name not in SUPPLIED]
     counts = dict(layout.count_dtypes)
     names = {v: f"s{v.index}" for v in _scalar_values(recording)}
     row = scalar_row(recording)
@@ -142,6 +143,10 @@ def _prepare_source(layout: Layout) -> str:
         else:
             body.append(f"in_{name} = float64(load_{dtype}({name}_address, 0))")
         inputs.append(name)
+    if "machine_eps" in form.scalars:
+        param = dict(layout.formats)["param"]
+        lines.append(f"    in_machine_eps = {param.epsilon!r}")
+        inputs.append("machine_eps")
     if "first" in form.scalars:
         body += ["in_first = load_float64(firsts, tensor)", "store_float64(firsts, tensor, 0.0)"]
         inputs.append("first")

@@ -21,6 +21,11 @@ class FloatingFormat:
         """The dtype of one real number: float32 for complex64."""
         return str(self.dtype.to_real()).removeprefix("torch.")
 
+    @property
+    def epsilon(self) -> float:
+        """The gap between 1 and the next number."""
+        return torch.finfo(self.dtype).eps
+
     def columns(self, stored: Tensor) -> tuple[Tensor, ...]:
         """The tensor itself."""
         return (stored,)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from steprule.optimizer import Optimizer
 from steprule.rules.adadelta import Adadelta as Adadelta
+from steprule.rules.adafactor import Adafactor as Adafactor
 from steprule.rules.adagrad import Adagrad as Adagrad
 from steprule.rules.adam import Adam as Adam, AdamW as AdamW
 from steprule.rules.adamax import Adamax as Adamax
 from steprule.rules.asgd import ASGD as ASGD
+from steprule.rules.muon import Muon as Muon
 from steprule.rules.nadam import NAdam as NAdam
 from steprule.rules.radam import RAdam as RAdam
 from steprule.rules.rmsprop import RMSprop as RMSprop
 from steprule.rules.rprop import Rprop as Rprop
 from steprule.rules.sgd import SGD as SGD
+from steprule.rules.sparse_adam import SparseAdam as SparseAdam
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     name.lower(): value

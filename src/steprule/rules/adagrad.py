@@ -14,6 +14,7 @@ from steprule.rule import NON_NEGATIVE, Slot, rule
 @rule(
     sum=Slot(signed=False, init="initial_accumulator_value", full_precision=True),
     ranges={"lr_decay": NON_NEGATIVE, "initial_accumulator_value": NON_NEGATIVE},
+    sparse="rows",
     source="Duchi, Hazan, Singer: Adaptive subgradient methods for online learning and "
     "stochastic optimization, 2011",
 )

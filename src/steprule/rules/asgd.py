@@ -12,8 +12,8 @@ from steprule.rule import FINITE, Slot, rule
 
 
 @rule(
-    eta=Slot(scalar=True, init="lr"),
-    mu=Slot(scalar=True, init=1.0),
+    eta=Slot(shape="scalar", init="lr"),
+    mu=Slot(shape="scalar", init=1.0),
     ax=Slot(full_precision=True),
     ranges={"lambd": FINITE, "alpha": FINITE, "t0": FINITE},
     source="Polyak, Juditsky: Acceleration of stochastic approximation by averaging, 1992",

@@ -12,7 +12,7 @@ from steprule.rule import NON_NEGATIVE, Slot, rule
 
 
 @rule(
-    mu_product=Slot(scalar=True, init=1.0),
+    mu_product=Slot(shape="scalar", init=1.0),
     exp_avg_sq=Slot(signed=False),
     ranges={"momentum_decay": NON_NEGATIVE},
     source="Dozat: Incorporating Nesterov momentum into Adam, 2016",

@@ -13,8 +13,9 @@ from steprule.rule import FINITE, Slot, rule
 
 
 @rule(
-    momentum_buffer=Slot(when="momentum"),
+    momentum_buffer=Slot(when="momentum", needs_every_step=True),
     ranges={"dampening": FINITE},
+    sparse="rows",
     source="Sutskever, Martens, Dahl, Hinton: On the importance of initialization and momentum "
     "in deep learning, 2013",
 )

@@ -1,0 +1,123 @@
+"""Muon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from steprule.matrix_ops import orthogonalized
+from steprule.ops import lerp, maximum, sqrt
+from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.rule import FINITE, Range, Slot, rule
+
+
+@rule(
+    ranges={"momentum": Range(low=0.0), "ns_coefficients": FINITE},
+    parts={"ns_coefficients": ("a", "b", "c")},
+    elementwise=False,
+    decoupled=True,
+    complex=False,
+    source="Jordan et al.: Muon: an optimizer for hidden layers in neural networks, 2024",
+)
+def muon(
+    param: Any,
+    grad: Any,
+    momentum_buffer: Any,
+    *,
+    lr: Any,
+    momentum: Any,
+    a: Any,
+    b: Any,
+    c: Any,
+    eps: Any,
+    ns_steps: int,
+    nesterov: bool,
+    adjust_lr_fn: str,
+) -> Any:
+    """The update of :class:`Muon`."""
+    rows, columns = param.shape
+    if adjust_lr_fn == "match_rms_adamw":
+        lr = lr * 0.2 * sqrt(maximum(rows, columns))
+    else:
+        lr = lr * sqrt(maximum(rows / columns, 1.0))
+
+    momentum_buffer = lerp(momentum_buffer, grad, 1 - momentum)
+    update = lerp(grad, momentum_buffer, momentum) if nesterov else momentum_buffer
+
+    return param - lr * orthogonalized(update, (a, b, c), ns_steps, eps), momentum_buffer
+
+
+class Muon(Optimizer):
+    """Muon: momentum whose matrix is made nearly orthogonal before each step.
+
+    ::
+
+        B = B + (1 - momentum) * (grad - B)
+        U = NS(grad + momentum * (B - grad))             (without nesterov: NS(B))
+        param = param * (1 - lr * weight_decay) - lr * scale * U
+
+    NS draws all singular values towards 1 by ``ns_steps`` Newton-Schulz iterations;
+    scale = sqrt(max(1, rows / columns)), or 0.2 sqrt(max(rows, columns)).
+
+    Args:
+        params: matrices (two axes), see :class:`~steprule.Optimizer`, which has the arguments not
+            listed here. Give biases, embeddings and heads to another optimizer.
+        lr: learning rate (default 1e-3).
+        weight_decay: decoupled decay (default 0.1).
+        momentum: decay of B per step, >= 0 (default 0.95).
+        nesterov: see above (default True).
+        ns_coefficients: (a, b, c) of the iteration.
+        eps: smallest norm that is divided by, >= 0 (default 1e-7).
+        ns_steps: iterations, below 100 (default 5).
+        adjust_lr_fn: ``"original"`` (as None) or ``"match_rms_adamw"``.
+
+    State: ``momentum_buffer`` (B).
+
+    Raises:
+        ValueError: an option out of its range; a parameter that is not a matrix.
+        RuntimeError: at the step, a complex parameter or a sparse gradient.
+
+    Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024;
+    match_rms_adamw: Liu et al., "Muon is scalable for LLM training", 2025.
+    """
+
+    rule = muon
+    only_2d = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        *,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__(params, own_options(locals()), engine=engine)
+
+    def _check_group(self, options: Mapping[str, Any], where: str) -> None:
+        super()._check_group(options, where)
+        if options["adjust_lr_fn"] not in (None, "original", "match_rms_adamw"):
+            raise ValueError(
+                f"{where}Adjust learning rate function {options['adjust_lr_fn']} is not supported: "
+                "take 'original' or 'match_rms_adamw'"
+            )
+        steps = options["ns_steps"]
+        if not isinstance(steps, int) or not 0 <= steps < 100:
+            raise ValueError(f"{where}ns_steps must be an integer in [0, 100), got {steps!r}")
+
+    def _check_params(self, params: Sequence[Tensor], names: list[str] | None, where: str) -> None:
+        for i, param in enumerate(params):
+            if param.ndim != 2:
+                label = repr(names[i]) if names else f"the one at index {i}"
+                raise ValueError(
+                    f"{where}Muon only supports 2D parameters, {label} has shape "
+                    f"{tuple(param.shape)}: give it to another optimizer"
+                )

@@ -1,0 +1,114 @@
+"""SWALR, and the rest of torch.optim.swa_utils so that a script's imports stay as they are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.swa_utils import (
+    AveragedModel,
+    get_ema_avg_fn,
+    get_ema_multi_avg_fn,
+    get_swa_avg_fn,
+    get_swa_multi_avg_fn,
+    update_bn,
+)
+
+from steprule.lr_scheduler import groups
+from steprule.lr_scheduler.pure import PureLR
+from steprule.schedules import Schedule, checks, constant, cosine, linear
+
+
+class SWALR(PureLR):
+    """Move each lr to `swa_lr` over `anneal_epochs` epochs and keep it there.
+
+    lr = base_lr * (1 - a) + swa_lr * a, where a goes from 0 to 1 in a line or in half a cosine.
+    Stepped only from some epoch on, it starts from the lr it finds then.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        swa_lr: the lr to reach, a number or one for each group.
+        anneal_epochs: epochs it takes, whole, default 10; with 0 `swa_lr` holds at once.
+        anneal_strategy: "cos" (default) or "linear".
+        last_epoch, verbose, options: as `LRScheduler`.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
+    """
+
+    # torch has no closed form here: it always goes on from the lr it finds.
+    _get_closed_form_lr = None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        swa_lr: float | list[float],
+        anneal_epochs: int = 10,
+        anneal_strategy: str = "cos",
+        last_epoch: int = -1,
+        verbose: Any = False,
+        **options: Any,
+    ) -> None:
+        groups.check_optimizer(optimizer)
+        self._swa_lrs = groups.per_group("swa_lr", optimizer, swa_lr)
+        for group, lr in zip(optimizer.param_groups, self._swa_lrs, strict=True):
+            group["swa_lr"] = lr
+        self._anneal_strategy = checks.one_of("anneal_strategy", anneal_strategy, ("cos", "linear"))
+        self.anneal_epochs = checks.whole("anneal_epochs", anneal_epochs)
+        super().__init__(optimizer, last_epoch, verbose, **options)
+
+    def anneal_func(self, t: float) -> float:
+        """Share of the way done at share `t` of the time."""
+        return t if self._anneal_strategy == "linear" else (1 - math.cos(math.pi * t)) / 2
+
+    def _alpha(self, epoch: int) -> float:
+        if not self.anneal_epochs:
+            return 1.0
+        return self.anneal_func(max(0.0, min(1.0, epoch / self.anneal_epochs)))
+
+    def _targets(self) -> list[float]:
+        """Each group's swa_lr: its own, or the last known for a group that came without."""
+        return [
+            float(group.setdefault("swa_lr", self._swa_lrs[min(index, len(self._swa_lrs) - 1)]))
+            for index, group in enumerate(self.optimizer.param_groups)
+        ]
+
+    def _closed(self, epoch: Any) -> list[float]:
+        alpha = self._alpha(epoch)
+        return [
+            target * alpha + base * (1 - alpha)
+            for base, target in zip(self._bases, self._targets(), strict=False)
+        ]
+
+    def _next(self, lrs: list[float]) -> list[float]:
+        epoch = self.last_epoch
+        alpha, before = self._alpha(epoch), self._alpha(epoch - 1)
+        result = []
+        for lr, old, new, target in zip(
+            lrs, self._closed(epoch - 1), self._closed(epoch), self._targets(), strict=False
+        ):
+            if lr == old and epoch > 0:
+                result.append(new)
+                continue
+            start = target if before == 1 else (lr - before * target) / (1 - before)
+            result.append(target * alpha + start * (1 - alpha))
+        return result
+
+    def _pure(self, index: int, base: float) -> Schedule:
+        target = self._targets()[index]
+        if not self.anneal_epochs:
+            return constant(target)
+        shape = cosine if self._anneal_strategy == "cos" else linear
+        return shape(base, target, steps=self.anneal_epochs)
+
+
+__all__ = [
+    "SWALR",
+    "AveragedModel",
+    "get_ema_avg_fn",
+    "get_ema_multi_avg_fn",
+    "get_swa_avg_fn",
+    "get_swa_multi_avg_fn",
+    "update_bn",
+]
