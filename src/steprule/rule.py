@@ -123,6 +123,7 @@ class Rule:
     elementwise: bool = True
     decoupled: bool = False
     complex: bool = True
+    keeps_denormals: bool = False
 
     @property
     def name(self) -> str:
@@ -168,6 +169,7 @@ def rule(
     elementwise: bool = True,
     decoupled: bool = False,
     complex: bool = True,
+    keeps_denormals: bool = False,
     **slots: Slot,
 ) -> Any:
     """Make a rule of a pure function (a decorator, with or without arguments).
@@ -193,6 +195,9 @@ def rule(
             a rule may use :mod:`steprule.matrix_ops` and runs on the eager engine alone.
         decoupled: weight decay shrinks the parameter instead of adding to the gradient.
         complex: whether complex parameters (as pairs of reals) make sense.
+        keeps_denormals: compute with numbers below the normal range too. Otherwise the fused engine
+            takes them as 0: state that decays towards 0 would stay among them, and make every
+            step many times slower.
         **slots: a :class:`Slot` for each slot that is not simply signed and 0 at first.
 
     Raises:
@@ -218,6 +223,7 @@ def rule(
             elementwise=elementwise,
             decoupled=decoupled,
             complex=complex,
+            keeps_denormals=keeps_denormals,
             **slots,
         )
     arrays, keywords = [], {}
@@ -254,4 +260,5 @@ def rule(
         elementwise=elementwise,
         decoupled=decoupled,
         complex=complex,
+        keeps_denormals=keeps_denormals,
     )

@@ -206,12 +206,13 @@ def _scalar_values(recording: Recording) -> list[Value]:
 def _update_source(layout: Layout) -> str:
     recording, number = layout.form.recording(), layout.compute
     formats = dict(layout.formats)
+    flushes = not layout.form.rule.keeps_denormals
     row = scalar_row(recording)
     truths = _truths(recording.scalar_operations)
     names = {v: f"x{v.index}" if v.is_array else f"s{v.index}" for v in row}
     lines = [
         "def update(control, first_chunk, last_chunk):",
-        "    mode = flush_denormals()",
+        *(["    mode = flush_denormals()"] if flushes else []),
         f"    tensors = load_int64(control, {Control.TENSORS})",
         f"    grads = load_int64(control, {Control.GRADS})",
         f"    columns = load_int64(control, {Control.COLUMNS})",
@@ -262,7 +263,7 @@ def _update_source(layout: Layout) -> str:
         text = names[output] if isinstance(output, Value) else _literal(output, number)
         storage = formats[name]
         lines.append(f"            {storage.kernel_write(column_names(name, storage), 'i', text)}")
-    lines += ["    restore_denormals(mode)", "    return 0"]
+    lines += [*(["    restore_denormals(mode)"] if flushes else []), "    return 0"]
     return "\n".join(lines)
 
 

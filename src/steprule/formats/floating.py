@@ -47,8 +47,8 @@ class FloatingFormat:
         return f"store_{self.name}({columns[0]}, {index}, {value})"
 
     def bytes_for(self, elements: int) -> int:
-        """Bytes that so many elements take."""
-        return elements * self.dtype.itemsize
+        """Bytes that so many real numbers take."""
+        return elements * self.dtype.to_real().itemsize
 
 
 FLOATING = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.ops import lerp, maximum, sqrt
+from steprule.ops import maximum, sqrt
 from steprule.optimizer import Optimizer, ParamsT, own_options
 from steprule.rule import Slot, rule
 
@@ -35,7 +35,7 @@ def adam(
     correction1 = 1 - beta1**step
     correction2 = 1 - beta2**step
 
-    exp_avg = lerp(exp_avg, grad, 1 - beta1)
+    exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
     if amsgrad:
         max_exp_avg_sq = maximum(max_exp_avg_sq, exp_avg_sq)

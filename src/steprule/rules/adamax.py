@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.ops import lerp, maximum
+from steprule.ops import maximum
 from steprule.optimizer import Optimizer, ParamsT, own_options
 from steprule.rule import Slot, rule
 
@@ -30,7 +30,7 @@ def adamax(
     """The update of :class:`Adamax`."""
     correction = 1 - beta1**step
 
-    exp_avg = lerp(exp_avg, grad, 1 - beta1)
+    exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_inf = maximum(beta2 * exp_inf, abs(grad) + eps)
 
     return param - lr / correction * (exp_avg / exp_inf), exp_avg, exp_inf

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.ops import lerp, sqrt
+from steprule.ops import sqrt
 from steprule.optimizer import Optimizer, ParamsT, own_options
 from steprule.rule import NON_NEGATIVE, Slot, rule
 
@@ -39,7 +39,7 @@ def nadam(
     grad_weight = lr * (1 - mu) / (1 - mu_product)
     momentum_weight = lr * mu_next / (1 - mu_product * mu_next)
 
-    exp_avg = lerp(exp_avg, grad, 1 - beta1)
+    exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
 
     denom = sqrt(exp_avg_sq / correction2) + eps

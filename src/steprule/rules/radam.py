@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.ops import lerp, sqrt, where
+from steprule.ops import sqrt, where
 from steprule.optimizer import Optimizer, ParamsT, own_options
 from steprule.rule import Slot, rule
 
@@ -37,7 +37,7 @@ def radam(
     scale = where(is_tractable, (rho_inf - 4) * (rho_inf - 2) * rho, 1.0)
     rectification = sqrt(where(is_tractable, ratio / scale * correction2, 0.0))
 
-    exp_avg = lerp(exp_avg, grad, 1 - beta1)
+    exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
 
     adapted = rectification * (exp_avg / (sqrt(exp_avg_sq) + eps))

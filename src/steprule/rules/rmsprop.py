@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.ops import lerp, sqrt
+from steprule.ops import sqrt
 from steprule.optimizer import Optimizer, ParamsT, own_options
 from steprule.rule import NON_NEGATIVE, Slot, rule
 
@@ -38,7 +38,7 @@ def rmsprop(
     square_avg = alpha * square_avg + (1 - alpha) * (grad * grad)
     variance = square_avg
     if centered:
-        grad_avg = lerp(grad_avg, grad, 1 - alpha)
+        grad_avg = alpha * grad_avg + (1 - alpha) * grad
         variance = square_avg - grad_avg * grad_avg
 
     denom = sqrt(variance + eps) if eps_inside_sqrt else sqrt(variance) + eps

@@ -22,6 +22,7 @@ from steprule.rule import NON_NEGATIVE, Range, Slot, rule
     },
     parts={"etas": ("etaminus", "etaplus"), "step_sizes": ("step_size_min", "step_size_max")},
     counts_steps=True,
+    keeps_denormals=True,
     source="Riedmiller, Braun: Rprop: a fast adaptive learning algorithm, 1992",
 )
 def rprop(
@@ -36,7 +37,7 @@ def rprop(
     step_size_max: Any,
 ) -> Any:
     """The update of :class:`Rprop`."""
-    agreement = sign(grad) * sign(prev)
+    agreement = sign(grad * prev)
     factor = where(agreement > 0, etaplus, where(agreement < 0, etaminus, 1.0))
     step_size = minimum(maximum(step_size * factor, step_size_min), step_size_max)
 
@@ -68,8 +69,8 @@ class Rprop(Optimizer):
     Raises:
         ValueError: an option out of its range, or the smallest step above the largest.
 
-    Source: Riedmiller, Braun, "Rprop: a fast adaptive learning algorithm", 1992. The signs are
-    multiplied, not the gradients, whose product underflows below about 1e-19 in float32.
+    Source: Riedmiller, Braun, "Rprop: a fast adaptive learning algorithm", 1992. As in torch,
+    gradients whose product underflows (both below about 1e-23 in float32) count as unrelated.
     """
 
     rule = rprop

@@ -1,0 +1,33 @@
+"""The `steprule` command: compare optimizers, plot schedules, list what there is.
+
+Everything here needs the extra `cli`; the library itself never imports this package.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+EXTRA = ("jinja2", "matplotlib", "rich", "sklearn", "typer")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: what stands after `steprule` on the command line; `sys.argv` by default.
+
+    Returns:
+        0 when the command did its work, 2 after a one-line error about what was asked,
+        130 after Ctrl-C.
+    """
+    if any(find_spec(name) is None for name in EXTRA):
+        print(
+            "steprule: the command line needs its extra: pip install 'steprule[cli]'",
+            file=sys.stderr,
+        )
+        return 2
+    from steprule.cli.app import run
+
+    return run(sys.argv[1:] if arguments is None else arguments)

@@ -1,0 +1,143 @@
+"""The commands of `steprule`, their options, and what happens when one fails."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import steprule
+from steprule.cli.errors import CommandError
+from steprule.cli.numbers import whole_number
+
+app = typer.Typer(
+    name="steprule",
+    help="Optimizers and learning-rate schedules for PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; a refused request becomes one line on stderr and exit code 2."""
+    try:
+        code = app(list(arguments), prog_name="steprule", standalone_mode=False)
+    except CommandError as error:
+        return _refuse(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        # Typer's usage errors come from click or from typer's own copy of it, by version.
+        format_message = getattr(error, "format_message", None)
+        if format_message is None:
+            raise
+        return _refuse(format_message()) if format_message() else 2
+    if code == 130:
+        print("steprule: interrupted", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str) -> int:
+    print(f"steprule: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"steprule {steprule.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Optimizers and learning-rate schedules for PyTorch."""
+
+
+@app.command("compare")
+def compare_command(
+    optimizers: Annotated[
+        str | None,
+        typer.Option(
+            help="Names joined by commas, or 'all'. 'torch:adam' is torch's own class; "
+            "'adam@eager' asks for one engine.",
+            show_default="a few well-known ones",
+        ),
+    ] = None,
+    lr: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE (may be repeated), or one VALUE for all."),
+    ] = None,
+    epochs: Annotated[
+        int, typer.Option(parser=whole_number(1, 1_000_000), metavar="N", help="Passes.")
+    ] = 20,
+    batch_size: Annotated[
+        int, typer.Option(parser=whole_number(1, 2**31), metavar="N", help="Rows a step.")
+    ] = 64,
+    seed: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number(0, 2**63 - 1), metavar="N", help="Of weights and batches."
+        ),
+    ] = 0,
+    threads: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number(1, 1024),
+            metavar="N",
+            help="torch's threads; more than one only pays on larger data.",
+        ),
+    ] = 1,
+    engine: Annotated[str, typer.Option(help="The engine of steprule's optimizers.")] = "auto",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="Arrays x (n, features) and y (n,), optionally x_test and y_test; "
+            "by default scikit-learn's handwritten digits.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the report and its plots go.")
+    ] = Path("steprule-report"),
+) -> None:
+    """Train one small network with several optimizers side by side and write a report."""
+    from steprule.cli.compare import Request, compare
+
+    compare(
+        Request(
+            optimizers=optimizers,
+            lr=tuple(lr or ()),
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            threads=threads,
+            engine=engine,
+            data=data,
+            report=report,
+        )
+    )
+
+
+@app.command("list")
+def list_command() -> None:
+    """List the optimizers and their defaults."""
+    from steprule.cli.listing import print_optimizers
+
+    print_optimizers()
+
+
+if find_spec("steprule.cli.plot") is not None:
+    app.command("plot")(import_module("steprule.cli.plot").plot)

@@ -1,0 +1,282 @@
+"""Charts of a comparison, each drawn once for a PNG and once for a page of either theme."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+LINE_STYLES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)))
+LABEL_GAP = 0.07
+SAME_PLACE = 0.0015
+OUTSIDE = 1.1
+LABEL_LENGTH = 22
+SIZE = (5.8, 3.5)
+
+
+@dataclass(frozen=True)
+class Ink:
+    """The colours of one rendering: text, grid, background, and one per optimizer."""
+
+    text: str
+    muted: str
+    grid: str
+    series: tuple[str, ...]
+
+
+# Hues after Okabe and Ito, told apart with any colour vision, darkened to read on white.
+PAPER = Ink(
+    text="#1c1f23",
+    muted="#5d6670",
+    grid="#e3e6ea",
+    series=("#0068a8", "#c94f00", "#00805c", "#a8458c", "#8a6a00", "#3f464d", "#c0303c"),
+)
+# The same hues, lightened to read on the dark page.
+DARK_SERIES = ("#58b1ea", "#ff8f4d", "#3fcf9f", "#e293cb", "#dfb944", "#b9c2cb", "#ff7f87")
+# Placeholders that `svg` turns into the page's CSS variables, so that it can change theme.
+PAGE = Ink(
+    text="#00fe01",
+    muted="#00fe02",
+    grid="#00fe03",
+    series=tuple(f"#00fd{slot:02d}" for slot in range(len(PAPER.series))),
+)
+VARIABLES = {PAGE.text: "--text", PAGE.muted: "--muted", PAGE.grid: "--grid"} | {
+    colour: f"--series-{slot}" for slot, colour in enumerate(PAGE.series)
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one optimizer is drawn: its rule's colour; torch's class as a wide pale band."""
+
+    slot: int
+    dash: int = 0
+    is_torch: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """One optimizer's values over x."""
+
+    label: str
+    style: Style
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Curves with their names at their right ends."""
+
+    key: str
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    log: bool = False
+    percent: bool = False
+    top: float = math.inf
+
+    def draw(self, ink: Ink) -> Figure:
+        """Return the chart in `ink`."""
+        figure, axes = _frame(self.title, len(self.series), ink)
+        bottom, top = self._limits()
+        if self.log:
+            axes.set_yscale("log")
+        axes.set_ylim(bottom, top)
+        for one in self.series:
+            colour = ink.series[one.style.slot % len(ink.series)]
+            y = np.ma.masked_invalid(np.ma.masked_outside(one.y, bottom, top))
+            band = one.style.is_torch
+            axes.plot(
+                one.x,
+                y,
+                color=colour,
+                linewidth=6 if band else 1.8,
+                alpha=0.3 if band else 1.0,
+                linestyle=LINE_STYLES[one.style.dash % len(LINE_STYLES)],
+                solid_capstyle="butt" if band else "round",
+                zorder=2 if band else 3,
+            )
+        axes.margins(x=0)
+        axes.set_xlabel(self.x_label)
+        axes.set_ylabel(self.y_label)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        if self.percent:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        self._label_ends(axes, ink)
+        return figure
+
+    def _limits(self) -> tuple[float, float]:
+        shown = [
+            value
+            for one in self.series
+            for value in one.y
+            if math.isfinite(value) and value <= self.top and (value > 0 or not self.log)
+        ]
+        low, high = (min(shown), max(shown)) if shown else (0.1, 1.0)
+        if self.log:
+            margin = max(high / low, 10.0) ** 0.06
+            return low / margin, high * margin
+        margin = max(high - low, abs(high) * 0.1, 1e-3) * 0.06
+        return low - margin, high + margin
+
+    def _label_ends(self, axes: Axes, ink: Ink) -> None:
+        groups = _neighbours([(self._end(one, axes.get_ylim()), one) for one in self.series])
+        places = [place for place, _ in groups]
+        gap = min(LABEL_GAP * SIZE[1] / _height(len(self.series)), 1.0 / len(groups))
+        for (place, group), label_place in zip(groups, spread(places, gap), strict=True):
+            slots = {one.style.slot % len(ink.series) for one in group}
+            colour = ink.series[slots.pop()] if len(slots) == 1 else ink.muted
+            gone = " ↑" if place > 1 else ""
+            axes.plot(
+                [1.005, 1.03],
+                [min(place, 1), label_place],
+                transform=axes.transAxes,
+                color=colour,
+                linewidth=0.7,
+                clip_on=False,
+            )
+            axes.text(
+                1.04,
+                label_place,
+                _joined([one.label for one in group]) + gone,
+                transform=axes.transAxes,
+                color=colour,
+                fontsize=9,
+                verticalalignment="center",
+            )
+
+    def _end(self, one: Series, limits: tuple[float, float]) -> float:
+        """Where the curve ends, 0 at the bottom and 1 at the top; more when it has left."""
+        last = one.y[-1]
+        low, high = (math.log(limit) if self.log else limit for limit in limits)
+        if not last <= limits[1]:
+            return OUTSIDE
+        if self.log:
+            last = math.log(max(last, limits[0]))
+        return (last - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """One bar an optimizer, with its value at the end."""
+
+    key: str
+    title: str
+    x_label: str
+    bars: Sequence[tuple[str, Style, float, str]]
+
+    def draw(self, ink: Ink) -> Figure:
+        """Return the chart in `ink`."""
+        figure, axes = _frame(self.title, len(self.bars), ink)
+        for row, (_, style, value, text) in enumerate(self.bars):
+            colour = ink.series[style.slot % len(ink.series)]
+            axes.barh(row, value, height=0.62, color=colour, alpha=0.4 if style.is_torch else 0.95)
+            axes.annotate(
+                text,
+                (value, row),
+                xytext=(5, 0),
+                textcoords="offset points",
+                color=ink.text,
+                fontsize=9,
+                verticalalignment="center",
+            )
+        axes.set_yticks(range(len(self.bars)), [label for label, *_ in self.bars])
+        axes.set_ylim(len(self.bars) - 0.4, -0.6)
+        axes.set_xlim(0, max(value for _, _, value, _ in self.bars) * 1.18)
+        axes.tick_params(axis="y", length=0, labelcolor=ink.text)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(self.x_label)
+        return figure
+
+
+def _joined(names: Sequence[str]) -> str:
+    shown = 1
+    while shown < len(names) and len(", ".join(names[: shown + 1])) <= LABEL_LENGTH:
+        shown += 1
+    return ", ".join(names[:shown]) + (f" +{len(names) - shown}" if shown < len(names) else "")
+
+
+def _neighbours(ends: Sequence[tuple[float, Series]]) -> list[tuple[float, list[Series]]]:
+    """Join, from the bottom up, the curves whose ends the eye cannot tell apart."""
+    groups: list[tuple[float, list[Series]]] = []
+    for place, one in sorted(ends, key=lambda end: end[0]):
+        if groups and place - groups[-1][0] < SAME_PLACE:
+            groups[-1][1].append(one)
+        else:
+            groups.append((place, [one]))
+    return groups
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Move sorted `places` in [0, 1] as little as makes them `gap` apart, keeping their order."""
+    clusters: list[list[float]] = []
+    for place in places:
+        clusters.append([place])
+        while len(clusters) > 1 and _start(clusters[-1], gap) < (
+            _start(clusters[-2], gap) + gap * len(clusters[-2])
+        ):
+            clusters[-2:] = [clusters[-2] + clusters[-1]]
+    return [
+        _start(cluster, gap) + gap * index for cluster in clusters for index in range(len(cluster))
+    ]
+
+
+def _start(cluster: Sequence[float], gap: float) -> float:
+    extent = gap * (len(cluster) - 1)
+    centred = sum(cluster) / len(cluster) - extent / 2
+    return min(max(centred, 0.0), 1.0 - extent)
+
+
+def _height(rows: int) -> float:
+    return max(SIZE[1], 0.9 + 0.23 * rows)
+
+
+def _frame(title: str, rows: int, ink: Ink) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(SIZE[0], _height(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", color=ink.text, fontsize=11, fontweight="bold", pad=10)
+    axes.grid(visible=True, which="major", color=ink.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(ink.grid)
+    axes.tick_params(which="both", colors=ink.muted, labelsize=9, length=0)
+    axes.set_facecolor("none")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_color(ink.muted)
+        axis.label.set_fontsize(9)
+    return figure, axes
+
+
+def save_png(chart: LineChart | BarChart, folder: Path) -> Path:
+    """Write `chart` on white to `folder` and return the file."""
+    path = folder / f"{chart.key}.png"
+    chart.draw(PAPER).savefig(path, dpi=160, facecolor="white")
+    return path
+
+
+def svg(chart: LineChart | BarChart) -> str:
+    """Return `chart` as an `<svg>` element that takes its colours and font from the page."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.key}):
+        chart.draw(PAGE).savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    element = text.getvalue()
+    element = element[element.index("<svg") :]
+    for placeholder, variable in VARIABLES.items():
+        element = element.replace(placeholder, f"var({variable})")
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    element = re.sub(r"<style[^>]*>.*?</style>", "", element, flags=re.DOTALL)
+    # Several drawings share a page, and matplotlib numbers its ids from one in each.
+    element = re.sub(r'(id="|url\(#|href="#)', rf"\1{chart.key}-", element)
+    return re.sub(r' width="[^"]*" height="[^"]*"', ' role="img"', element, count=1)

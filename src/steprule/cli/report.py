@@ -1,0 +1,182 @@
+"""The report of a comparison: one self-contained page, and its charts as PNG files."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import steprule
+from steprule.cli import charts
+from steprule.cli.charts import BarChart, LineChart, Series, Style
+from steprule.cli.training import Run
+
+# A line never ends between a number and its unit.
+UNIT_GAP = "\N{NO-BREAK SPACE}"
+
+COLUMNS = (
+    "optimizer",
+    "lr",
+    "train loss",
+    "test accuracy",
+    "step() median",
+    "step() total",
+    "state",
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a page says besides its figures."""
+
+    subtitle: str
+    command: str
+    notes: Sequence[str]
+    conditions: Mapping[str, str]
+
+
+def write(folder: Path, runs: Sequence[Run], summary: Summary) -> tuple[Path, list[Path]]:
+    """Write the page and the charts to `folder`; return the page's path and the charts' paths."""
+    drawn = _charts(runs)
+    images = [charts.save_png(chart, folder) for chart in drawn]
+    environment = Environment(
+        loader=PackageLoader("steprule.cli"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    styles = _styles(runs)
+    page = folder / "report.html"
+    page.write_text(
+        environment.get_template("report.html.j2").render(
+            summary=summary,
+            columns=COLUMNS,
+            rows=[
+                (
+                    styles[run.label].slot % len(charts.PAPER.series),
+                    run.contender.is_torch,
+                    row(run),
+                )
+                for run in runs
+            ],
+            charts=[(chart.key, chart.title, Markup(charts.svg(chart))) for chart in drawn],
+            runs=runs,
+            facts={**summary.conditions, **versions()},
+            light=charts.PAPER.series,
+            dark=charts.DARK_SERIES,
+        ),
+        encoding="utf-8",
+    )
+    return page, images
+
+
+def row(run: Run) -> tuple[str, ...]:
+    """Return the cells of one optimizer's row, in the order of `COLUMNS`."""
+    return (
+        run.label,
+        f"{run.rates[0]:g}" if math.isfinite(run.rates[0]) else "-",
+        f"{run.losses[-1]:.6f}" if math.isfinite(run.losses[-1]) else "diverged",
+        f"{run.accuracies[-1]:.2%}",
+        duration(run.median_step),
+        duration(run.total_step),
+        size(run.state_bytes),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that leaves one to three digits before the point."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f}{UNIT_GAP}µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g}{UNIT_GAP}ms"
+    return f"{seconds:.3g}{UNIT_GAP}s"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes with thousands apart: formats differ by little, so none is lost."""
+    return f"{count:,}{UNIT_GAP}B"
+
+
+def versions() -> Mapping[str, str]:
+    """Return the versions and the machine that the figures were made with."""
+    return {
+        "steprule": steprule.__version__,
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "numba": version("numba"),
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _styles(runs: Sequence[Run]) -> dict[str, Style]:
+    """One colour a rule; torch's own class and other engines of it share that colour."""
+    slots: dict[str, int] = {}
+    drawn: dict[int, int] = {}
+    styles = {}
+    for run in runs:
+        contender = run.contender
+        slot = slots.setdefault(contender.name, len(slots))
+        # Past the last colour they come round again, with another dash.
+        dash = slot // len(charts.PAPER.series)
+        if not contender.is_torch:
+            drawn[slot] = drawn.get(slot, -1) + 1
+            dash += drawn[slot]
+        styles[run.label] = Style(slot, dash, contender.is_torch)
+    return styles
+
+
+def _charts(runs: Sequence[Run]) -> list[LineChart | BarChart]:
+    styles = _styles(runs)
+    epochs = range(len(runs[0].losses))
+    steps = range(1, len(runs[0].rates) + 1)
+    rates = [rate for run in runs for rate in run.rates if rate > 0]
+    return [
+        LineChart(
+            "loss",
+            "Training loss",
+            "epoch",
+            "cross-entropy, log scale",
+            [Series(run.label, styles[run.label], epochs, run.losses) for run in runs],
+            log=True,
+            # A run that diverges leaves through the top; it does not flatten the others.
+            top=10 * runs[0].losses[0],
+        ),
+        LineChart(
+            "accuracy",
+            "Test accuracy",
+            "epoch",
+            "share of test rows classified correctly",
+            [
+                # Epoch 0 is a coin toss that would flatten the part worth reading.
+                Series(run.label, styles[run.label], epochs[1:], run.accuracies[1:])
+                for run in runs
+            ],
+            percent=True,
+        ),
+        BarChart(
+            "step",
+            "Time in step(), median",
+            "microseconds a step, shorter is better",
+            [
+                (run.label, styles[run.label], run.median_step * 1e6, duration(run.median_step))
+                for run in runs
+            ],
+        ),
+        LineChart(
+            "lr",
+            "Learning rate",
+            "step",
+            "lr of the first parameter group",
+            [Series(run.label, styles[run.label], steps, run.rates) for run in runs],
+            log=bool(rates) and max(rates) > 10 * min(rates),
+        ),
+    ]

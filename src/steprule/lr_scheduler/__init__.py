@@ -1,0 +1,41 @@
+"""torch.optim.lr_scheduler without its faults: same classes, arguments and numbers.
+
+They drive torch's optimizers and steprule's alike. What differs, and why, is listed in
+docs/lr_scheduler.md. Loops in the old order (scheduler first) find theirs in `scheduler_first`.
+"""
+
+from __future__ import annotations
+
+from steprule.lr_scheduler import scheduler_first
+from steprule.lr_scheduler.base import LRScheduler
+from steprule.lr_scheduler.chained import ChainedScheduler
+from steprule.lr_scheduler.cosine import CosineAnnealingLR, CosineAnnealingWarmRestarts
+from steprule.lr_scheduler.cyclic import CyclicLR
+from steprule.lr_scheduler.decay import ExponentialLR, MultiStepLR, PolynomialLR, StepLR
+from steprule.lr_scheduler.lambdas import LambdaLR, MultiplicativeLR
+from steprule.lr_scheduler.one_cycle import OneCycleLR
+from steprule.lr_scheduler.plateau import ReduceLROnPlateau
+from steprule.lr_scheduler.sequential import SequentialLR
+from steprule.lr_scheduler.warmup import ConstantLR, LinearLR
+
+_LRScheduler = LRScheduler
+
+__all__ = [
+    "ChainedScheduler",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "ExponentialLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "MultiplicativeLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+    "StepLR",
+    "scheduler_first",
+]

@@ -1,0 +1,253 @@
+"""LRScheduler: what every class here shares, and what users subclass by writing `get_lr`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch.optim.lr_scheduler as torch_schedulers
+from torch.optim import Optimizer
+
+from steprule.lr_scheduler import calls, groups
+from steprule.lr_scheduler.groups import Rate
+
+EPOCH_ARGUMENT = (
+    "The epoch argument of `scheduler.step(epoch)` is deprecated, as in torch: call "
+    "`scheduler.step()`. With an epoch the closed form is used where the class has one."
+)
+
+Verbose = bool | Callable[[str], object]
+
+
+class LRScheduler(torch_schedulers.LRScheduler):
+    """Base class: sets the lr of each of an optimizer's groups, once each `step()`.
+
+    To write your own, subclass it and write `get_lr()`, which returns one lr for each group at
+    `self.last_epoch` (0 when the scheduler is built). It may use `self.base_lrs`, the groups'
+    present lr in `self.optimizer.param_groups`, and `self._is_initial`, true while building.
+
+    It inherits from torch's class so that `isinstance` holds in other people's code; everything
+    it does is its own, and `optimizer.step` is not replaced.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        last_epoch: last epoch already run, -1 (default) for none. With k >= 0 the scheduler
+            stands where k + 1 calls of `step()` bring a new one.
+        verbose: True prints a line each time an lr changes; a function gets that line instead.
+        initial_lr: the lr at the very start, a number or one for each group; needed with
+            `last_epoch >= 0` when the optimizer's state was not loaded.
+        hold_on_skip: when True, `step()` does nothing if the optimizer has not stepped since the
+            last call, as when a GradScaler skipped an overflow.
+
+    Raises:
+        TypeError: `optimizer` is not an optimizer.
+        KeyError: `last_epoch >= 0` and a group does not know its `initial_lr`.
+    """
+
+    # Belongs to this run rather than to the schedule: neither saved nor loaded.
+    _unsaved: ClassVar[frozenset[str]] = frozenset(
+        ("optimizer", "verbose", "hold_on_skip", "_exact", "_inside", "_steps_seen")
+    )
+    # Attributes that `keep` keeps together with the one named.
+    _kept_with: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    _get_lr_called_within_step = False
+    _is_initial = False
+    # Whether a composite drives this scheduler and so answers for the order of calls.
+    _inside = False
+    hold_on_skip = False
+    verbose: Verbose = False
+    base_lrs: list[Rate]
+    last_epoch: int
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        last_epoch: int = -1,
+        verbose: Verbose = False,
+        *,
+        initial_lr: float | list[float] | None = None,
+        hold_on_skip: bool = False,
+    ) -> None:
+        groups.check_optimizer(optimizer)
+        self._attach(optimizer, verbose, hold_on_skip)
+        if initial_lr is not None:
+            given = groups.per_group("initial_lr", optimizer, initial_lr)
+            for group, lr in zip(optimizer.param_groups, given, strict=True):
+                group["initial_lr"] = lr
+        for index, group in enumerate(optimizer.param_groups):
+            if last_epoch == -1:
+                group.setdefault("initial_lr", groups.copied(group["lr"]))
+            elif "initial_lr" not in group:
+                raise KeyError(
+                    f"initial_lr is not known for group {index}, and last_epoch={last_epoch} "
+                    "continues a run: load the optimizer's state first, or pass initial_lr="
+                )
+        self.base_lrs = groups.held(optimizer, "initial_lr")
+        self.last_epoch = last_epoch
+        self._get_lr_called_within_step = self._is_initial = False
+        self._initial_step()
+
+    def _attach(self, optimizer: Optimizer, verbose: Verbose, hold_on_skip: bool) -> None:
+        self.optimizer = optimizer
+        self.verbose = verbose
+        self.hold_on_skip = hold_on_skip
+        self._exact: list[float] = []
+        calls.watch(optimizer)
+        self._steps_seen = calls.steps_taken(optimizer)
+
+    def _initial_step(self) -> None:
+        """Take the value at the present epoch + 1, without asking whether the optimizer stepped."""
+        self._step_count = 0
+        self._is_initial = True
+        try:
+            self.step()
+        finally:
+            self._is_initial = False
+
+    # ---- stepping --------------------------------------------------------------------------
+    def step(self, epoch: int | None = None) -> None:
+        """Go to the next epoch and set the lrs; call it after `optimizer.step()`.
+
+        Args:
+            epoch: deprecated; the epoch to go to, by the closed form where there is one.
+        """
+        if not self._may_step(stacklevel=2):
+            return
+        self._step_count += 1
+        if epoch is not None:
+            warnings.warn(EPOCH_ARGUMENT, UserWarning, stacklevel=2)
+        self._update_lr(epoch)
+
+    def _may_step(self, stacklevel: int) -> bool:
+        """Check the order of calls; False when the schedule is to be held."""
+        if self._is_initial or self._inside:
+            return True
+        if self.hold_on_skip:
+            taken = calls.steps_taken(self.optimizer)
+            if taken == self._steps_seen:
+                return False
+            self._steps_seen = taken
+        elif self._step_count == 1:
+            calls.warn_if_never_stepped(self.optimizer, stacklevel + 1)
+        return True
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        if len(self.optimizer.param_groups) > len(self.base_lrs):
+            self._adopt()
+        before = self.last_epoch
+        closed = None if epoch is None else getattr(self, "_get_closed_form_lr", None)
+        self.last_epoch = before + 1 if epoch is None else epoch
+        self._get_lr_called_within_step = True
+        try:
+            values = self.get_lr() if closed is None else closed()
+        except BaseException:
+            self.last_epoch = before
+            raise
+        finally:
+            self._get_lr_called_within_step = False
+        self._set(values if isinstance(values, list) else list(values))
+
+    def _set(self, values: list[Any]) -> None:
+        """Give the groups these lrs."""
+        old = groups.read(self.optimizer, []) if self.verbose else []
+        self._last_lr, self._exact = groups.write(self.optimizer, values)
+        if self.verbose:
+            self._report(old)
+
+    def _report(self, old: list[float]) -> None:
+        new = groups.read(self.optimizer, [])
+        for index, (was, now) in enumerate(zip(old, new, strict=False)):
+            if was != now:
+                verb = "reducing" if now < was else "raising"
+                line = (
+                    f"Epoch {self.last_epoch:5d}: {verb} learning rate of group {index} "
+                    f"to {now:.4e}."
+                )
+                tell = self.verbose if callable(self.verbose) else print
+                tell(line)
+
+    def _adopt(self) -> None:
+        """Take in groups added since: the lr they came with is their initial lr."""
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            group.setdefault("initial_lr", groups.copied(group["lr"]))
+            self.base_lrs.append(groups.copied(group["initial_lr"]))
+
+    # ---- asking ----------------------------------------------------------------------------
+    def get_last_lr(self) -> list[Rate]:
+        """The lrs this scheduler set last, one for each group, in copies."""
+        last: list[Rate] = groups.copied(self._last_lr)
+        return last
+
+    def get_lr(self) -> list[Rate]:
+        """Subclasses: return the lr of each group at `self.last_epoch`."""
+        raise NotImplementedError(f"{type(self).__name__} must write get_lr()")
+
+    # ---- saving and loading ----------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, in plain types and copies, under torch's keys."""
+        state = {
+            key: groups.copied(value)
+            for key, value in vars(self).items()
+            if key not in self._unsaved
+        }
+        state["_current_lr"] = list(groups.read(self.optimizer, self._exact))
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any], *, keep: Iterable[str] = ()) -> None:
+        """Go on from a state saved here or by torch, and set the lr that was in force.
+
+        The order of building and loading optimizer and scheduler does not matter.
+
+        Args:
+            state_dict: from `state_dict()`; it is not changed.
+            keep: attributes to keep as this scheduler was built instead of loading them, such as
+                "T_max", "milestones", "total_steps" or "base_lrs"; the lr is then computed anew.
+                "lr" leaves the optimizer's present lr alone.
+
+        Raises:
+            ValueError: a name in `keep` that this class does not have.
+        """
+        kept = self._checked_keep(keep)
+        self._load(state_dict, kept)
+        if "lr" in kept:
+            return
+        if kept and hasattr(self, "lr_at"):
+            lrs = self.lr_at(self.last_epoch)
+        else:
+            lrs = state_dict.get("_current_lr") or state_dict.get("_last_lr") or []
+        self._restore(lrs)
+
+    def _checked_keep(self, keep: Iterable[str]) -> frozenset[str]:
+        names = frozenset([keep] if isinstance(keep, str) else keep)
+        unknown = sorted(names - {"lr"} - vars(self).keys())
+        if unknown:
+            known = sorted(key for key in vars(self).keys() - self._unsaved if key[0] != "_")
+            raise ValueError(
+                f"keep: no {', '.join(unknown)} here; there are lr, {', '.join(known)}"
+            )
+        return names.union(*(self._kept_with.get(name, ()) for name in names))
+
+    def _load(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
+        """Take over the saved attributes, leaving the optimizer as it is."""
+        left_out = self._unsaved | kept | {"_current_lr"}
+        for key, value in state_dict.items():
+            if key not in left_out:
+                vars(self)[key] = groups.copied(value)
+
+    def _restore(self, lrs: list[Any]) -> None:
+        """Bring the optimizer to where the loaded state was."""
+        known = groups.held(self.optimizer)
+        last = self._last_lr
+        _, self._exact = groups.write(self.optimizer, [*lrs, *known[len(lrs) :]][: len(known)])
+        self._last_lr = last or self._last_lr
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_steps_seen"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        # An optimizer drops its hooks when it is pickled or copied.
+        calls.watch(self.optimizer)
+        self._steps_seen = calls.steps_taken(self.optimizer)

@@ -1,0 +1,114 @@
+"""Reading and writing what the optimizer's groups hold: numbers, or 0-dim tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+Rate = float | Tensor
+_PLAIN = {float, int}
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse anything but an optimizer, with the argument's name."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer: {type(optimizer).__name__} is not an Optimizer")
+
+
+def copied(value: Any) -> Any:
+    """A copy of `value` that shares no list, dict or tensor with it."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Counter):
+        return Counter(value)
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(value if all_plain(value) else map(copied, value))
+    return value
+
+
+def all_plain(values: Sequence[Any]) -> bool:
+    """Whether all are Python numbers, the fast case."""
+    return {*map(type, values)} <= _PLAIN
+
+
+def floats(values: Sequence[Any]) -> list[float]:
+    """The values as floats; the list itself when nothing has to be converted."""
+    if isinstance(values, list) and all_plain(values):
+        return values
+    return [float(value) for value in values]
+
+
+def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
+    """One value a group: `value` itself for each, or the list given, which must fit.
+
+    Raises:
+        ValueError: a list that has not as many entries as the optimizer has groups.
+    """
+    count = len(optimizer.param_groups)
+    if not isinstance(value, (list, tuple)):
+        return [copied(value) for _ in range(count)]
+    if len(value) != count:
+        raise ValueError(
+            f"{name} must have one value for each of the optimizer's {count} groups, "
+            f"got {len(value)}: {value!r}"
+        )
+    return [copied(item) for item in value]
+
+
+def read(optimizer: Optimizer, exact: list[float]) -> list[float]:
+    """The groups' lrs as floats.
+
+    A tensor lr in float32 has forgotten half the digits of what was written to it. `exact` holds
+    what was written: it counts as long as the tensor still holds it, rounded.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    if all_plain(rates):
+        return rates
+    result = []
+    for index, rate in enumerate(rates):
+        value = float(rate)
+        if isinstance(rate, Tensor) and index < len(exact):
+            rounded = torch.tensor(exact[index], dtype=rate.dtype).item()
+            value = exact[index] if rounded == value else value
+        result.append(value)
+    return result
+
+
+def write(optimizer: Optimizer, values: list[Any]) -> tuple[list[Rate], list[float]]:
+    """Set the groups' lrs: in place where a group holds a tensor.
+
+    Returns:
+        What the groups hold now, in copies, and the same as exact floats for `read`.
+    """
+    groups = optimizer.param_groups
+    plain = all_plain(values)
+    if plain and all_plain([group["lr"] for group in groups]):
+        for group, value in zip(groups, values, strict=False):
+            group["lr"] = value
+        return values, []
+    written: dict[int, float] = {}
+    for group, value in zip(groups, values, strict=False):
+        rate = group["lr"]
+        if not isinstance(rate, Tensor):
+            # Numbers of other kinds (numpy's) would make state dicts unsafe to load.
+            group["lr"] = value if isinstance(value, Tensor) else float(value)
+            continue
+        if written.setdefault(id(rate), float(value)) != float(value):
+            # Groups that shared one tensor now differ: this one gets its own.
+            rate = group["lr"] = rate.detach().clone()
+        with torch.no_grad():
+            rate.fill_(float(value))
+    return held(optimizer), [float(value) for value in values]
+
+
+def held(optimizer: Optimizer, key: str = "lr") -> list[Rate]:
+    """Copies of what the groups hold under `key`."""
+    values = [group[key] for group in optimizer.param_groups]
+    return values if all_plain(values) else copied(values)

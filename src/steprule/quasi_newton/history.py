@@ -1,0 +1,263 @@
+"""The last pairs (s, y) in one ring buffer, and the direction they give.
+
+``s`` is a step and ``y`` the change of the gradient over it. With S and Y the matrices whose rows
+are the pairs, oldest first, ``R`` the upper triangle of ``S Y'``, ``D`` its diagonal and ``gamma``
+the scale of the initial matrix, the direction ``-H g`` is
+
+    alpha = inverse(R) S g
+    q     = g - Y' alpha
+    c     = inverse(R') (D alpha - gamma Y q)
+    -H g  = -(gamma q + S' c)
+
+Source: R. H. Byrd, J. Nocedal, R. B. Schnabel, "Representations of quasi-Newton matrices and
+their use in limited memory methods", Mathematical Programming 63 (1994), equation (3.1), factored
+so that each line is one loop of Nocedal's two-loop recursion (Mathematics of Computation 35,
+1980): as accurate, since ``q`` is formed before it is multiplied by Y, but a few matrix-vector
+products in place of four vector operations a pair. ``R`` costs one column a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steprule.quasi_newton.passes import passes_for
+
+# A pair restricted to the free variables is used if this much of its curvature is left.
+LEFT_OF_CURVATURE = 1e-8
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    count: int
+    start: int
+    gamma: float
+    curvature: Tensor
+    unsettled: int | None
+
+
+class History:
+    """A ring of at most ``capacity`` pairs of vectors.
+
+    Args:
+        capacity: how many pairs are kept; the oldest goes first.
+        size: length of a vector.
+        dtype: how vectors are stored (``history_dtype``).
+        like: the dtype the direction is computed in, and the device.
+    """
+
+    def __init__(self, capacity: int, size: int, dtype: torch.dtype, like: Tensor) -> None:
+        self.capacity = capacity
+        # Untouched memory costs nothing yet: rows are written as pairs come.
+        self._rows = torch.empty(2, capacity, size, dtype=dtype, device=like.device)
+        self._dtype = like.dtype
+        self._curvature = torch.zeros(capacity, capacity, dtype=torch.float64)
+        self._unsettled: int | None = None  # the slot whose column of R is not computed yet
+        self._count = 0
+        self._start = 0
+        self.gamma = 1.0
+        self._snapshot: _Snapshot | None = None
+        self._overwritten: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def start(self) -> int:
+        """The slot of the oldest pair."""
+        return self._start
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """How vectors are stored."""
+        return self._rows.dtype
+
+    @property
+    def vector_dtype(self) -> torch.dtype:
+        """What the direction is computed in."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are."""
+        return self._rows.device
+
+    @property
+    def size(self) -> int:
+        """Length of a vector."""
+        return self._rows.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the ring: 2 * capacity * size * (bytes of the storage dtype)."""
+        return self._rows.numel() * self._rows.element_size()
+
+    def rounded(self, vector: Tensor) -> Tensor:
+        """The vector as the history would give it back."""
+        return vector.to(self.dtype).to(self._dtype)
+
+    def push(self, step: Tensor, change: Tensor, curvature: float) -> None:
+        """Add the pair (s, y) = (step, change), whose inner product is ``curvature`` > 0."""
+        self._settle()
+        slot = (self._start + self._count) % self.capacity
+        self._keep_for_restore(slot)
+        self._rows[0, slot] = step
+        self._rows[1, slot] = change
+        if self._count == self.capacity:
+            self._start = (self._start + 1) % self.capacity
+        else:
+            self._count += 1
+        self.gamma = curvature / float(change.dot(change))
+        self._unsettled = slot
+
+    def clear(self) -> None:
+        """Forget all pairs."""
+        self._count = self._start = 0
+        self._unsettled = None
+        self.gamma = 1.0
+
+    def direction(self, grad: Tensor, free: Tensor | None = None) -> Tensor:
+        """``-H grad``, in a new vector.
+
+        Args:
+            grad: the gradient, finite.
+            free: a mask of the variables that may move; H is then built from the pairs
+                restricted to these (M. Schmidt, D. Kim, S. Sra, "Projected Newton-type methods
+                in machine learning", 2012, section 3), and the others get 0.
+        """
+        if free is not None:
+            grad = grad * free
+        if not self._count:
+            return grad * -self.gamma
+        steps, changes = self._rows[0, : self._count], self._rows[1, : self._count]
+        passes = passes_for(self._rows, grad)
+        newest = grad if self._unsettled is None else self._vector(1, self._unsettled)
+        products, column = passes.project(steps, grad, newest)
+        self._set_column(column)
+        order = self._order()
+        curvature = self._curvature[order][:, order]
+        gamma = self.gamma
+        if free is not None:
+            order, curvature, gamma = self._restricted(order, curvature, free)
+            if not len(order):
+                return grad * -gamma
+        upper = torch.triu(curvature)
+        alpha = _solve(upper, products[order], is_upper=True)
+        rest, along = passes.peel(changes, self._spread(alpha, order), grad)
+        if free is not None:
+            rest *= free
+            along, _ = passes.project(changes, rest, rest)
+        right = upper.diagonal() * alpha - gamma * along[order]
+        weights = _solve(upper.t(), right, is_upper=False)
+        found = passes.combine(steps, self._spread(weights, order), gamma, rest)
+        return found if free is None else found * free
+
+    def pairs(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The steps and the changes, oldest first, as views of the ring."""
+        slots = self._order().tolist()
+        return [self._rows[0, i] for i in slots], [self._rows[1, i] for i in slots]
+
+    def curvature(self) -> Tensor:
+        """``S Y'`` with pairs oldest first; entries below the diagonal mean nothing."""
+        self._settle()
+        order = self._order()
+        return torch.triu(self._curvature[order][:, order])
+
+    def fill(
+        self, steps: Sequence[Tensor], changes: Sequence[Tensor], gamma: float, start: int = 0
+    ) -> None:
+        """Replace all pairs by these (oldest first; the newest that fit are kept)."""
+        first = max(0, len(steps) - self.capacity)
+        count = len(steps) - first
+        self._count, self._start = count, start if count == self.capacity else 0
+        self._unsettled = None
+        for k, slot in enumerate(self._order().tolist()):
+            self._rows[0, slot] = steps[first + k]
+            self._rows[1, slot] = changes[first + k]
+        self.gamma = gamma
+        self._curvature.zero_()
+        for slot in self._order().tolist():
+            self._unsettled = slot
+            self._settle()
+
+    def put_curvature(self, curvature: Tensor) -> None:
+        """Replace R by one that was saved, so that a resumed run is the same bit for bit."""
+        order = self._order()
+        self._curvature[order[:, None], order] = curvature.to(device="cpu", dtype=torch.float64)
+
+    def begin(self) -> None:
+        """Remember what ``restore`` must bring back."""
+        self._overwritten.clear()
+        self._snapshot = _Snapshot(
+            self._count, self._start, self.gamma, self._curvature.clone(), self._unsettled
+        )
+
+    def commit(self) -> None:
+        """Keep what was done since ``begin``."""
+        self._overwritten.clear()
+        self._snapshot = None
+
+    def restore(self) -> None:
+        """Undo what was done since ``begin``."""
+        saved = self._snapshot
+        if saved is None:
+            return
+        for slot, rows in self._overwritten.items():
+            self._rows[:, slot] = rows
+        self._count, self._start, self.gamma = saved.count, saved.start, saved.gamma
+        self._curvature, self._unsettled = saved.curvature, saved.unsettled
+        self.commit()
+
+    def _keep_for_restore(self, slot: int) -> None:
+        saved = self._snapshot
+        if saved is not None and slot < saved.count and slot not in self._overwritten:
+            self._overwritten[slot] = self._rows[:, slot].clone()
+
+    def _order(self) -> Tensor:
+        """Slots, oldest pair first."""
+        return (torch.arange(self._count) + self._start) % max(self.capacity, 1)
+
+    def _vector(self, which: int, slot: int) -> Tensor:
+        return self._rows[which, slot].to(self._dtype)
+
+    def _settle(self) -> None:
+        if self._unsettled is not None:
+            newest = self._vector(1, self._unsettled)
+            steps = self._rows[0, : self._count]
+            self._set_column(passes_for(self._rows, newest).project(steps, newest, newest)[1])
+
+    def _set_column(self, column: Tensor) -> None:
+        if self._unsettled is not None:
+            self._curvature[: self._count, self._unsettled] = column
+            self._unsettled = None
+
+    def _spread(self, weights: Tensor, order: Tensor) -> Tensor:
+        """Weights of the pairs in ``order`` as weights of the slots, 0 for the others."""
+        spread = torch.zeros(self._count, dtype=torch.float64)
+        spread[order] = weights
+        return spread
+
+    def _restricted(
+        self, order: Tensor, curvature: Tensor, free: Tensor
+    ) -> tuple[Tensor, Tensor, float]:
+        """The pairs that keep positive curvature on the free variables, their S Y', gamma."""
+        fixed = (~free).nonzero()[:, 0]
+        slots = order.to(fixed.device)
+        steps = self._rows[0, :, fixed][slots].to(self._dtype)
+        changes = self._rows[1, :, fixed][slots].to(self._dtype)
+        left = curvature - (steps @ changes.t()).double().cpu()
+        good = left.diagonal() > LEFT_OF_CURVATURE * curvature.diagonal()
+        kept = order[good]
+        if not len(kept):
+            return kept, left, 1.0
+        left = left[good][:, good]
+        newest = self._vector(1, int(kept[-1])) * free
+        return kept, left, float(left[-1, -1]) / float(newest.dot(newest))
+
+
+def _solve(triangle: Tensor, right: Tensor, *, is_upper: bool) -> Tensor:
+    solution: Tensor = torch.linalg.solve_triangular(triangle, right[:, None], upper=is_upper)
+    return solution[:, 0]

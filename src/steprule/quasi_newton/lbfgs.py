@@ -1,0 +1,245 @@
+"""LBFGS: a drop-in for ``torch.optim.LBFGS`` without its warnings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from steprule.optimizer import Optimizer, ParamsT
+from steprule.quasi_newton.flatten import Layout
+from steprule.quasi_newton.iterate import Iterations
+from steprule.quasi_newton.memory import (
+    Memory,
+    detached_state,
+    empty_memory,
+    from_state,
+    to_state,
+)
+from steprule.quasi_newton.objective import Objective
+from steprule.quasi_newton.options import (
+    Options,
+    check_common,
+    check_group,
+    default_max_eval,
+    dtype_name,
+)
+from steprule.quasi_newton.result import Result
+from steprule.quasi_newton.space import Space
+from steprule.state import moved
+
+CLOSURE_EXAMPLE = """LBFGS evaluates the loss several times a step and needs a closure:
+    def closure():
+        optimizer.zero_grad(); loss = loss_fn(model(x), y); loss.backward(); return loss
+    optimizer.step(closure)"""
+
+
+class LBFGS(Optimizer):
+    """Minimise by limited-memory BFGS.
+
+    Each iteration moves along ``d = -H g``, with H built from the last ``history_size`` pairs
+    ``s`` (steps) and ``y`` (changes of the gradient), by a step that the line search finds::
+
+        x <- x + t d,   H = BFGS update of gamma I by the pairs,   gamma = y's / y'y
+
+    Args:
+        params: tensors, named tensors or groups; of any mix of real and complex dtypes and of
+            devices, with or without gradients (none counts as zeros), sparse gradients included.
+        lr: the step of every iteration (``line_search_fn=None``) or the first one tried; at least
+            0. Groups may differ: a group's part of the direction is scaled so that it moves
+            ``lr / max(lr)`` times as far, ``d = -D H D g`` with ``D = diag(sqrt(lr / max(lr)))``,
+            which still descends; 0 freezes a group. Default 1.
+        max_iter: iterations a call of ``step``. Default 20.
+        max_eval: closure calls a call of ``step``, never exceeded. Default ``max_iter * 5 // 4``.
+        tolerance_grad: stop when no entry of the gradient is larger. Default 1e-7 (older torch:
+            1e-5).
+        tolerance_change: stop when loss or parameters change less, in their own units. Default
+            1e-9; 0 iterates until the gradient is small.
+        history_size: pairs kept. Default 100.
+        line_search_fn: None (fixed steps) and ``"strong_wolfe"`` give torch's numbers;
+            ``"more_thuente"`` is the robust one to use; ``"backtracking"`` the cheap one.
+            Default None.
+        bounds: ``(lo, hi)`` for all values of a group, either may be None. Default: none.
+        history_dtype: how pairs are stored, ``torch.bfloat16`` for half the memory of float32.
+            Default: as the flat vector (the widest dtype among the parameters).
+        maximize: maximize instead. Default False.
+
+    Raises:
+        ValueError: an option out of range, or different in two groups where it must agree.
+        TypeError: an option of the wrong kind; ``step`` without a closure.
+
+    Memory: ``2 * history_size * n * bytes(history_dtype)`` for the history, and about eight
+    vectors of ``n`` values beside it (docs/lbfgs.md).
+
+    Source: D. C. Liu and J. Nocedal, "On the limited memory BFGS method for large scale
+    optimization", Mathematical Programming 45 (1989), algorithm 2.1. What differs from torch, and
+    why, is listed in docs/lbfgs.md.
+    """
+
+    #: ``step`` cannot do without a closure.
+    needs_closure: ClassVar[bool] = True
+    extras: ClassVar[Mapping[str, Any]] = {"bounds": None, "history_dtype": None, "maximize": False}
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search_fn: str | None = None,
+        *,
+        bounds: tuple[float | None, float | None] | None = None,
+        history_dtype: torch.dtype | str | None = None,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "max_iter": max_iter,
+            "max_eval": default_max_eval(max_iter) if max_eval is None else max_eval,
+            "tolerance_grad": tolerance_grad,
+            "tolerance_change": tolerance_change,
+            "history_size": history_size,
+            "line_search_fn": line_search_fn,
+            "bounds": bounds,
+            "history_dtype": dtype_name(history_dtype),
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def _prepare(self) -> None:
+        self._memory: Memory | None = None
+        self._written: dict[str, Any] | None = None  # the state that _memory was written to
+        self._result: Result | None = None
+        super()._prepare()
+
+    def _check_group(self, options: Mapping[str, Any], where: str) -> None:
+        super()._check_group(options, where)
+        check_group(options, where)
+        for first in self.__dict__.get("param_groups", [])[:1]:
+            check_common(first, options, where)
+
+    def _check_loaded(self, group: Mapping[str, Any], index: int) -> None:
+        check_group({**self.extras, **group}, f"loaded state dict, group {index}: ")
+
+    def init_state(self) -> None:
+        """Make the state now, as before the first step: no pairs, no evaluations."""
+        options, layout = self._problem()
+        if layout.params and not self.state.get(layout.params[0]):
+            self.state[layout.params[0]] = to_state(empty_memory(layout, options))
+
+    def result(self) -> Result:
+        """What the last call of ``step`` did and why it stopped.
+
+        Raises:
+            RuntimeError: before the first step.
+        """
+        if self._result is None:
+            raise RuntimeError("LBFGS has no result yet: call optimizer.step(closure) first")
+        return self._result
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Iterate up to ``max_iter`` times; return what the closure returned first.
+
+        Args:
+            closure: clears the gradients, computes the loss, calls ``backward`` on it and returns
+                it. Called with gradients enabled.
+
+        Raises:
+            TypeError: no closure, or one that returns no number. If the closure raises, so does
+                ``step``, and parameters and state are as before.
+        """
+        if closure is None:
+            raise TypeError(CLOSURE_EXAMPLE)
+        options, layout = self._problem()
+        objective = Objective(closure, layout, maximize=options.maximize, max_eval=options.max_eval)
+        if layout.size == 0 or options.lr == 0.0:
+            return self._only_evaluate(objective)
+        space = Space(layout, self.param_groups, options.lrs)
+        kept = self._memory_for(layout, options)
+        memory = kept.copy()
+        memory.history.begin()
+        before = layout.gather()
+        try:
+            stop = Iterations(objective, memory, options, space).run()
+        except BaseException:
+            memory.history.restore()
+            layout.scatter(before)
+            raise
+        memory.history.commit()
+        memory.func_evals += objective.evaluations
+        self._memory = memory
+        self._written = self.state[layout.params[0]] = to_state(memory)
+        self._finish(
+            Result(
+                stop.reason,
+                stop.iterations,
+                objective.evaluations,
+                stop.loss,
+                stop.gradient_norm,
+            )
+        )
+        return objective.first_output
+
+    def _only_evaluate(self, objective: Objective) -> Any:
+        if objective.layout.params:
+            loss = objective.here().loss
+        else:
+            objective.first_output = objective.closure()
+            loss = float(objective.first_output)
+        self._finish(Result("empty", 0, 1, objective.user_loss(loss), 0.0))
+        return objective.first_output
+
+    def _finish(self, result: Result) -> None:
+        self._result = result
+        if result.reason == "not_finite":
+            warnings.warn(f"LBFGS stopped: {result}", RuntimeWarning, stacklevel=4)
+
+    def _memory_for(self, layout: Layout, options: Options) -> Memory:
+        """The memory in use, or one made of the state (loaded, copied, unpickled, resized)."""
+        state = self.state.get(layout.params[0])
+        if not state:
+            return empty_memory(layout, options)
+        memory = self._memory
+        if memory is not None and state is self._written and memory.fits(layout, options):
+            return memory
+        return from_state(state, layout, options)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state in torch's form, with tensors of its own: later steps leave it alone."""
+        packed = super().state_dict()
+        packed["state"] = {key: detached_state(entry) for key, entry in packed["state"].items()}
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of this class or of ``torch.optim.LBFGS``, its dtypes as they are.
+
+        Options that torch's class has not stay as they are if the state dict lacks them.
+
+        Raises:
+            TypeError, ValueError: as for any optimizer; nothing is changed then.
+        """
+        final: dict[str, Any] = {}
+        # The last pre-hook sees what the others made of the state dict.
+        handle = self.register_load_state_dict_pre_hook(lambda _, loaded: final.update(loaded))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        keys = [key for group in final["param_groups"] for key in group["params"]]
+        for key, param in zip(keys, self._problem()[1].params, strict=True):
+            if key in final["state"]:
+                # Cast to the first parameter's dtype, as other optimizers' state is, the history
+                # of a problem of several dtypes would be rounded.
+                self.state[param] = moved(detached_state(final["state"][key]), param.device)
+        self._memory = self._written = None
+
+    def _problem(self) -> tuple[Options, Layout]:
+        layout = Layout.of([group["params"] for group in self.param_groups])
+        return Options.of(self.param_groups), layout

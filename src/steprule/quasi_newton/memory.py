@@ -1,0 +1,135 @@
+"""What LBFGS carries from step to step, and its form in ``optimizer.state``: torch's keys.
+
+torch keeps all of it in the state of the first parameter: ``func_evals``, ``n_iter``, ``d`` (the
+last direction), ``t`` (the last step), ``old_dirs`` (the y, for all their name), ``old_stps`` (the
+s), ``ro`` (1 / y's), ``H_diag``, ``prev_flat_grad``, ``prev_loss`` and ``al`` (scratch). Three
+keys of our own make a resumed run the same bit for bit: ``sy`` (the triangle R), ``ring_start``,
+and ``last_point`` (where an unevaluated last step came from). torch carries them along unread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule.quasi_newton.flatten import Layout
+from steprule.quasi_newton.history import History
+from steprule.quasi_newton.options import Options
+
+
+@dataclass
+class Memory:
+    """What one step leaves for the next. Tensors are replaced, never written to."""
+
+    history: History
+    n_iter: int = 0
+    func_evals: int = 0
+    direction: Tensor | None = None
+    step: float = 0.0
+    prev_grad: Tensor | None = None
+    prev_loss: float | None = None
+    last_point: Tensor | None = None
+
+    def copy(self) -> Memory:
+        """A copy to work on; the history is shared, and undoes its own changes."""
+        return replace(self)
+
+    def fits(self, layout: Layout, options: Options) -> bool:
+        """Whether the ring is of the size and dtype that are asked for now."""
+        history = self.history
+        return (
+            history.capacity == options.history_size
+            and history.size == layout.size
+            and history.dtype == (options.history_dtype or layout.dtype)
+            and history.vector_dtype == layout.dtype
+            and history.device == layout.device
+        )
+
+
+def empty_memory(layout: Layout, options: Options) -> Memory:
+    """The memory before the first step."""
+    like = torch.empty(0, dtype=layout.dtype, device=layout.device)
+    dtype = options.history_dtype or layout.dtype
+    return Memory(History(options.history_size, layout.size, dtype, like))
+
+
+def to_state(memory: Memory) -> dict[str, Any]:
+    """The memory under torch's keys; tensors are views, good until the next step."""
+    history = memory.history
+    steps, changes = history.pairs()
+    curvature = history.curvature()
+    return {
+        "func_evals": memory.func_evals,
+        "n_iter": memory.n_iter,
+        "d": memory.direction,
+        "t": memory.step,
+        "old_dirs": changes,
+        "old_stps": steps,
+        "ro": (1.0 / curvature.diagonal()).tolist(),
+        "H_diag": history.gamma,
+        "prev_flat_grad": memory.prev_grad,
+        "prev_loss": memory.prev_loss,
+        "al": [None] * history.capacity,
+        "sy": curvature,
+        "ring_start": history.start,
+        "last_point": memory.last_point,
+    }
+
+
+def from_state(state: Mapping[str, Any], layout: Layout, options: Options) -> Memory:
+    """The memory from a state of ours or of torch's.
+
+    A state for another number of values (a parameter was added or removed) keeps its counts, and
+    starts a new history.
+    """
+    memory = empty_memory(layout, options)
+    memory.n_iter = int(state.get("n_iter", 0))
+    memory.func_evals = int(state.get("func_evals", 0))
+    direction = state.get("d")
+    if direction is None or direction.numel() != layout.size:
+        return memory
+    memory.direction = _taken(direction, layout)
+    memory.step = float(state.get("t") or 0.0)
+    memory.prev_grad = _taken(state.get("prev_flat_grad"), layout)
+    memory.prev_loss = None if state.get("prev_loss") is None else float(state["prev_loss"])
+    memory.last_point = _taken(state.get("last_point"), layout)
+    steps, changes = state.get("old_stps") or [], state.get("old_dirs") or []
+    gamma = float(state.get("H_diag") or 1.0)
+    start, is_ours = int(state.get("ring_start") or 0), _is_fresh(state)
+    memory.history.fill(steps, changes, gamma, start if is_ours else 0)
+    if is_ours and len(steps) == len(memory.history):
+        memory.history.put_curvature(state["sy"])
+    return memory
+
+
+def detached_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state with tensors of its own, for a state dict that later steps leave alone."""
+    return {key: _cloned(value) for key, value in state.items()}
+
+
+def _is_fresh(state: Mapping[str, Any]) -> bool:
+    """Whether our own keys belong to these pairs: torch may have gone on without them."""
+    curvature = state.get("sy")
+    ro = state.get("ro") or []
+    if not isinstance(curvature, Tensor) or curvature.shape != (len(ro), len(ro)):
+        return False
+    return bool((1.0 / curvature.diagonal()).tolist() == [float(value) for value in ro])
+
+
+def _taken(value: Tensor | None, layout: Layout) -> Tensor | None:
+    """A copy: torch writes to its own in place, and both may hold the same tensor."""
+    if value is None:
+        return None
+    return value.detach().to(device=layout.device, dtype=layout.dtype, copy=True)
+
+
+def _cloned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, list):
+        return [_cloned(item) for item in value]
+    return value

@@ -1,0 +1,165 @@
+"""LBFGS's options: checked, and brought together from the parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from steprule.quasi_newton.backtracking import backtracking
+from steprule.quasi_newton.bounds import checked_bounds
+from steprule.quasi_newton.line_search import LineSearch
+from steprule.quasi_newton.more_thuente import more_thuente
+from steprule.quasi_newton.strong_wolfe import strong_wolfe
+
+LINE_SEARCHES: dict[str | None, LineSearch | None] = {
+    None: None,
+    "strong_wolfe": strong_wolfe,
+    "more_thuente": more_thuente,
+    "backtracking": backtracking,
+}
+# These follow torch's numbers: its first step, its absolute test of curvature, no restarts.
+TORCH_SEARCHES = (None, "strong_wolfe")
+STORAGE = ("bfloat16", "float32", "float64")
+# What belongs to the whole problem; lr and bounds may differ from group to group.
+COMMON = (
+    "max_iter",
+    "max_eval",
+    "tolerance_grad",
+    "tolerance_change",
+    "history_size",
+    "history_dtype",
+    "line_search_fn",
+    "maximize",
+)
+
+
+def dtype_name(dtype: torch.dtype | str | None) -> str | None:
+    """A storage dtype by name (state dicts then hold plain text).
+
+    Raises:
+        ValueError: not one of these.
+    """
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in STORAGE:
+        raise ValueError(
+            f"history_dtype must be one of {', '.join(STORAGE)} (float16 has too short a range for "
+            f"the small steps near a minimum), got {dtype!r}"
+        )
+    return name
+
+
+def default_max_eval(max_iter: int) -> int:
+    """Five evaluations for four iterations, as in torch."""
+    return max(1, max_iter * 5 // 4)
+
+
+def check_group(group: Mapping[str, Any], where: str = "") -> None:
+    """Check one group's options.
+
+    Raises:
+        ValueError: an option out of its range, by name, with the value and the range.
+        TypeError: one of the wrong kind.
+    """
+    lr = group["lr"]
+    if isinstance(lr, torch.Tensor) and lr.numel() != 1:
+        raise ValueError(f"{where}Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
+    if not 0.0 <= float(lr) < float("inf"):
+        raise ValueError(f"{where}Invalid learning rate: {lr} (lr must be finite and at least 0)")
+    _check_int(group, "max_iter", 0, where)
+    _check_int(group, "max_eval", 1, where)
+    _check_int(group, "history_size", 1, where)
+    for name in ("tolerance_grad", "tolerance_change"):
+        if not float(group[name]) >= 0.0:
+            raise ValueError(f"{where}{name} must be at least 0, got {group[name]}")
+    if group["line_search_fn"] not in LINE_SEARCHES:
+        known = ", ".join(repr(name) for name in LINE_SEARCHES)
+        raise ValueError(
+            f"{where}line_search_fn must be one of {known}, got {group['line_search_fn']!r}"
+        )
+    checked_bounds(group.get("bounds"), where)
+    dtype_name(group.get("history_dtype"))
+
+
+def check_common(first: Mapping[str, Any], group: Mapping[str, Any], where: str = "") -> None:
+    """Check that a group agrees with the first on what belongs to the whole problem.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name in COMMON:
+        ours, theirs = _common_value(group, name), _common_value(first, name)
+        if ours != theirs:
+            raise ValueError(
+                f"{where}{name} must be the same in all groups of LBFGS (one problem, one search): "
+                f"got {ours!r}, group 0 has {theirs!r}; only lr and bounds may differ"
+            )
+
+
+def _common_value(group: Mapping[str, Any], name: str) -> Any:
+    value = group.get(name)
+    if name == "history_dtype":
+        return dtype_name(value)
+    return bool(value) if name == "maximize" else value
+
+
+def _check_int(group: Mapping[str, Any], name: str, least: int, where: str) -> None:
+    value = group[name]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{where}{name} must be an int, got {type(value).__name__} {value!r}")
+    if value < least:
+        raise ValueError(f"{where}{name} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that hold for the whole problem, and each group's lr."""
+
+    max_iter: int
+    max_eval: int
+    tolerance_grad: float
+    tolerance_change: float
+    history_size: int
+    history_dtype: torch.dtype | None
+    line_search_fn: str | None
+    maximize: bool
+    lrs: tuple[float, ...]
+
+    @classmethod
+    def of(cls, groups: Sequence[Mapping[str, Any]]) -> Options:
+        """Read the groups, which a user or a scheduler may have changed since the last step.
+
+        Raises:
+            ValueError: groups that differ in what must be common, or a value out of range.
+        """
+        for k, group in enumerate(groups):
+            check_group(group, f"group {k}: ")
+        first = groups[0]
+        for k, group in enumerate(groups):
+            check_common(first, group, f"group {k}: ")
+        dtype = dtype_name(first.get("history_dtype"))
+        return cls(
+            max_iter=first["max_iter"],
+            max_eval=first["max_eval"],
+            tolerance_grad=float(first["tolerance_grad"]),
+            tolerance_change=float(first["tolerance_change"]),
+            history_size=first["history_size"],
+            history_dtype=None if dtype is None else getattr(torch, dtype),
+            line_search_fn=first["line_search_fn"],
+            maximize=bool(first.get("maximize", False)),
+            lrs=tuple(float(group["lr"]) for group in groups),
+        )
+
+    @property
+    def lr(self) -> float:
+        """The first trial step: the largest lr of any group."""
+        return max(self.lrs)
+
+    @property
+    def follows_torch(self) -> bool:
+        """Whether torch's numbers are kept."""
+        return self.line_search_fn in TORCH_SEARCHES

@@ -1,0 +1,60 @@
+"""Checks of arguments: every message names the argument, what came and what to pass instead."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+
+def number(name: str, value: Any, *, low: float | None = None, above: float | None = None) -> float:
+    """Return `value` as a float; refuse what is not a finite real number in its range.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what the user passed.
+        low: smallest value allowed, if any.
+        above: largest value not allowed, if any.
+
+    Raises:
+        TypeError: `value` is not a real number.
+        ValueError: `value` is nan, infinite or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    result = float(value)
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    if low is not None and result < low:
+        raise ValueError(f"{name} must be at least {low:g}, got {value!r}")
+    if above is not None and result <= above:
+        raise ValueError(f"{name} must be above {above:g}, got {value!r}")
+    return result
+
+
+def whole(name: str, value: Any, *, low: int = 0) -> int:
+    """Return `value` as an int; refuse fractions and numbers below `low`.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: `value` has a fraction or is below `low`.
+    """
+    result = number(name, value)
+    if not result.is_integer():
+        raise ValueError(f"{name} must be a whole number, got {value!r}: round it first")
+    if result < low:
+        raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    return int(result)
+
+
+def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return `value` if it is among `choices`.
+
+    Raises:
+        ValueError: it is not; the message lists the choices.
+    """
+    if not isinstance(value, str) or value not in choices:
+        listed = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be {listed}, got {value!r}")
+    return value

@@ -1,0 +1,338 @@
+"""Engines agree with eager, fall back where they must, and touch no memory but their own."""
+
+from __future__ import annotations
+
+import threading
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from helpers import (
+    TOLERANCES,
+    Case,
+    assert_equal_runs,
+    elementwise_optimizers,
+    flag_cases,
+    gradients,
+    make_params,
+    params_of,
+    run,
+)
+
+import steprule
+from steprule.rules import OPTIMIZERS
+
+NAMES = elementwise_optimizers()
+FLAGS = list(chain.from_iterable(flag_cases(name) for name in NAMES))
+
+
+@pytest.mark.parametrize("engine", ["foreach", "fused"])
+@pytest.mark.parametrize("case", FLAGS, ids=lambda c: f"{c.name}-{','.join(c.options)}")
+def test_every_flag_agrees_with_eager(case: Case, engine: str) -> None:
+    reference = run(case.ours, case, engine="eager", steps=10)
+    assert_equal_runs(run(case.ours, case, engine=engine, steps=10), reference, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("engine", ["foreach", "fused"])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_agrees_with_eager(name: str, engine: str, dtype: torch.dtype) -> None:
+    case = Case(name, {})
+    reference = run(case.ours, case, dtype, engine="eager", steps=10)
+    assert_equal_runs(run(case.ours, case, dtype, engine=engine, steps=10), reference, dtype)
+
+
+@pytest.mark.parametrize("engine", ["eager", "foreach", "fused"])
+@pytest.mark.parametrize("name", NAMES)
+def test_float16_parameters_stay_finite(name: str, engine: str) -> None:
+    """Zero and tiny gradients, where eps underflows in float16 and torch's loop makes nan."""
+    params = [torch.ones(64, dtype=torch.float16, requires_grad=True) for _ in range(2)]
+    optimizer = OPTIMIZERS[name.lower()](params, engine=engine)
+    for _ in range(5):
+        params[0].grad = torch.zeros_like(params[0])
+        params[1].grad = torch.full_like(params[1], 6e-8)
+        optimizer.step()
+    if name == "Adamax":  # 0 / (0 + eps): eps is a state there, and 1e-8 rounds to 0 in float16
+        params = params[1:]
+    assert all(torch.isfinite(p).all() for p in params)
+
+
+def conforming(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+
+
+def non_contiguous() -> torch.Tensor:
+    return conforming((8, 12))[::2, ::3]
+
+
+def permuted() -> torch.Tensor:
+    return conforming((2, 3, 8, 5)).to(memory_format=torch.channels_last)
+
+
+def transposed() -> torch.Tensor:
+    return conforming((9, 14)).t()
+
+
+def unaligned() -> torch.Tensor:
+    buffer = bytearray(4 * 40 + 1)
+    view = torch.frombuffer(buffer, dtype=torch.float32, offset=1, count=40)
+    return view.copy_(conforming((40,)))
+
+
+def scalar() -> torch.Tensor:
+    return torch.tensor(1.5)
+
+
+def empty() -> torch.Tensor:
+    return torch.empty(0, 3)
+
+
+ODD = [non_contiguous, permuted, transposed, unaligned, scalar, empty]
+
+
+@pytest.mark.parametrize("make", ODD, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam"])
+def test_odd_tensors(name: str, make: Any) -> None:
+    """Strides, alignment and sizes of every kind give what eager gives on a plain copy."""
+    odd = make().requires_grad_()
+    plain = odd.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    optimizer = OPTIMIZERS[name.lower()]([odd], lr=0.1)
+    reference = OPTIMIZERS[name.lower()]([plain], lr=0.1, engine="eager")
+    for _ in gradients([plain], 5):
+        odd.grad = torch.empty_like(odd).copy_(plain.grad)
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(odd, plain, rtol=1e-6, atol=1e-6)
+    assert int(optimizer.state[odd].get("step", 5)) == 5
+
+
+@pytest.mark.parametrize("make_grad", [
+    lambda p: torch.tensor(0.5).expand(p.shape),
+    lambda p: torch.randn(p.shape[::-1]).t(),
+    lambda p: torch.randn(2 * p.shape[0], p.shape[1])[::2],
+    lambda p: torch.nn.Parameter(torch.randn(p.shape)),
+], ids=["expanded", "transposed", "strided", "a Parameter"])
+def test_odd_gradients(make_grad: Any) -> None:
+    torch.manual_seed(0)
+    param = torch.randn(6, 4, requires_grad=True)
+    twin = param.detach().clone().requires_grad_()
+    param.grad = make_grad(param)
+    twin.grad = param.grad.detach().clone(memory_format=torch.contiguous_format)
+    optimizer = steprule.Adam([param])
+    optimizer.step()
+    steprule.Adam([twin], engine="eager").step()
+    torch.testing.assert_close(param, twin)
+    assert optimizer.explain().rows[0].engine == "fused"
+
+
+def test_conjugate_gradients() -> None:
+    """Autograd hands out lazily conjugated gradients: their memory holds the wrong sign."""
+    for size in ((5,), ()):
+        param = torch.randn(size, dtype=torch.complex64, requires_grad=True)
+        twin = param.detach().clone().requires_grad_()
+        grad = torch.randn(size, dtype=torch.complex64)
+        param.grad, twin.grad = grad.conj(), grad.conj().resolve_conj()
+        assert param.grad.is_conj()
+        steprule.Adam([param]).step()
+        steprule.Adam([twin], engine="eager").step()
+        torch.testing.assert_close(param, twin)
+
+
+def test_neighbours_in_one_buffer_are_untouched() -> None:
+    buffer = torch.full((100,), 7.0)
+    params = [buffer[10:20], buffer[30:31], buffer[50:90]]
+    for param in params:
+        param.requires_grad_()
+        param.grad = torch.ones_like(param)
+    optimizer = steprule.Adam(params)
+    optimizer.step()
+    outside = torch.ones(100, dtype=torch.bool)
+    for start, stop in ((10, 20), (30, 31), (50, 90)):
+        outside[start:stop] = False
+    assert (buffer[outside] == 7.0).all()
+    assert (buffer[~outside] != 7.0).all()
+    assert {row.engine for row in optimizer.explain().rows} == {"fused"}
+
+
+def test_overlapping_parameters_do_not_race() -> None:
+    buffer = torch.zeros(60)
+    params = [buffer[:40].requires_grad_(), buffer[20:].requires_grad_()]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer = steprule.SGD(params, lr=1.0)
+    optimizer.step()
+    expected = torch.full((60,), -1.0)
+    expected[20:40] = -2.0
+    torch.testing.assert_close(buffer, expected)
+    assert [row.engine for row in optimizer.explain().rows] == ["eager", "eager"]
+    assert "shares memory" in optimizer.explain().rows[0].reason
+
+
+def test_three_thousand_tiny_tensors() -> None:
+    params = [torch.full((3,), float(i), requires_grad=True) for i in range(3000)]
+    twins = [p.detach().clone().requires_grad_() for p in params]
+    optimizer, reference = steprule.Adam(params), torch.optim.Adam(twins, foreach=True)
+    for _ in gradients(params, 3):
+        for param, twin in zip(params, twins, strict=True):
+            twin.grad = param.grad
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(params, twins, **TOLERANCES[torch.float32])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_threads_give_the_same_bits(name: str) -> None:
+    """Large enough for several threads; the result does not depend on how many."""
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            generator = torch.Generator().manual_seed(0)
+            params = [
+                torch.randn(n, generator=generator).requires_grad_() for n in (700_001, 300_003, 7)
+            ]
+            optimizer = OPTIMIZERS[name.lower()](params)
+            for _ in gradients(params, 2):
+                optimizer.step()
+            results.append([p.detach() for p in params])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+def test_several_python_threads_at_once() -> None:
+    """Optimizers of their own on threads of their own share the worker pool without harm."""
+    outcomes: list[Any] = [None] * 4
+
+    def train(i: int) -> None:
+        outcomes[i] = run(steprule.Adam, Case("Adam", {}), steps=30)[0]
+
+    threads = [threading.Thread(target=train, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for other in outcomes[1:]:
+        assert all(map(torch.equal, outcomes[0], other))
+
+
+class Subclass(torch.Tensor):
+    """A tensor subclass: not to be touched by address."""
+
+
+def test_what_the_kernel_cannot_take_goes_elsewhere_and_says_why() -> None:
+    plain = torch.randn(4, requires_grad=True)
+    strided = torch.randn(8)[::2].requires_grad_()
+    subclass = torch.randn(4).as_subclass(Subclass).requires_grad_()
+    integers_apart = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    params = [plain, strided, subclass, integers_apart]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    twins = [p.detach().clone().as_subclass(torch.Tensor).requires_grad_() for p in params]
+    for twin in twins:
+        twin.grad = torch.ones_like(twin)
+    optimizer = steprule.Adam(params)
+    optimizer.step()
+    torch.optim.Adam(twins).step()
+    for param, twin in zip(params, twins, strict=True):
+        torch.testing.assert_close(param.as_subclass(torch.Tensor), twin)
+    rows = optimizer.explain().rows
+    assert [row.engine for row in rows] == ["fused", "foreach", "eager", "fused"]
+    assert "gaps" in rows[1].reason
+    assert "subclass" in rows[2].reason
+    text = str(optimizer.explain())
+    assert "engine" in text.splitlines()[0]
+    assert "parameter 1 of group 0" in text
+
+
+def test_meta_parameters_step_without_memory() -> None:
+    param = torch.empty(4, 4, device="meta", requires_grad=True)
+    param.grad = torch.empty_like(param)
+    optimizer = steprule.Adam([param])
+    optimizer.step()
+    assert optimizer.explain().rows[0].engine == "foreach"
+    assert optimizer.state[param]["exp_avg"].is_meta
+
+
+def test_saved_parameter_complains_after_a_step() -> None:
+    """The kernel writes behind autograd's back, so the version counter must be bumped."""
+    param = torch.randn(4, requires_grad=True)
+    loss = (param * param).sum()
+    param.grad = torch.ones_like(param)
+    optimizer = steprule.SGD([param], lr=0.1)
+    optimizer.step()
+    assert optimizer.explain().rows[0].engine == "fused"
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_the_callers_denormal_mode_is_left_alone() -> None:
+    tiny = torch.tensor([1e-40])
+    param = torch.randn(10, requires_grad=True)
+    param.grad = torch.ones_like(param)
+    steprule.Adam([param]).step()
+    assert (tiny * 1.0).item() != 0.0
+
+
+def test_denormal_state_is_flushed() -> None:
+    """exp_avg decays through the denormals to 0 instead of staying there for ever."""
+    param = torch.randn(10_000, requires_grad=True)
+    optimizer = steprule.Adam([param])
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    param.grad = torch.zeros_like(param)
+    for _ in range(1000):
+        optimizer.step()
+    assert (optimizer.state[param]["exp_avg"] == 0).all()
+
+
+@pytest.mark.parametrize("engine", ["eager", "foreach", "fused"])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_left_as_they_were(name: str, engine: str) -> None:
+    params = make_params(name)
+    optimizer = OPTIMIZERS[name.lower()](params, engine=engine)
+    for _ in gradients(params, 2):
+        before = [p.grad.clone() for p in params]
+        optimizer.step()
+        assert all(torch.equal(p.grad, b) for p, b in zip(params, before, strict=True))
+
+
+@pytest.mark.parametrize(("case", "engine"), list(chain.from_iterable(map(params_of, NAMES))))
+def test_tensor_lr_counts_as_its_number(case: Case, engine: str) -> None:
+    lr = torch.tensor(0.01)
+    params, twins = make_params(case.name), make_params(case.name)
+    optimizer = case.ours(params, lr=lr, engine=engine)
+    reference = case.ours(twins, lr=0.01, engine=engine)
+    for i, _ in enumerate(gradients(params, 6)):
+        for param, twin in zip(params, twins, strict=True):
+            twin.grad = param.grad
+        if i == 3:
+            lr.fill_(0.002)
+            reference.param_groups[0]["lr"] = float(lr)
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(params, twins, rtol=1e-6, atol=1e-7)
+
+
+def test_betas_as_tensors() -> None:
+    case = Case("Adam", {"betas": (torch.tensor(0.8), torch.tensor(0.99))})
+    plain = Case("Adam", {"betas": (float(torch.tensor(0.8)), float(torch.tensor(0.99)))})
+    torch.testing.assert_close(run(case.ours, case)[0], run(plain.ours, plain)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_capturable_keeps_the_numbers(name: str) -> None:
+    """Step counts and learning rate stay tensors, read without a round trip to Python."""
+    cls = OPTIMIZERS[name.lower()]
+    case = Case(name, {})
+    if "capturable" not in cls(make_params(name)).defaults:
+        with pytest.raises(TypeError, match="capturable"):
+            cls(make_params(name), capturable=True)
+        return
+    reference = run(cls, case, steps=10)
+    mine = run(cls, case, steps=10, capturable=True, lr=torch.tensor(reference[1].defaults["lr"]))
+    assert {row.engine for row in mine[1].explain().rows} == {"eager"}
+    torch.testing.assert_close(mine[0], reference[0], **TOLERANCES[torch.float32])
