@@ -107,7 +107,7 @@ def params_of(case_or_name: Case | str) -> list[Any]:
 
 
 def shapes_for(name: str) -> list[tuple[int, ...]]:
-    """Shapes that the optimizer takes: 0-d, empty, vectors, matrices, more than a kernel's chunk."""
+    """Shapes that the optimizer takes: 0-d, empty, and more than a kernel's chunk among them."""
     if getattr(OPTIMIZERS[name.lower()], "only_2d", False):
         return [(5, 7), (60, 30), (100, 101)]
     if name == "Adafactor":  # torch's divides by zero for an empty parameter

@@ -107,12 +107,16 @@ def test_odd_tensors(name: str, make: Any) -> None:
     assert int(optimizer.state[odd].get("step", 5)) == 5
 
 
-@pytest.mark.parametrize("make_grad", [
-    lambda p: torch.tensor(0.5).expand(p.shape),
-    lambda p: torch.randn(p.shape[::-1]).t(),
-    lambda p: torch.randn(2 * p.shape[0], p.shape[1])[::2],
-    lambda p: torch.nn.Parameter(torch.randn(p.shape)),
-], ids=["expanded", "transposed", "strided", "a Parameter"])
+@pytest.mark.parametrize(
+    "make_grad",
+    [
+        lambda p: torch.tensor(0.5).expand(p.shape),
+        lambda p: torch.randn(p.shape[::-1]).t(),
+        lambda p: torch.randn(2 * p.shape[0], p.shape[1])[::2],
+        lambda p: torch.nn.Parameter(torch.randn(p.shape)),
+    ],
+    ids=["expanded", "transposed", "strided", "a Parameter"],
+)
 def test_odd_gradients(make_grad: Any) -> None:
     torch.manual_seed(0)
     param = torch.randn(6, 4, requires_grad=True)

@@ -83,8 +83,9 @@ def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -
             raise TypeError(f"{type(self).__name__}{signature}: {problem}") from None
         bound.apply_defaults()
         options = dict(bound.arguments)
-        Optimizer.__init__(self, options.pop("params"), engine=options.pop("engine"),
-                           defaults=options)
+        Optimizer.__init__(
+            self, options.pop("params"), engine=options.pop("engine"), defaults=options
+        )
 
     class_name = name or "".join(part.title() for part in rule.name.split("_"))
     caller = sys._getframe(1).f_globals.get("__name__", __name__)

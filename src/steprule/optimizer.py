@@ -79,6 +79,14 @@ class Optimizer(torch.optim.Optimizer):
     extras: ClassVar[Mapping[str, Any]] = {}
     #: Options that loading a state dict never changes.
     fixed: ClassVar[Mapping[str, Any]] = {}
+    #: Whether ``step`` must be given a closure.
+    needs_closure: ClassVar[bool] = False
+    #: Whether only sparse gradients are taken.
+    needs_sparse: ClassVar[bool] = False
+    #: Whether only matrices are taken.
+    only_2d: ClassVar[bool] = False
+
+    _fresh: set[Tensor]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -128,8 +136,11 @@ class Optimizer(torch.optim.Optimizer):
         if "params" not in param_group:
             raise ValueError(f"{where}a parameter group needs the key 'params'")
         params, names = split_names(param_group["params"], where)
-        check_spelling((k for k in param_group if k not in ("params", "param_names")),
-                       [*self.defaults, *(k for k in self.extras if k not in self.defaults)], where)
+        check_spelling(
+            (k for k in param_group if k not in ("params", "param_names")),
+            [*self.defaults, *(k for k in self.extras if k not in self.defaults)],
+            where,
+        )
         group = {**self.defaults, **param_group, "params": params}
         if names is not None:
             group["param_names"] = names
@@ -187,7 +198,7 @@ class Optimizer(torch.optim.Optimizer):
             or self._optimizer_step_post_hooks
             or torch_optimizer._global_optimizer_pre_hooks
             or torch_optimizer._global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()
+            or torch._C._autograd._profiler_enabled()
         )
 
     def _step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -237,12 +248,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def _patch_step_function(self) -> None:
         # torch's base class calls this too, when it unpickles. A subclass's own step gets hooks.
-        self._zero_grad_profile_name = (
-            f"Optimizer.zero_grad#{self.__class__.__name__}.zero_grad"
-        )
+        self._zero_grad_profile_name = f"Optimizer.zero_grad#{self.__class__.__name__}.zero_grad"
         step = self.__class__.step
         if not getattr(step, "hooked", False):
-            self.__class__.step = self.profile_hook_step(step)  # type: ignore[method-assign]
+            self.__class__.step = self.profile_hook_step(step)  # type: ignore[assignment, method-assign]
             self.__class__.step.hooked = True  # type: ignore[attr-defined]
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -108,7 +108,9 @@ def check_spelling(given: Iterable[str], known: Sequence[str], where: str = "") 
         meant = SYNONYMS.get(name.lower())
         if meant not in known:
             meant = next((k for k in known if k == name.lower().replace("-", "_")), None)
-        if meant is None and not any(name.endswith(f"_{k}") or name.startswith(f"{k}_") for k in known):
+        if meant is None and not any(
+            name.endswith(f"_{k}") or name.startswith(f"{k}_") for k in known
+        ):
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.84)
             meant = close[0] if close else None
         if meant is not None:

@@ -9,9 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-ParamsT: TypeAlias = (
-    Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-)
+ParamsT: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
 def listed_groups(params: Any) -> list[dict[str, Any]]:
@@ -74,7 +72,9 @@ def split_names(params: Any, where: str) -> tuple[list[Tensor], list[str] | None
         raise ValueError(
             "all optimizer params should be with/without names. Some param names are missing"
         )
-    tensors = [entry[1] if is_named else entry for entry, is_named in zip(entries, named, strict=True)]
+    tensors = [
+        entry[1] if is_named else entry for entry, is_named in zip(entries, named, strict=True)
+    ]
     for i, tensor in enumerate(tensors):
         if not isinstance(tensor, Tensor):
             raise TypeError(
@@ -84,7 +84,9 @@ def split_names(params: Any, where: str) -> tuple[list[Tensor], list[str] | None
     return tensors, [str(entry[0]) for entry in entries] if any(named) else None
 
 
-def check_tensors(params: Sequence[Tensor], names: list[str] | None, where: str, differentiable: bool) -> None:
+def check_tensors(
+    params: Sequence[Tensor], names: list[str] | None, where: str, differentiable: bool
+) -> None:
     """Refuse tensors that cannot be optimized; warn of one listed twice.
 
     Raises:
@@ -107,9 +109,7 @@ def check_tensors(params: Sequence[Tensor], names: list[str] | None, where: str,
         )
 
 
-def check_against_others(
-    group: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
-) -> None:
+def check_against_others(group: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> None:
     """Refuse a group that shares parameters with ``others`` or is named where they are not.
 
     Raises:

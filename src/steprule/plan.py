@@ -53,6 +53,11 @@ class Seat:
     reason: str = ""
     is_sparse: bool = False
 
+    def fits(self) -> bool:
+        """Whether the gradient is still of the kind that the engine was chosen for."""
+        grad = self.param.grad
+        return grad is None or grad.is_sparse == self.is_sparse
+
 
 @dataclass
 class Context:
@@ -169,7 +174,7 @@ class Plan:
     def _check_kind(self, param: Tensor, grad: Tensor, label: str) -> None:
         """Refuse a gradient or parameter of a kind that the rule does not take."""
         name, rule = self.context.name, self.context.rule
-        if param.is_complex() and not rule.complex:
+        if param.is_complex() and not rule.takes_complex:
             raise RuntimeError(f"{name} does not support complex parameters: {label} is one")
         if grad.layout is torch.strided:
             if rule.sparse == "only":
@@ -250,33 +255,36 @@ class Plan:
     def is_current(self) -> bool:
         """Whether the plan still fits; takes this step's numbers and gradients if it does."""
         groups = self.context.groups
-        if len(groups) != len(self.settings):
+        return (
+            len(groups) == len(self.settings)
+            and all(self._group_holds(i, group) for i, group in enumerate(groups))
+            and self._states_hold()
+            and not any(param.grad is not None for param in self._dormant)
+            and all(seat.fits() for seat in self._loose)
+            and all(runner.collect() for runner in self._runners)
+        )
+
+    def _group_holds(self, i: int, group: dict[str, Any]) -> bool:
+        """Whether a group's parameters and flags are as planned; new numbers are passed on."""
+        settings = self.settings[i]
+        params = group["params"]
+        if group is not settings.group or len(params) != len(settings.params):
             return False
-        for i, (group, settings) in enumerate(zip(groups, self.settings, strict=True)):
-            params = group["params"]
-            if group is not settings.group or len(params) != len(settings.params):
-                return False
-            if not all(map(is_, params, settings.params)):
-                return False
-            signature = tuple(map(group.get, settings.keys))
-            if settings.has_tensors or signature != settings.signature:
-                renewed = _settings(self.context, i)
-                if renewed.form != settings.form or renewed.engine != settings.engine:
-                    return False
-                self.settings[i] = renewed
-                for runner in self._runners:
-                    if i in runner.groups:
-                        runner.set_numbers(i, self._plain_numbers(i))
-        states = self.context.state
-        if len(states) != len(self._states) or not all(map(is_, states.values(), self._states)):
+        if not all(map(is_, params, settings.params)):
             return False
-        if any(param.grad is not None for param in self._dormant):
-            return False
-        for seat in self._loose:
-            grad = seat.param.grad
-            if grad is not None and grad.is_sparse != seat.is_sparse:
+        if settings.has_tensors or tuple(map(group.get, settings.keys)) != settings.signature:
+            renewed = _settings(self.context, i)
+            if renewed.form != settings.form or renewed.engine != settings.engine:
                 return False
-        return all(runner.collect() for runner in self._runners)
+            self.settings[i] = renewed
+            for runner in self._runners:
+                if i in runner.groups:
+                    runner.set_numbers(i, self._plain_numbers(i))
+        return True
+
+    def _states_hold(self) -> bool:
+        states = self.context.state.values()
+        return len(states) == len(self._states) and all(map(is_, states, self._states))
 
     def run(self) -> None:
         """Carry out one step, gradients having been collected."""
@@ -348,6 +356,4 @@ def _number(value: Any, as_tensors: bool, label: str) -> Any:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise TypeError(
-            f"{label} must be a number, got {type(value).__name__} {value!r}"
-        ) from None
+        raise TypeError(f"{label} must be a number, got {type(value).__name__} {value!r}") from None

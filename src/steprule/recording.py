@@ -114,7 +114,7 @@ class Symbol:
     def __float__(self) -> float:
         raise TypeError("a rule may not turn a value into a Python number")
 
-    __int__ = __index__ = __len__ = __float__  # type: ignore[assignment]
+    __int__ = __index__ = __len__ = __float__
 
     def __array_ufunc__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("a rule may use the operations of steprule.ops, not numpy's")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 __all__ = ["Range", "Rule", "Slot", "rule"]
 
@@ -122,7 +123,7 @@ class Rule:
     sparse: Sparse = "refused"
     elementwise: bool = True
     decoupled: bool = False
-    complex: bool = True
+    takes_complex: bool = True
     keeps_denormals: bool = False
 
     @property
@@ -157,6 +158,26 @@ def _rule_named(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+@overload
+def rule(function: Callable[..., Any], /) -> Rule: ...
+
+
+@overload
+def rule(
+    *,
+    ranges: Mapping[str, Range] | None = None,
+    parts: Mapping[str, tuple[str, ...]] | None = None,
+    counts_steps: bool | None = None,
+    source: str = "",
+    sparse: Sparse = "refused",
+    elementwise: bool = True,
+    decoupled: bool = False,
+    takes_complex: bool = True,
+    keeps_denormals: bool = False,
+    **slots: Slot,
+) -> Callable[[Callable[..., Any]], Rule]: ...
+
+
 def rule(
     function: Callable[..., Any] | None = None,
     /,
@@ -168,10 +189,10 @@ def rule(
     sparse: Sparse = "refused",
     elementwise: bool = True,
     decoupled: bool = False,
-    complex: bool = True,
+    takes_complex: bool = True,
     keeps_denormals: bool = False,
     **slots: Slot,
-) -> Any:
+) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Make a rule of a pure function (a decorator, with or without arguments).
 
     The function takes, by position, ``param``, ``grad`` and its slots (state, one array each,
@@ -181,7 +202,8 @@ def rule(
 
     Three keyword arguments are supplied when asked for: ``step``, the number of updates including
     this one (1 at the first); ``first``, true on a parameter's first update; and ``machine_eps``,
-    that of the parameter's dtype. Weight decay (unless the function asks for it), ``maximize``, complex parameters and half precision are dealt with outside: do not write them.
+    that of the parameter's dtype. Weight decay (unless the function asks for it), ``maximize``,
+    complex parameters and half precision are dealt with outside: do not write them.
 
     Args:
         ranges: allowed values of options beyond the usual ones (`lr`, `eps`, `betas`…).
@@ -194,7 +216,7 @@ def rule(
         elementwise: False if an element's update depends on others (norms, matrix products); such
             a rule may use :mod:`steprule.matrix_ops` and runs on the eager engine alone.
         decoupled: weight decay shrinks the parameter instead of adding to the gradient.
-        complex: whether complex parameters (as pairs of reals) make sense.
+        takes_complex: whether complex parameters (as pairs of reals) make sense.
         keeps_denormals: compute with numbers below the normal range too. Otherwise the fused engine
             takes them as 0: state that decays towards 0 would stay among them, and make every
             step many times slower.
@@ -213,19 +235,35 @@ def rule(
         >>> Signum = steprule.make_optimizer(signum, lr=1e-3, momentum=0.9)
     """
     if function is None:
-        return lambda f: rule(
-            f,
+        return functools.partial(
+            _rule_of,
             ranges=ranges,
             parts=parts,
             counts_steps=counts_steps,
-            source=source,
-            sparse=sparse,
-            elementwise=elementwise,
-            decoupled=decoupled,
-            complex=complex,
-            keeps_denormals=keeps_denormals,
-            **slots,
+            slots=slots,
+            record={
+                "source": source,
+                "sparse": sparse,
+                "elementwise": elementwise,
+                "decoupled": decoupled,
+                "takes_complex": takes_complex,
+                "keeps_denormals": keeps_denormals,
+            },
         )
+    return _rule_of(function)
+
+
+def _rule_of(
+    function: Callable[..., Any],
+    *,
+    ranges: Mapping[str, Range] | None = None,
+    parts: Mapping[str, tuple[str, ...]] | None = None,
+    counts_steps: bool | None = None,
+    slots: Mapping[str, Slot] | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> Rule:
+    """The record of a function: what its signature says, and what was said beside it."""
+    slots = slots or {}
     arrays, keywords = [], {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
@@ -255,10 +293,5 @@ def rule(
         counts_steps="step" in keywords if counts_steps is None else counts_steps,
         ranges={**RANGES, **(ranges or {})},
         parts={option: names for option, names in all_parts.items() if option in options},
-        source=source,
-        sparse=sparse,
-        elementwise=elementwise,
-        decoupled=decoupled,
-        complex=complex,
-        keeps_denormals=keeps_denormals,
+        **(record or {}),
     )

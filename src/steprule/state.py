@@ -65,9 +65,7 @@ def ensure_state(
         fresh.add(param)
 
 
-def packed_state(
-    groups: Iterable[Mapping[str, Any]], state: Mapping[Any, Any]
-) -> StateDict:
+def packed_state(groups: Iterable[Mapping[str, Any]], state: Mapping[Any, Any]) -> StateDict:
     """Groups and state with parameters replaced by their indices: torch's state dict."""
     index: dict[int, int] = {}
     packed_groups = []
@@ -80,8 +78,7 @@ def packed_state(
         packed["params"] = [index[id(param)] for param in group["params"]]
         packed_groups.append(packed)
     packed_entries = {
-        (index[id(key)] if isinstance(key, Tensor) else key): value
-        for key, value in state.items()
+        (index[id(key)] if isinstance(key, Tensor) else key): value for key, value in state.items()
     }
     return {"state": packed_entries, "param_groups": packed_groups}
 

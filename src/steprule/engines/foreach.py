@@ -69,9 +69,7 @@ class ForeachEngine:
             torch._foreach_add_(steps, 1.0)
 
 
-def _update(
-    form: Form, recording: Recording, leaves: list[Leaf], scalars: dict[str, Any]
-) -> None:
+def _update(form: Form, recording: Recording, leaves: list[Leaf], scalars: dict[str, Any]) -> None:
     names = ("param", *form.array_slots)
     stored = [
         [leaf.param for leaf in leaves],
@@ -116,7 +114,7 @@ def _replay(recording: Recording, values: dict[Value, Any], owned: set[Value]) -
     for i, operation in enumerate(operations):
         arguments = [values[x] if isinstance(x, Value) else x for x in operation.operands]
         first = operation.operands[0]
-        may_reuse = first in owned and first not in kept and last_use[cast(Value, first)] == i
+        may_reuse = first in owned and first not in kept and last_use[first] == i
         values[operation.result] = _run(operation, arguments, in_place=may_reuse)
         owned.add(operation.result)
         for x in operation.operands:

@@ -168,17 +168,14 @@ class FusedRunner:
         self._contiguous = params[0].is_contiguous()
         self._strides = None if self._contiguous else [p.stride() for p in params]
         # A lazy conjugate or negation hides in a complex tensor, or in one with one element.
-        self._may_be_lazy = [
-            i for i, p in enumerate(params) if p.is_complex() or p.numel() == 1
-        ]
+        self._may_be_lazy = [i for i, p in enumerate(params) if p.is_complex() or p.numel() == 1]
         self._empty = [i for i, p in enumerate(params) if p.numel() == 0]
         names = (*self.form.array_slots, *_counts(self.form))
         # While these are alive, no other tensor can be given one of the addresses.
         self._kept = [p.detach() for p in params]
         self._kept += [state[name] for name in names for state in self._states]
         self._slots: list[tuple[Callable[[dict[str, Any]], Tensor], list[int]]] = [
-            (itemgetter(name), [state[name].data_ptr() for state in self._states])
-            for name in names
+            (itemgetter(name), [state[name].data_ptr() for state in self._states]) for name in names
         ]
 
     def _make_tables(self, leaves: Sequence[Leaf], row_length: int) -> None:

@@ -16,7 +16,6 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def can_convert_half() -> bool:
 
 
 def _is_arm64() -> bool:
-    return llvm.get_process_triple().startswith(("aarch64", "arm64"))
+    return str(llvm.get_process_triple()).startswith(("aarch64", "arm64"))
 
 
 def cache_folder() -> Path:
@@ -146,7 +145,8 @@ def _compile(source: str) -> tuple[bytes, list[str]]:
     signature = numba.int64(numba.int64, numba.int64, numba.int64)
     modules, symbols = [], []
     for name in _FUNCTIONS:
-        dispatcher = numba.njit(
+        compiler: Any = numba.njit  # its published types lack the options for bare functions
+        dispatcher = compiler(
             signature,
             error_model="numpy",  # a division that checks for zero cannot be vectorized
             no_cpython_wrapper=True,
@@ -194,6 +194,3 @@ def _replace(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-
-
-KernelFunction = Callable[[int, int, int], int]

@@ -172,7 +172,9 @@ def _prepare_source(layout: Layout) -> str:
         ]
         truths = _truths(recording.scalar_operations)
         for operation in recording.scalar_operations:
-            computed.append(f"{names[operation.result]} = {_expression(operation, names, 'float64')}")
+            computed.append(
+                f"{names[operation.result]} = {_expression(operation, names, 'float64')}"
+            )
         computed += [
             f"store_float64(scalars, tensor * {len(row)} + {i}, "
             + (f"1.0 if {names[v]} else 0.0)" if v in truths else f"{names[v]})")
@@ -237,7 +239,8 @@ def _update_source(layout: Layout) -> str:
         lines.append(f"        {names[value]} = {read}")
     divisors = _scalar_divisors(recording)
     lines += [
-        f"        r{v.index} = {number}(1.0 / load_float64(scalars, tensor * {len(row)} + {row.index(v)}))"
+        f"        r{v.index} = {number}(1.0 / load_float64(scalars, "
+        f"tensor * {len(row)} + {row.index(v)}))"
         for v in divisors
     ]
     lines.append("        for i in range(count):")
@@ -278,8 +281,6 @@ def _columns_with_sizes(layout: Layout) -> list[tuple[str, int]]:
 
 def _scalar_divisors(recording: Recording) -> list[Value]:
     found = [
-        operation.operands[1]
-        for operation in recording.array_operations
-        if operation.name == "div"
+        operation.operands[1] for operation in recording.array_operations if operation.name == "div"
     ]
     return list(dict.fromkeys(x for x in found if isinstance(x, Value) and not x.is_array))

@@ -65,7 +65,7 @@ def _work(queue: SimpleQueue[tuple[Task, _Latch]]) -> None:
         failure: BaseException | None = None
         try:
             task()
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001  # raised again on the caller's thread
             failure = raised
         latch.waiting.put(failure)
         del task, latch, failure  # keep nothing alive while waiting for more

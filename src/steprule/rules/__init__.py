@@ -6,7 +6,8 @@ from steprule.optimizer import Optimizer
 from steprule.rules.adadelta import Adadelta as Adadelta
 from steprule.rules.adafactor import Adafactor as Adafactor
 from steprule.rules.adagrad import Adagrad as Adagrad
-from steprule.rules.adam import Adam as Adam, AdamW as AdamW
+from steprule.rules.adam import Adam as Adam
+from steprule.rules.adam import AdamW as AdamW
 from steprule.rules.adamax import Adamax as Adamax
 from steprule.rules.asgd import ASGD as ASGD
 from steprule.rules.muon import Muon as Muon

@@ -20,7 +20,7 @@ from steprule.rule import FINITE, Range, Slot, rule
     ranges={"beta2_decay": Range(high=0.0), "d": Range(low=1.0), "eps": FINITE},
     parts={"eps": ("eps1", "eps2")},
     elementwise=False,
-    complex=False,
+    takes_complex=False,
     source="Shazeer, Stern: Adafactor: adaptive learning rates with sublinear memory cost, 2018",
 )
 def adafactor(
@@ -117,11 +117,7 @@ class Adafactor(Optimizer):
         if not eps2 >= 0:
             raise ValueError(f"{where}epsilon2 should be >= 0 but is: {eps2}")
         if not options["d"] >= 1:
-            raise ValueError(
-                f"{where}Clipping threshold d should be >= 1 but is: {options['d']}"
-            )
+            raise ValueError(f"{where}Clipping threshold d should be >= 1 but is: {options['d']}")
         if not options["beta2_decay"] <= 0:
-            raise ValueError(
-                f"{where}beta2_decay should be <= 0 but is: {options['beta2_decay']}"
-            )
+            raise ValueError(f"{where}beta2_decay should be <= 0 but is: {options['beta2_decay']}")
         super()._check_group({**options, "eps": (0.0 if eps1 is None else eps1, eps2)}, where)

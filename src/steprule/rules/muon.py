@@ -10,7 +10,7 @@ from torch import Tensor
 from steprule.matrix_ops import orthogonalized
 from steprule.ops import lerp, maximum, sqrt
 from steprule.optimizer import Optimizer, ParamsT, own_options
-from steprule.rule import FINITE, Range, Slot, rule
+from steprule.rule import FINITE, Range, rule
 
 
 @rule(
@@ -18,7 +18,7 @@ from steprule.rule import FINITE, Range, Slot, rule
     parts={"ns_coefficients": ("a", "b", "c")},
     elementwise=False,
     decoupled=True,
-    complex=False,
+    takes_complex=False,
     source="Jordan et al.: Muon: an optimizer for hidden layers in neural networks, 2024",
 )
 def muon(

@@ -15,7 +15,7 @@ from steprule.rule import Slot, rule
 @rule(
     exp_avg_sq=Slot(signed=False),
     sparse="only",
-    complex=False,
+    takes_complex=False,
     source="Kingma, Ba: Adam: a method for stochastic optimization, 2015",
 )
 def sparse_adam(
