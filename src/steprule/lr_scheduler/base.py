@@ -94,7 +94,7 @@ class LRScheduler(torch_schedulers.LRScheduler):
         self.verbose = verbose
         self.hold_on_skip = hold_on_skip
         self._exact: list[float] = []
-        calls.watch(optimizer)
+        calls.watch(optimizer, count=hold_on_skip)
         self._steps_seen = calls.steps_taken(optimizer)
 
     def _initial_step(self) -> None:
@@ -249,5 +249,5 @@ class LRScheduler(torch_schedulers.LRScheduler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         # An optimizer drops its hooks when it is pickled or copied.
-        calls.watch(self.optimizer)
+        calls.watch(self.optimizer, count=self.hold_on_skip)
         self._steps_seen = calls.steps_taken(self.optimizer)

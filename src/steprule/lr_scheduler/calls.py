@@ -20,7 +20,9 @@ def _count(optimizer: Optimizer, *_: Any) -> None:
     """Step hook. It holds no reference, so it keeps nothing alive and can be pickled."""
     state: Any = optimizer
     state._opt_called = True  # the name torch's schedulers look for
-    if not _skipped(optimizer):
+    # Only when asked: on a GPU the answer makes the host wait, and a counter that moves makes a
+    # compiled step compile again.
+    if getattr(optimizer, "_counts_steps", False) and not _skipped(optimizer):
         state._steps_taken = steps_taken(optimizer) + 1
 
 
@@ -32,10 +34,18 @@ def _skipped(optimizer: Optimizer) -> bool:
     )
 
 
-def watch(optimizer: Optimizer) -> None:
-    """Count this optimizer's steps from now on; one hook serves all its schedulers."""
+def watch(optimizer: Optimizer, *, count: bool) -> None:
+    """Note this optimizer's steps from now on; one hook serves all its schedulers.
+
+    Args:
+        optimizer: whose steps.
+        count: whether to count them as well, for `steps_taken`.
+    """
     if _count not in optimizer._optimizer_step_post_hooks.values():
         optimizer.register_step_post_hook(_count)
+    if count:
+        state: Any = optimizer
+        state._counts_steps = True
 
 
 def steps_taken(optimizer: Optimizer) -> int:

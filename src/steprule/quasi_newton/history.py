@@ -21,7 +21,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from steprule.quasi_newton.passes import passes_for
@@ -29,13 +31,17 @@ from steprule.quasi_newton.passes import passes_for
 # A pair restricted to the free variables is used if this much of its curvature is left.
 LEFT_OF_CURVATURE = 1e-8
 
+# What is small (R, weights, slots) is NumPy's: torch would wake its threads for every 10 kB.
+Matrix = NDArray[np.float64]
+Slots = NDArray[np.intp]
+
 
 @dataclass(frozen=True)
 class _Snapshot:
     count: int
     start: int
     gamma: float
-    curvature: Tensor
+    curvature: Matrix
     unsettled: int | None
 
 
@@ -54,7 +60,7 @@ class History:
         # Untouched memory costs nothing yet: rows are written as pairs come.
         self._rows = torch.empty(2, capacity, size, dtype=dtype, device=like.device)
         self._dtype = like.dtype
-        self._curvature = torch.zeros(capacity, capacity, dtype=torch.float64)
+        self._curvature: Matrix = np.zeros((capacity, capacity))
         self._unsettled: int | None = None  # the slot whose column of R is not computed yet
         self._count = 0
         self._start = 0
@@ -99,8 +105,8 @@ class History:
         """The vector as the history would give it back."""
         return vector.to(self.dtype).to(self._dtype)
 
-    def push(self, step: Tensor, change: Tensor, curvature: float) -> None:
-        """Add the pair (s, y) = (step, change), whose inner product is ``curvature`` > 0."""
+    def push(self, step: Tensor, change: Tensor, curvature: float, gamma: float) -> None:
+        """Add the pair (s, y) = (step, change); y's is ``curvature``, ``gamma`` is y's / y'y."""
         self._settle()
         slot = (self._start + self._count) % self.capacity
         self._keep_for_restore(slot)
@@ -110,7 +116,8 @@ class History:
             self._start = (self._start + 1) % self.capacity
         else:
             self._count += 1
-        self.gamma = curvature / float(change.dot(change))
+        self._curvature[slot, slot] = curvature
+        self.gamma = gamma
         self._unsettled = slot
 
     def clear(self) -> None:
@@ -138,20 +145,19 @@ class History:
         products, column = passes.project(steps, grad, newest)
         self._set_column(column)
         order = self._order()
-        curvature = self._curvature[order][:, order]
+        curvature = self._curvature[np.ix_(order, order)]
         gamma = self.gamma
         if free is not None:
             order, curvature, gamma = self._restricted(order, curvature, free)
             if not len(order):
                 return grad * -gamma
-        upper = torch.triu(curvature)
-        alpha = _solve(upper, products[order], is_upper=True)
+        alpha = _solve(curvature, products.numpy()[order])
         rest, along = passes.peel(changes, self._spread(alpha, order), grad)
         if free is not None:
             rest *= free
             along, _ = passes.project(changes, rest, rest)
-        right = upper.diagonal() * alpha - gamma * along[order]
-        weights = _solve(upper.t(), right, is_upper=False)
+        right = curvature.diagonal() * alpha - gamma * along.numpy()[order]
+        weights = _solve(curvature, right, is_transposed=True)
         found = passes.combine(steps, self._spread(weights, order), gamma, rest)
         return found if free is None else found * free
 
@@ -164,7 +170,7 @@ class History:
         """``S Y'`` with pairs oldest first; entries below the diagonal mean nothing."""
         self._settle()
         order = self._order()
-        return torch.triu(self._curvature[order][:, order])
+        return torch.from_numpy(np.triu(self._curvature[np.ix_(order, order)]))
 
     def fill(
         self, steps: Sequence[Tensor], changes: Sequence[Tensor], gamma: float, start: int = 0
@@ -178,7 +184,7 @@ class History:
             self._rows[0, slot] = steps[first + k]
             self._rows[1, slot] = changes[first + k]
         self.gamma = gamma
-        self._curvature.zero_()
+        self._curvature.fill(0.0)
         for slot in self._order().tolist():
             self._unsettled = slot
             self._settle()
@@ -186,13 +192,13 @@ class History:
     def put_curvature(self, curvature: Tensor) -> None:
         """Replace R by one that was saved, so that a resumed run is the same bit for bit."""
         order = self._order()
-        self._curvature[order[:, None], order] = curvature.to(device="cpu", dtype=torch.float64)
+        self._curvature[np.ix_(order, order)] = curvature.to("cpu", torch.float64).numpy()
 
     def begin(self) -> None:
         """Remember what ``restore`` must bring back."""
         self._overwritten.clear()
         self._snapshot = _Snapshot(
-            self._count, self._start, self.gamma, self._curvature.clone(), self._unsettled
+            self._count, self._start, self.gamma, self._curvature.copy(), self._unsettled
         )
 
     def commit(self) -> None:
@@ -216,9 +222,9 @@ class History:
         if saved is not None and slot < saved.count and slot not in self._overwritten:
             self._overwritten[slot] = self._rows[:, slot].clone()
 
-    def _order(self) -> Tensor:
+    def _order(self) -> Slots:
         """Slots, oldest pair first."""
-        return (torch.arange(self._count) + self._start) % max(self.capacity, 1)
+        return (np.arange(self._count) + self._start) % self.capacity
 
     def _vector(self, which: int, slot: int) -> Tensor:
         return self._rows[which, slot].to(self._dtype)
@@ -231,33 +237,40 @@ class History:
 
     def _set_column(self, column: Tensor) -> None:
         if self._unsettled is not None:
-            self._curvature[: self._count, self._unsettled] = column
+            self._curvature[: self._count, self._unsettled] = column.numpy()
             self._unsettled = None
 
-    def _spread(self, weights: Tensor, order: Tensor) -> Tensor:
+    def _spread(self, weights: Matrix, order: Slots) -> Tensor:
         """Weights of the pairs in ``order`` as weights of the slots, 0 for the others."""
-        spread = torch.zeros(self._count, dtype=torch.float64)
+        spread = np.zeros(self._count)
         spread[order] = weights
-        return spread
+        return torch.from_numpy(spread)
 
     def _restricted(
-        self, order: Tensor, curvature: Tensor, free: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+        self, order: Slots, curvature: Matrix, free: Tensor
+    ) -> tuple[Slots, Matrix, float]:
         """The pairs that keep positive curvature on the free variables, their S Y', gamma."""
         fixed = (~free).nonzero()[:, 0]
-        slots = order.to(fixed.device)
+        slots = torch.from_numpy(order).to(fixed.device)
         steps = self._rows[0, :, fixed][slots].to(self._dtype)
         changes = self._rows[1, :, fixed][slots].to(self._dtype)
-        left = curvature - (steps @ changes.t()).double().cpu()
+        left = curvature - (steps @ changes.t()).double().cpu().numpy()
         good = left.diagonal() > LEFT_OF_CURVATURE * curvature.diagonal()
         kept = order[good]
         if not len(kept):
             return kept, left, 1.0
-        left = left[good][:, good]
+        left = left[np.ix_(good, good)]
         newest = self._vector(1, int(kept[-1])) * free
         return kept, left, float(left[-1, -1]) / float(newest.dot(newest))
 
 
-def _solve(triangle: Tensor, right: Tensor, *, is_upper: bool) -> Tensor:
-    solution: Tensor = torch.linalg.solve_triangular(triangle, right[:, None], upper=is_upper)
-    return solution[:, 0]
+def _solve(curvature: Matrix, right: Matrix, *, is_transposed: bool = False) -> Matrix:
+    """Solve with R, or its transpose; what is below the diagonal is never read."""
+    triangle = torch.from_numpy(curvature)
+    solution: Tensor = torch.linalg.solve_triangular(
+        triangle.t() if is_transposed else triangle,
+        torch.from_numpy(right)[:, None],
+        upper=not is_transposed,
+    )
+    found: Matrix = solution[:, 0].numpy()
+    return found

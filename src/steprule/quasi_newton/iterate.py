@@ -72,9 +72,8 @@ class Iterations:
             self._done += 1
             self._memory.n_iter += 1
             self._learn(now)
-            direction = self._direction(now)
+            direction, slope = self._direction(now)
             first = self._first_step(now)
-            slope = float(now.grad.dot(direction))
             self._remember(now, direction)
             if slope > -self._options.tolerance_change:
                 return "change", now
@@ -130,10 +129,14 @@ class Iterations:
         else:
             precision = torch.finfo(step.dtype).eps
             least = precision * float(step.norm()) * float(change.norm())
-        if least < curvature < math.inf and float(change.dot(change)) < math.inf:
-            history.push(step, change, curvature)
+        if not least < curvature < math.inf:
+            return
+        square = float(change.dot(change))
+        if 0.0 < square < math.inf:
+            history.push(step, change, curvature, curvature / square)
 
-    def _direction(self, now: Evaluation) -> Tensor:
+    def _direction(self, now: Evaluation) -> tuple[Tensor, float]:
+        """The direction, and the derivative of the loss along it."""
         history = self._memory.history
         direction = self._space.direction(history, self._point, now.grad)
         slope = float(now.grad.dot(direction))
@@ -141,7 +144,8 @@ class Iterations:
         if len(history) and is_bad:  # rounding has spoilt the history
             history.clear()
             direction = self._space.direction(history, self._point, now.grad)
-        return direction
+            slope = float(now.grad.dot(direction))
+        return direction, slope
 
     def _first_step(self, now: Evaluation) -> float:
         """lr, shortened where nothing is known yet of the scale."""

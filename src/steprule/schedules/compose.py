@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -73,19 +73,28 @@ class then(_Timed):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class warmup(_Timed):
-    """`steps` equal steps from 0 to the inner schedule's first value, then the inner schedule."""
-
+class _Lasting(_Timed):
     steps: int
     per: Per | None = None
     _positional = ("steps",)
+    _least: ClassVar[int] = 0
 
     def _check(self) -> None:
-        self._set("steps", checks.whole("steps", self.steps))
+        self._set("steps", checks.whole("steps", self.steps, low=self._least))
         self._unit_of(self.per)
 
+    @property
+    def _length(self) -> int:
+        """The length in updates."""
+        return self.steps * self._unit_of(self.per)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class warmup(_Lasting):
+    """`steps` equal steps from 0 to the inner schedule's first value, then the inner schedule."""
+
     def _eval(self, step: Array) -> Array:
-        length = self.steps * self._unit_of(self.per)
+        length = self._length
         after = self.inner._eval(np.maximum(step - length, 0))
         if not length:
             return after
@@ -94,19 +103,13 @@ class warmup(_Timed):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class repeat(_Timed):
+class repeat(_Lasting):
     """The first `steps` steps of the inner schedule, again and again."""
 
-    steps: int
-    per: Per | None = None
-    _positional = ("steps",)
-
-    def _check(self) -> None:
-        self._set("steps", checks.whole("steps", self.steps, low=1))
-        self._unit_of(self.per)
+    _least = 1
 
     def _eval(self, step: Array) -> Array:
-        return self.inner._eval(np.mod(step, self.steps * self._unit_of(self.per)))
+        return self.inner._eval(np.mod(step, self._length))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

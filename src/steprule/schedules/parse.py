@@ -126,31 +126,41 @@ class Reader:
                 return [self.value(item) for item in items]
             case ast.Tuple(elts=items):
                 return tuple(self.value(item) for item in items)
-            case ast.Dict(keys=keys, values=values):
-                return {
-                    self.value(key) if key is not None else self.fail(node, "** is not allowed"): (
-                        self.value(value)
-                    )
-                    for key, value in zip(keys, values, strict=True)
-                }
+            case ast.Dict():
+                return self.mapping(node)
             case ast.Call():
                 return self.call(node)
             case ast.Name(id=name):
                 self.fail(node, f"{name!r} is not a value; schedules are called: {name}(...)")
-        self.fail(node, "expected a schedule, a number, or a list of them")
+        return self.fail(node, "expected a schedule, a number, or a list of them")
+
+    def mapping(self, node: ast.Dict) -> dict[Any, Any]:
+        """A dict with numbers for keys."""
+        result: dict[Any, Any] = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            if key is None:
+                self.fail(node, "** is not allowed")
+            number = self.value(key)
+            if not isinstance(number, (int, float)):
+                self.fail(key, "the keys of a dict must be numbers")
+            result[number] = self.value(value)
+        return result
 
     def signed(self, node: ast.UnaryOp, operand: ast.expr) -> Any:
+        """A number behind a sign."""
         number = self.value(operand)
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             self.fail(node, "a sign needs a number")
         return -number if isinstance(node.op, ast.USub) else number
 
     def product(self, node: ast.BinOp, left: Any, right: Any) -> Any:
+        """A schedule times a number or a schedule."""
         if not (isinstance(left, Schedule) or isinstance(right, Schedule)):
             self.fail(node, "one side of * must be a schedule")
         return self.run(node, operator.mul, [left, right], {})
 
     def call(self, node: ast.Call) -> Any:
+        """A schedule, or a method of one, with its arguments."""
         arguments = [self.value(argument) for argument in node.args]
         keywords: dict[str, Any] = {}
         for keyword in node.keywords:
