@@ -120,6 +120,7 @@ def _update_differentiably(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> N
 
 
 def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -> dict[str, Any]:
+    """What the rule makes of a leaf: the new param and slots by name, in the computing dtype."""
     compute = VOCABULARY.dtype = compute_dtype(leaf.param)
     slots = []
     for name in form.rule.slots:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter, itemgetter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor
 
 from steprule.engines import Leaf
-from steprule.engines.kernel_cache import Kernel, can_convert_half, kernel_for
+from steprule.engines.addresses import Likeness, SameTensors, addresses_of
+from steprule.engines.kernel_cache import Library, can_convert_half, library_for
 from steprule.engines.kernel_source import Control, Layout, kernel_source, scalar_row
+from steprule.engines.team import team
 from steprule.engines.workers import workers
 from steprule.formats import format_of
 from steprule.formats.floating import FLOATING, compute_dtype
@@ -28,15 +31,11 @@ from steprule.shared_terms import Form
 
 # Elements of one chunk: small enough to spread evenly, large enough to hide its set-up.
 CHUNK = 8192
-# Elements for each thread: below this a second thread costs more than it saves.
-GRAIN = 1 << 19
+# Elements for each thread: with fewer, another thread costs more than it saves.
+GRAIN = 1 << 16
 
 _PLAIN = {Tensor, torch.nn.Parameter}
-_data_ptr = Tensor.data_ptr
-_numel = Tensor.numel
-_is_contiguous = Tensor.is_contiguous
 _grad_of = attrgetter("grad")
-_dtype_of = attrgetter("dtype")
 
 
 class FusedEngine:
@@ -147,52 +146,50 @@ class FusedRunner:
 
     def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
         self.form = form
-        self.params = [leaf.param for leaf in leaves]
+        self.params = tuple(leaf.param for leaf in leaves)
         self.labels = [leaf.label for leaf in leaves]
         self.groups = sorted({leaf.group for leaf in leaves})
         self.grad_dtype = leaves[0].grad.dtype
         self._states = [leaf.state for leaf in leaves]
-        self._kernel, row_length = _kernel_of(form, leaves[0])
+        self._library = _library_of(form, leaves[0])
+        self._prepare, self._update = self._library.functions
         self._memorise()
-        self._make_tables(leaves, row_length)
-        self._grads: list[Tensor | None] = []
+        self._make_tables(leaves)
+        self._grads: tuple[Any, ...] = ()
         self._active: Sequence[Tensor] = ()
-        self._pointers = array("q")
-        self._shares: dict[int, list[tuple[int, int]]] = {}
+        self._addresses = array("q")
+        self._tasks: dict[int, _Task] = {}
 
     def _memorise(self) -> None:
         """Keep what :meth:`collect` compares with."""
         params = self.params
-        self._param_pointers = list(map(_data_ptr, params))
-        self._sizes = list(map(_numel, params))
-        self._contiguous = params[0].is_contiguous()
-        self._strides = None if self._contiguous else [p.stride() for p in params]
-        # A lazy conjugate or negation hides in a complex tensor, or in one with one element.
-        self._may_be_lazy = [i for i, p in enumerate(params) if p.is_complex() or p.numel() == 1]
-        self._empty = [i for i, p in enumerate(params) if p.numel() == 0]
-        names = (*self.form.array_slots, *_counts(self.form))
+        self._param_addresses = addresses_of(params)
+        self._sizes = [p.numel() for p in params]
+        self._empty = [i for i, size in enumerate(self._sizes) if size == 0]
         # While these are alive, no other tensor can be given one of the addresses.
         self._kept = [p.detach() for p in params]
-        self._kept += [state[name] for name in names for state in self._states]
-        self._slots: list[tuple[Callable[[dict[str, Any]], Tensor], list[int]]] = [
-            (itemgetter(name), [state[name].data_ptr() for state in self._states]) for name in names
-        ]
+        names = (*self.form.array_slots, *_counts(self.form))
+        self._slots = [tuple(state[name] for state in self._states) for name in names]
+        self._same_slots = SameTensors(self._states, names) if names else None
+        self._usual_grads: Likeness | None = None
 
-    def _make_tables(self, leaves: Sequence[Leaf], row_length: int) -> None:
+    def _make_tables(self, leaves: Sequence[Leaf]) -> None:
         count = len(leaves)
         scale = 2 if leaves[0].param.is_complex() else 1
         sizes = [size * scale for size in self._sizes]
         arrays = len(self.form.array_slots)
-        columns = [self._param_pointers, *(pointers for _, pointers in self._slots[:arrays])]
+        columns = [self._param_addresses, *map(addresses_of, self._slots[:arrays])]
         self._columns = np.array(columns, dtype=np.int64)
-        self._counts = np.array([p for _, p in self._slots[arrays:]] or [[0]], dtype=np.int64)
+        counts = [addresses_of(tensors) for tensors in self._slots[arrays:]]
+        self._counts = np.array(counts or [array("q", [0])], dtype=np.int64)
         row_of = {group: i for i, group in enumerate(self.groups)}
         self._row_of = row_of
         self._group_rows = np.array([row_of[leaf.group] for leaf in leaves], dtype=np.int64)
         hyperparameters = [n for n in self.form.scalars if n not in SUPPLIED]
         self._numbers = np.zeros((len(self.groups), max(1, len(hyperparameters))))
         self._first = np.array([float(leaf.is_first) for leaf in leaves])
-        self._scalars = np.zeros((count, max(1, row_length)))
+        row = scalar_row(self.form.recording())
+        self._scalars = np.zeros((count, max(1, len(row))))
         chunks = [
             (i, start, min(CHUNK, size - start))
             for i, size in enumerate(sizes)
@@ -227,94 +224,115 @@ class FusedRunner:
         Returns:
             False if anything is no longer as it was planned: plan anew.
         """
-        params = self.params
-        if list(map(_data_ptr, params)) != self._param_pointers:
+        if addresses_of(self.params) != self._param_addresses:
             return False
-        try:
-            for slot_of, pointers in self._slots:
-                if list(map(_data_ptr, map(slot_of, self._states))) != pointers:
-                    return False
-            return self._collect_grads()
-        except (KeyError, TypeError, RuntimeError):  # gone, no tensor, or without memory
+        if self._same_slots is not None and not self._same_slots.hold():
             return False
+        return self._collect_grads()
 
     def _collect_grads(self) -> bool:
-        grads = list(map(_grad_of, self.params))
-        kinds = set(map(type, grads))
-        if (
-            kinds == {Tensor}
-            and self._contiguous
-            and set(map(_dtype_of, grads)) == {self.grad_dtype}
-            and list(map(_numel, grads)) == self._sizes
-            and all(map(_is_contiguous, grads))
-            and not any(grads[i].is_conj() or grads[i].is_neg() for i in self._may_be_lazy)
-        ):
-            self._pointers = array("q", map(_data_ptr, grads))
+        grads: tuple[Any, ...] = tuple(map(_grad_of, self.params))
+        if self._usual_grads is not None and self._usual_grads.holds(grads):
+            self._addresses = addresses_of(grads)
             self._active = self.params
+        elif not self._collect_unusual(grads):
+            return False
         else:
-            if not kinds <= {*_PLAIN, type(None)}:
-                return False
-            for i, grad in enumerate(grads):
-                if grad is not None and not self._fits(i, grad):
-                    if grad.layout is not torch.strided or grad.shape != self.params[i].shape:
-                        return False
-                    grads[i] = self._conforming(i, grad)
-            self._pointers = array("q", (0 if g is None else g.data_ptr() for g in grads))
-            self._active = [p for p, g in zip(self.params, grads, strict=True) if g is not None]
+            grads = self._grads
         for i in self._empty:
-            self._pointers[i] = grads[i] is not None
+            self._addresses[i] = grads[i] is not None
         self._grads = grads
-        return self._pointers.count(0) == len(self.params) - len(self._active)
+        return self._addresses.count(0) == len(self.params) - len(self._active)
+
+    def _collect_unusual(self, grads: tuple[Any, ...]) -> bool:
+        """Take gradients one by one: some are missing, or must be copied to be read."""
+        taken = []
+        for i, grad in enumerate(grads):
+            if grad is None or self._fits(i, grad):
+                taken.append(grad)
+                continue
+            readable = type(grad) in _PLAIN and grad.layout is torch.strided
+            if not readable or grad.shape != self.params[i].shape:
+                return False
+            # A copy of what is expanded, permuted, lazily conjugated…
+            like = torch.empty_like(self.params[i], dtype=self.grad_dtype)
+            taken.append(like.copy_(grad))
+        self._grads = tuple(taken)
+        self._active = [p for p, g in zip(self.params, taken, strict=True) if g is not None]
+        self._addresses = array("q", (0 if g is None else g.data_ptr() for g in taken))
+        if all(map(is_, taken, grads)) and len(self._active) == len(self.params):
+            self._usual_grads = Likeness(grads)
+        return True
 
     def _fits(self, i: int, grad: Tensor) -> bool:
         """Whether a gradient can be read where it is."""
-        same_layout = (
-            grad.is_contiguous()
-            if self._strides is None
-            else grad.layout is torch.strided and grad.stride() == self._strides[i]
-        )
+        param = self.params[i]
         return (
-            grad.layout is torch.strided
+            type(grad) in _PLAIN
+            and grad.layout is torch.strided
             and grad.dtype is self.grad_dtype
-            and grad.shape == self.params[i].shape
-            and same_layout
+            and grad.shape == param.shape
+            and (grad.stride() == param.stride() or grad.numel() < 2)
             and not grad.is_conj()
             and not grad.is_neg()
         )
-
-    def _conforming(self, i: int, grad: Tensor) -> Tensor:
-        """A copy of an expanded, permuted, lazily conjugated… gradient that the kernel can read."""
-        return torch.empty_like(self.params[i], dtype=self.grad_dtype).copy_(grad)
 
     def run(self) -> None:
         """Update the parameters whose gradients :meth:`collect` took."""
         try:
             if self._active:
-                self._control[Control.GRADS] = self._pointers.buffer_info()[0]
-                self._kernel.prepare(self._address, 0, 0)
+                self._control[Control.GRADS] = self._addresses.buffer_info()[0]
+                self._prepare(self._address, 0, 0)
                 threads = min(torch.get_num_threads(), 1 + self._elements // GRAIN)
                 if threads == 1:
-                    self._kernel.update(self._address, 0, self._chunk_count)
+                    self._update(self._address, 0, self._chunk_count)
                 else:
-                    update = functools.partial(self._kernel.update, self._address)
-                    shares = self._shares_for(threads)
-                    workers().run([functools.partial(update, *share) for share in shares])
+                    self._run_on(threads)
                 _bump_versions(self._active)
         finally:
-            self._grads = []
+            self._grads = ()
             self._active = ()
 
-    def _shares_for(self, threads: int) -> list[tuple[int, int]]:
-        """Ranges of chunks with about equal numbers of elements, one for each thread."""
-        if threads not in self._shares:
-            ends = np.cumsum(self._chunks[:, 2])
-            cuts = np.searchsorted(ends, np.linspace(0, ends[-1], threads + 1)[1:-1]) + 1
-            edges = [0, *map(int, cuts), self._chunk_count]
-            self._shares[threads] = list(zip(edges[:-1], edges[1:], strict=True))
-        return self._shares[threads]
+    def _run_on(self, threads: int) -> None:
+        task = self._tasks.get(threads)
+        if task is None:
+            task = self._tasks[threads] = _Task(self._edges(threads))
+        crew = team()
+        if crew is not None:
+            task.words[:] = (
+                self._library.addresses[1],
+                self._library.scratch,
+                self._address,
+                threads,
+                task.edges.ctypes.data,
+                *crew.queries,
+            )
+            crew.run(task.words.ctypes.data, threads)
+        else:
+            update = functools.partial(self._update, self._address)
+            workers().run(
+                [
+                    functools.partial(update, low, high)
+                    for low, high in pairwise(map(int, task.edges))
+                ]
+            )
+
+    def _edges(self, threads: int) -> np.ndarray[Any, Any]:
+        """Where each thread's chunks begin (and the last one's end): about equal work for each."""
+        ends = np.cumsum(self._chunks[:, 2])
+        cuts = np.searchsorted(ends, np.linspace(0, ends[-1], threads + 1)[1:-1]) + 1
+        return np.array([0, *cuts, self._chunk_count], dtype=np.int64)
 
 
-def _kernel_of(form: Form, leaf: Leaf) -> tuple[Kernel, int]:
+class _Task:
+    """The memory in which a team of threads is told its task."""
+
+    def __init__(self, edges: np.ndarray[Any, Any]) -> None:
+        self.edges = edges
+        self.words = np.zeros(7, dtype=np.int64)
+
+
+def _library_of(form: Form, leaf: Leaf) -> Library:
     stored = [("param", leaf.param), ("grad", leaf.grad)]
     stored += [(name, leaf.state[name]) for name in form.array_slots]
     layout = Layout(
@@ -325,7 +343,7 @@ def _kernel_of(form: Form, leaf: Leaf) -> tuple[Kernel, int]:
         ),
         compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
     )
-    return kernel_for(_source_of(layout)), len(scalar_row(form.recording()))
+    return library_for(_source_of(layout), ("prepare", "update"), arity=3)
 
 
 @functools.cache
@@ -334,5 +352,5 @@ def _source_of(layout: Layout) -> str:
 
 
 def _bump_versions(params: Sequence[Tensor]) -> None:
-    """Let a graph that saved a parameter know that it has changed, as an in-place operation does."""
+    """Let a graph that saved a parameter know of the change, as an in-place operation does."""
     torch.autograd.graph.increment_version(params)

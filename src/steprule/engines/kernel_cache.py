@@ -16,38 +16,44 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
 
 # Raise when what kernels call (kernel_memory.py) changes meaning.
-_FORMAT = "steprule-kernel-1"
-_FUNCTIONS = ("prepare", "update")
-# Numba's own calling convention: result pointer, exception pointer, then the arguments.
-_PROTOTYPE = ctypes.CFUNCTYPE(
-    ctypes.c_int32,
-    ctypes.c_void_p,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_int64,
-    ctypes.c_int64,
-)
+_FORMAT = "steprule-kernel-2"
 _lock = threading.Lock()
 
+NativeFunction = Callable[..., int]
 
-class Kernel:
-    """The two compiled functions of one layout; calling one releases the GIL."""
 
-    def __init__(self, object_code: bytes, symbols: list[str]) -> None:
-        self._engine = _execution_engine(object_code)
+class Library:
+    """Compiled functions over integers.
+
+    Args:
+        object_code: what was compiled.
+        symbols: the functions' names in it, in the order of the source.
+        arity: how many integers each takes.
+        keeps_gil: for functions that read Python objects; others release the GIL while they run.
+    """
+
+    def __init__(
+        self, object_code: bytes, symbols: list[str], arity: int, *, keeps_gil: bool
+    ) -> None:
+        self._engine = execution_engine(llvm.parse_assembly(""), object_code)
         # Room for the result and the exception that a call might leave; neither is ever read.
         self._scratch = ctypes.create_string_buffer(32)
         result = ctypes.addressof(self._scratch)
-        addresses = [self._engine.get_function_address(symbol) for symbol in symbols]
-        self.prepare, self.update = (
-            functools.partial(_PROTOTYPE(address), result, result + 16) for address in addresses
-        )
+        make = ctypes.PYFUNCTYPE if keeps_gil else ctypes.CFUNCTYPE
+        # Numba's own calling convention: result pointer, exception pointer, then the arguments.
+        prototype = make(ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * arity)
+        self.scratch = result
+        self.addresses = [self._engine.get_function_address(symbol) for symbol in symbols]
+        self.functions: list[NativeFunction] = [
+            functools.partial(prototype(address), result, result + 16) for address in self.addresses
+        ]
 
 
 @functools.cache
@@ -68,12 +74,14 @@ def _target_machine() -> Any:
     )
 
 
-def _execution_engine(object_code: bytes) -> Any:
+def execution_engine(module: Any, object_code: bytes | None = None) -> Any:
+    """An engine with a module, and object code beside it, linked and ready to run."""
     _target_machine()
     # An execution engine takes ownership of its target machine: give each one of its own.
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
+    engine = llvm.create_mcjit_compiler(module, machine)
+    if object_code is not None:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
     engine.finalize_object()
     return engine
 
@@ -116,36 +124,39 @@ def digest_of(source: str) -> str:
 
 
 @functools.cache
-def kernel_for(source: str) -> Kernel:
-    """The kernel with this source: from memory, from disk, or compiled now."""
+def library_for(
+    source: str, names: tuple[str, ...], arity: int, *, keeps_gil: bool = False
+) -> Library:
+    """The functions ``names`` of this source: from memory, from disk, or compiled now."""
     with _lock:
-        return _load_or_compile(source)
+        object_code, symbols = _load_or_compile(source, names, arity)
+    return Library(object_code, symbols, arity, keeps_gil=keeps_gil)
 
 
-def _load_or_compile(source: str) -> Kernel:
+def _load_or_compile(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, list[str]]:
     try:
         digest = digest_of(source)
         path = cache_folder() / f"{digest[:32]}.kernel"
     except (RuntimeError, OSError):  # no home folder: nothing can be kept
-        return Kernel(*_compile(source))
+        return _compile(source, names, arity)
     stored = _read(path, digest)
     if stored is None:
-        stored = _compile(source)
+        stored = _compile(source, names, arity)
         _write(path, digest, source, *stored)
-    return Kernel(*stored)
+    return stored
 
 
-def _compile(source: str) -> tuple[bytes, list[str]]:
+def _compile(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, list[str]]:
     import numba
 
     from steprule.engines.kernel_memory import kernel_namespace
 
     namespace = kernel_namespace()
     exec(compile(source, "<steprule kernel>", "exec"), namespace)
-    signature = numba.int64(numba.int64, numba.int64, numba.int64)
+    signature = numba.int64(*[numba.int64] * arity)
+    compiler: Any = numba.njit  # its published types lack the options for bare functions
     modules, symbols = [], []
-    for name in _FUNCTIONS:
-        compiler: Any = numba.njit  # its published types lack the options for bare functions
+    for name in names:
         dispatcher = compiler(
             signature,
             error_model="numpy",  # a division that checks for zero cannot be vectorized
@@ -155,7 +166,8 @@ def _compile(source: str) -> tuple[bytes, list[str]]:
         compiled = next(iter(dispatcher.overloads.values()))
         modules.append(llvm.parse_assembly(compiled.library.get_llvm_str()))
         symbols.append(compiled.fndesc.llvm_func_name)
-    modules[0].link_in(modules[1])
+    for module in modules[1:]:
+        modules[0].link_in(module)
     return _target_machine().emit_object(modules[0]), symbols
 
 
@@ -185,12 +197,12 @@ def _write(path: Path, digest: str, source: str, code: bytes, symbols: list[str]
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: another process may be reading or writing the same one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise

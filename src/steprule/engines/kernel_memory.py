@@ -122,6 +122,19 @@ def _denormal_intrinsics() -> tuple[Any, Any]:
     return flush_denormals, restore_denormals
 
 
+@intrinsic
+def call_with_pointer(_typing: Any, function: Any, argument: Any) -> tuple[Any, Any]:
+    """The address that a C function of one pointer returns."""
+
+    def generate(_context: Any, b: ir.IRBuilder, _signature: Any, args: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(pointer, [pointer])
+        callee = b.inttoptr(args[0], kind.as_pointer())
+        return b.ptrtoint(b.call(callee, [b.inttoptr(args[1], pointer)]), _I64)
+
+    return types.int64(types.int64, types.int64), generate
+
+
 def kernel_namespace() -> dict[str, Any]:
     """The globals of a kernel."""
     names: dict[str, Any] = {
@@ -143,5 +156,6 @@ def kernel_namespace() -> dict[str, Any]:
     }
     for name, kind in kinds.items():
         names[f"load_{name}"], names[f"store_{name}"] = _accessors(*kind)
+    names["call_with_pointer"] = call_with_pointer
     names["flush_denormals"], names["restore_denormals"] = _denormal_intrinsics()
     return names
