@@ -10,12 +10,17 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook as register_optimizer_step_pre_hook,
 )
 
+from steprule import lr_scheduler as lr_scheduler
+from steprule import optimizer as optimizer
+from steprule import schedules as schedules
+from steprule import swa_utils as swa_utils
+from steprule.custom import make_optimizer as make_optimizer
 from steprule.optimizer import Optimizer as Optimizer
 from steprule.optimizer import set_learning_rate as set_learning_rate
+from steprule.plotting import plot_schedule as plot_schedule
 from steprule.rule import Range as Range
 from steprule.rule import Slot as Slot
 from steprule.rule import rule as rule
 from steprule.rules import *  # noqa: F403  # every optimizer in the registry
-from steprule.custom import make_optimizer as make_optimizer
 
 __version__ = "0.1.0"

@@ -76,7 +76,7 @@ def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -
     params = inspect.Parameter("params", inspect.Parameter.POSITIONAL_ONLY)
     signature = inspect.Signature([params, *positional, *keyword])
 
-    def __init__(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+    def construct(self: Optimizer, *args: Any, **kwargs: Any) -> None:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as problem:
@@ -91,7 +91,7 @@ def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -
     caller = sys._getframe(1).f_globals.get("__name__", __name__)
     namespace = {
         "rule": rule,
-        "__init__": __init__,
+        "__init__": construct,
         "__doc__": rule.function.__doc__,
         "__module__": caller,
         "__qualname__": class_name,

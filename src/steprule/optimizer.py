@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, cast, overload
+from typing import Any, ClassVar, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor
@@ -22,9 +22,23 @@ from steprule.param_groups import (
 )
 from steprule.plan import Context, Plan, requested_engine
 from steprule.rule import Rule
+from steprule.scheduled import (
+    SCHEDULES,
+    STEP,
+    advance_schedules,
+    packed_schedules,
+    split_schedules,
+    steps_seen,
+    unpacked_schedules,
+    with_schedules,
+)
+from steprule.schedules import Schedule
 from steprule.state import LoadPlan, StateDict, ensure_state, moved, packed_state
 
-__all__ = ["Optimizer", "ParamsT", "set_learning_rate"]
+__all__ = ["Number", "Optimizer", "ParamsT", "own_options", "set_learning_rate"]
+
+# What any numeric option takes: a number, a 1-element tensor, or a schedule.
+Number: TypeAlias = float | Tensor | Schedule
 
 _TAKERS_OF_SPARSE: list[str] = []
 _REQUIRED = torch_optimizer.required
@@ -48,8 +62,9 @@ class Optimizer(torch.optim.Optimizer):
     Args:
         params: tensors, ``(name, tensor)`` pairs (``model.named_parameters()``), or dicts with
             a key ``params`` and any options that the group has of its own. Generators will do.
-        defaults: the options, for groups that do not set them. Those that (nearly) all
-            optimizers have:
+        defaults: the options, for groups that do not set them; in place of any number, a
+            :class:`~steprule.schedules.Schedule`, which this optimizer's steps drive. Those that
+            (nearly) all optimizers have:
 
             - ``lr``: learning rate of a step, a number or a 1-element tensor, >= 0;
             - ``weight_decay``: >= 0; ``weight_decay * param`` is added to the gradient (L2), or,
@@ -101,7 +116,7 @@ class Optimizer(torch.optim.Optimizer):
         }
         self.engine = engine
         self._prepare()
-        self._check_group({**self.extras, **self.defaults}, "")
+        self._check_group(split_schedules({**self.extras, **self.defaults})[0], "")
         self.state: defaultdict[Tensor, Any] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
         for group in listed_groups(params):
@@ -137,11 +152,12 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(f"{where}a parameter group needs the key 'params'")
         params, names = split_names(param_group["params"], where)
         check_spelling(
-            (k for k in param_group if k not in ("params", "param_names")),
+            (k for k in param_group if k not in ("params", "param_names", SCHEDULES, STEP)),
             [*self.defaults, *(k for k in self.extras if k not in self.defaults)],
             where,
         )
         group = {**self.defaults, **param_group, "params": params}
+        group = with_schedules(group, steps_seen(self.param_groups))
         if names is not None:
             group["param_names"] = names
         for name, value in group.items():
@@ -228,6 +244,8 @@ class Optimizer(torch.optim.Optimizer):
             self._plan = None
             plan = self._plan = Plan(self._context())
         plan.run()
+        if plan.has_schedules:
+            advance_schedules(self.param_groups)
 
     def _context(self) -> Context:
         if self.rule is None:
@@ -296,7 +314,7 @@ class Optimizer(torch.optim.Optimizer):
         """The state in torch's format: ``state`` by parameter index, and ``param_groups``."""
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        packed = packed_state(self.param_groups, self.state)
+        packed = packed_state(map(packed_schedules, self.param_groups), self.state)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             returned = post_hook(self, packed)
             if returned is not None:
@@ -321,10 +339,10 @@ class Optimizer(torch.optim.Optimizer):
             if returned is not None:
                 state_dict = returned
         load = LoadPlan(self.param_groups, self.rule, state_dict)
-        for i, group in enumerate(load.groups):
-            group.update(self.fixed)
+        groups = [unpacked_schedules({**group, **self.fixed}) for group in load.groups]
+        for i, group in enumerate(groups):
             self._check_loaded(group, i)
-        for group, loaded in zip(self.param_groups, load.groups, strict=True):
+        for group, loaded in zip(self.param_groups, groups, strict=True):
             group.clear()
             group.update(loaded)
         self.state.clear()

@@ -21,6 +21,7 @@ from steprule.engines.foreach import ForeachEngine
 from steprule.engines.rows import RowsEngine
 from steprule.param_groups import label_of
 from steprule.rule import SUPPLIED, Rule
+from steprule.scheduled import SCHEDULES
 from steprule.shared_terms import Form, form_of
 from steprule.state import ensure_state
 
@@ -124,6 +125,7 @@ class Plan:
             leaf.is_first = leaf.param in context.fresh
         self.seats: list[Seat] = []
         self._runners = self._seat(leaves)
+        self.has_schedules = any(SCHEDULES in group for group in context.groups)
         self._states = list(context.state.values())
         self._loose = [seat for seat in self.seats if seat.engine not in ("fused", "none")]
         self._dormant = [seat.param for seat in self.seats if seat.engine == "none"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from steprule.ops import sqrt
-from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, own_options
 from steprule.rule import Range, Slot, rule
 
 
@@ -60,10 +58,10 @@ class Adadelta(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1.0,
-        rho: float = 0.9,
-        eps: float = 1e-6,
-        weight_decay: float = 0,
+        lr: Number = 1.0,
+        rho: Number = 0.9,
+        eps: Number = 1e-6,
+        weight_decay: Number = 0,
         foreach: bool | None = None,
         *,
         capturable: bool = False,

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from steprule.matrix_ops import matmul, mean, mean_square
 from steprule.ops import lerp, maximum, minimum, sqrt
-from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, own_options
 from steprule.rule import FINITE, Range, Slot, rule
 
 
@@ -98,11 +96,11 @@ class Adafactor(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-2,
-        beta2_decay: float = -0.8,
-        eps: tuple[float | None, float] = (None, 1e-3),
-        d: float = 1.0,
-        weight_decay: float = 0.0,
+        lr: Number = 1e-2,
+        beta2_decay: Number = -0.8,
+        eps: tuple[Number | None, Number] = (None, 1e-3),
+        d: Number = 1.0,
+        weight_decay: Number = 0.0,
         *,
         foreach: bool | None = None,
         maximize: bool = False,

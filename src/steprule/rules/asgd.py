@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from steprule.ops import maximum, where
-from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, own_options
 from steprule.rule import FINITE, Slot, rule
 
 
@@ -74,11 +72,11 @@ class ASGD(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-2,
-        lambd: float = 1e-4,
-        alpha: float = 0.75,
-        t0: float = 1e6,
-        weight_decay: float = 0,
+        lr: Number = 1e-2,
+        lambd: Number = 1e-4,
+        alpha: Number = 0.75,
+        t0: Number = 1e6,
+        weight_decay: Number = 0,
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steprule.matrix_ops import orthogonalized
 from steprule.ops import lerp, maximum, sqrt
-from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, own_options
 from steprule.rule import FINITE, Range, rule
 
 
@@ -89,12 +89,12 @@ class Muon(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        weight_decay: float = 0.1,
-        momentum: float = 0.95,
+        lr: Number = 1e-3,
+        weight_decay: Number = 0.1,
+        momentum: Number = 0.95,
         nesterov: bool = True,
-        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
-        eps: float = 1e-7,
+        ns_coefficients: tuple[Number, Number, Number] = (3.4445, -4.775, 2.0315),
+        eps: Number = 1e-7,
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
         *,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from steprule.ops import sqrt
-from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, own_options
 from steprule.rule import NON_NEGATIVE, Slot, rule
 
 
@@ -86,11 +84,11 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        momentum: float = 0,
+        lr: Number = 1e-2,
+        alpha: Number = 0.99,
+        eps: Number = 1e-8,
+        weight_decay: Number = 0,
+        momentum: Number = 0,
         centered: bool = False,
         capturable: bool = False,
         foreach: bool | None = None,

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from steprule.ops import maximum, minimum, sign, where
-from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, own_options
 from steprule.rule import NON_NEGATIVE, Range, Slot, rule
 
 
@@ -78,9 +76,9 @@ class Rprop(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-2,
-        etas: tuple[float, float] = (0.5, 1.2),
-        step_sizes: tuple[float, float] = (1e-6, 50),
+        lr: Number = 1e-2,
+        etas: tuple[Number, Number] = (0.5, 1.2),
+        step_sizes: tuple[Number, Number] = (1e-6, 50),
         *,
         capturable: bool = False,
         foreach: bool | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from steprule.ops import lerp, sqrt
-from steprule.optimizer import Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, own_options
 from steprule.rule import Slot, rule
 
 
@@ -73,9 +73,9 @@ class SparseAdam(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        lr: Number = 1e-3,
+        betas: tuple[Number, Number] = (0.9, 0.999),
+        eps: Number = 1e-8,
         maximize: bool = False,
         *,
         engine: str = "auto",

@@ -1,0 +1,90 @@
+"""Options that are schedules: their values put into the groups, step by step.
+
+A group keeps its schedules under ``"schedules"`` (option, or ``option[i]`` for an entry of a
+tuple such as betas) and the number of steps they have seen under ``"schedule_step"``; the option
+itself always holds the number in force at the next step. Groups without schedules have neither
+key, as in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from steprule.schedules import Schedule
+
+SCHEDULES, STEP = "schedules", "schedule_step"
+
+
+def split_schedules(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Schedule]]:
+    """Options with each schedule replaced by its first value, and the schedules."""
+    plain = dict(options)
+    found: dict[str, Schedule] = {}
+    for name, value in options.items():
+        if isinstance(value, Schedule):
+            found[name] = value
+            plain[name] = value(0)
+        elif isinstance(value, (tuple, list)) and any(isinstance(v, Schedule) for v in value):
+            entries = {f"{name}[{i}]": v for i, v in enumerate(value)}
+            found.update({k: v for k, v in entries.items() if isinstance(v, Schedule)})
+            plain[name] = tuple(v(0) if isinstance(v, Schedule) else v for v in value)
+    return plain, found
+
+
+def with_schedules(group: dict[str, Any], step: int) -> dict[str, Any]:
+    """A new group whose options may be schedules, at a step of the optimizer."""
+    plain, found = split_schedules(group)
+    if found:
+        plain[SCHEDULES], plain[STEP] = found, step
+        apply_schedules(plain)
+    return plain
+
+
+def apply_schedules(group: dict[str, Any]) -> None:
+    """Put into a group the values that its schedules have at its step."""
+    for key, schedule in group[SCHEDULES].items():
+        name, _, position = key.partition("[")
+        value = schedule(group[STEP])
+        if not position:
+            group[name] = value
+        else:
+            index = int(position.rstrip("]"))
+            entries = group[name]
+            group[name] = (*entries[:index], value, *entries[index + 1 :])
+
+
+def advance_schedules(groups: Iterable[dict[str, Any]]) -> None:
+    """Move the schedules of all groups on by one step."""
+    for group in groups:
+        if SCHEDULES in group:
+            group[STEP] += 1
+            apply_schedules(group)
+
+
+def steps_seen(groups: Iterable[Mapping[str, Any]]) -> int:
+    """How many steps the schedules among ``groups`` have seen."""
+    return max((group.get(STEP, 0) for group in groups), default=0)
+
+
+def packed_schedules(group: dict[str, Any]) -> dict[str, Any]:
+    """A group for a state dict: its schedules as plain types."""
+    if SCHEDULES not in group:
+        return group
+    return {**group, SCHEDULES: {k: s.to_json() for k, s in group[SCHEDULES].items()}}
+
+
+def unpacked_schedules(group: dict[str, Any]) -> dict[str, Any]:
+    """A group from a state dict, its schedules made again and in force.
+
+    Raises:
+        ValueError: something that is not a schedule.
+    """
+    if SCHEDULES not in group:
+        return group
+    found = {
+        k: s if isinstance(s, Schedule) else Schedule.from_json(s)
+        for k, s in group[SCHEDULES].items()
+    }
+    group = {**group, SCHEDULES: found}
+    apply_schedules(group)
+    return group
