@@ -75,7 +75,9 @@ def test_other_seeds(name: str, seed: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
 @pytest.mark.parametrize(
     ("case", "engine"),
-    list(chain.from_iterable(params_of(n) for n in rule_optimizers(lambda rule: rule.takes_complex))),
+    list(
+        chain.from_iterable(params_of(n) for n in rule_optimizers(lambda rule: rule.takes_complex))
+    ),
 )
 def test_complex_trajectory_is_torchs(case: Case, engine: str, dtype: torch.dtype) -> None:
     ours = run(case.ours, case, dtype, engine=engine)

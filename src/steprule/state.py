@@ -46,7 +46,9 @@ def ensure_state(
     count_device = param.device if options.get("capturable") else torch.device("cpu")
     if rule.counts_steps:
         step = entry.get("step", 0.0)
-        if not isinstance(step, Tensor):
+        if rule.sparse == "only":
+            entry["step"] = int(step)  # torch's SparseAdam counts in Python
+        elif not isinstance(step, Tensor):
             entry["step"] = torch.tensor(float(step), dtype=scalar_dtype(), device=count_device)
         elif step.device != count_device:
             entry["step"] = step.to(count_device)  # a count on the GPU would be waited for

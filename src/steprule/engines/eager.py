@@ -95,14 +95,21 @@ def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
             format_of(target).write(target, new[name])
     for name in form.scalar_slots:
         leaf.state[name].copy_(torch.as_tensor(new[name]))
-    if step is not None:
+    advance(leaf, step)
+
+
+def advance(leaf: Leaf, step: Tensor | int | None) -> None:
+    """Count one more step."""
+    if isinstance(step, Tensor):
         step += 1
+    elif step is not None:
+        leaf.state["step"] = step + 1
 
 
 def _update_differentiably(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
     # Autograd keeps the old values for its backward pass, so state is replaced, not overwritten.
     step = supply_scalars(form, leaf, scalars)
-    if step is not None and step.requires_grad:
+    if isinstance(step, Tensor) and step.requires_grad:
         raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
     new = new_values(form, leaf, leaf.param.clone(), scalars)
     for name in form.array_slots:
@@ -136,17 +143,19 @@ def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -
     return dict(zip(("param", *form.rule.slots), returned, strict=True))
 
 
-def supply_scalars(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> Tensor | None:
+def supply_scalars(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> Tensor | int | None:
     """Add to ``scalars`` what depends on the parameter: step, first, the scalar slots.
 
     Returns:
-        The tensor that counts the steps, not yet advanced; None if the rule counts none.
+        What counts the steps, not yet advanced; None if the rule counts none.
     """
     keep_tensors = torch.is_grad_enabled() or form.capturable
-    step: Tensor | None = leaf.state["step"] if form.rule.counts_steps else None
-    if "step" in form.scalars:
-        assert step is not None
-        scalars["step"] = (_precise(step) if keep_tensors else step.item()) + 1
+    step: Tensor | int | None = leaf.state["step"] if form.rule.counts_steps else None
+    if "step" in form.scalars and step is not None:
+        if isinstance(step, Tensor):
+            scalars["step"] = (_precise(step) if keep_tensors else step.item()) + 1
+        else:
+            scalars["step"] = step + 1
     if "first" in form.scalars:
         scalars["first"] = leaf.is_first
     if "machine_eps" in form.scalars:

@@ -58,7 +58,7 @@ class ForeachEngine:
         for leaf in leaves:
             scalars = dict(numbers[leaf.group])
             step = supply_scalars(form, leaf, scalars)
-            if step is not None:
+            if isinstance(step, Tensor):
                 steps.append(step)
             key = (leaf.param.dtype, leaf.param.device, tuple(scalars.values()))
             buckets.setdefault(key, []).append(leaf)

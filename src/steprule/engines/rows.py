@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from steprule.engines import Leaf, Numbers
-from steprule.engines.eager import new_values, supply_scalars
+from steprule.engines.eager import advance, new_values, supply_scalars
 from steprule.shared_terms import Form
 
 
@@ -44,8 +44,7 @@ def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
         _scatter(tensor, indices, new[name].to(tensor.dtype))
     for name in form.scalar_slots:
         leaf.state[name].fill_(new[name])
-    if step is not None:
-        step += 1
+    advance(leaf, step)
 
 
 def _gathered(table: Tensor, indices: tuple[Tensor, ...]) -> Tensor:

@@ -1,0 +1,103 @@
+"""A rule of the user's own gets what the built-in ones have."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from helpers import ENGINES
+
+import steprule
+from steprule.ops import sign
+from steprule.schedules import linear
+
+
+@steprule.rule(exp_avg=steprule.Slot(full_precision=True))
+def lion(
+    param: Any, grad: Any, exp_avg: Any, *, lr: Any, beta1: Any, beta2: Any, damped: bool
+) -> Any:
+    """Chen et al. 2023."""
+    update = sign(beta1 * exp_avg + (1 - beta1) * grad)
+    if damped:
+        update = 0.5 * update
+    return param - lr * update, beta2 * exp_avg + (1 - beta2) * grad
+
+
+Lion = steprule.make_optimizer(lion, lr=1e-2, betas=(0.9, 0.99), damped=False)
+
+
+def by_hand(steps: int, decay: float = 0.0) -> torch.Tensor:
+    param, exp_avg = torch.ones(5), torch.zeros(5)
+    for i in range(steps):
+        grad = torch.arange(5.0) - 2 + i
+        param = param * (1 - 1e-2 * decay)
+        param = param - 1e-2 * torch.sign(0.9 * exp_avg + 0.1 * grad)
+        exp_avg = 0.99 * exp_avg + 0.01 * grad
+    return param
+
+
+def train(steps: int, **options: Any) -> tuple[torch.Tensor, Any]:
+    param = torch.ones(5, requires_grad=True)
+    optimizer = Lion([param], **options)
+    for i in range(steps):
+        param.grad = torch.arange(5.0) - 2 + i
+        optimizer.step()
+    return param, optimizer
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_runs_on_every_engine(engine: str) -> None:
+    param, optimizer = train(6, engine=engine)
+    torch.testing.assert_close(param.detach(), by_hand(6))
+    assert optimizer.explain().rows[0].engine == engine
+
+
+def test_has_groups_decay_state_dicts_schedules_and_checks() -> None:
+    param, _ = train(6, weight_decay=0.1, decoupled_weight_decay=True)
+    torch.testing.assert_close(param.detach(), by_hand(6, decay=0.1))
+    _, optimizer = train(2, lr=linear(0.1, 0.0, steps=10))
+    assert optimizer.param_groups[0]["lr"] == linear(0.1, 0.0, steps=10)(2)
+    other = Lion([torch.ones(5, requires_grad=True)])
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert set(next(iter(other.state.values()))) == {"exp_avg"}
+    with pytest.raises(ValueError, match=r"betas\[0\] must be in \[0, 1\)"):
+        Lion([torch.ones(5, requires_grad=True)], betas=(1.0, 0.9))
+    with pytest.raises(TypeError, match="momentum"):
+        Lion([torch.ones(5, requires_grad=True)], momentum=0.9)
+    with pytest.raises(ValueError, match="did you mean 'damped'"):
+        Lion([{"params": [torch.ones(5, requires_grad=True)], "dampd": True}])
+
+
+def test_pickles_by_its_module_level_name() -> None:
+    _, optimizer = train(2)
+    twin = pickle.loads(pickle.dumps(optimizer))
+    assert type(twin) is Lion
+    assert repr(twin) == repr(optimizer)
+
+
+def test_a_class_of_ones_own_reads_as_well() -> None:
+    class MyLion(steprule.Optimizer):
+        rule = lion
+
+        def __init__(self, params: Any, lr: float = 1e-2) -> None:
+            super().__init__(params, {"lr": lr, "betas": (0.9, 0.99), "damped": False})
+
+    param = torch.ones(5, requires_grad=True)
+    optimizer = MyLion([param])
+    for i in range(6):
+        param.grad = torch.arange(5.0) - 2 + i
+        optimizer.step()
+    torch.testing.assert_close(param.detach(), by_hand(6))
+
+
+def test_what_is_no_rule_or_no_option_is_refused() -> None:
+    with pytest.raises(TypeError, match="decorate"):
+        steprule.make_optimizer(lambda param, grad: param)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no option momentum"):
+        steprule.make_optimizer(lion, momentum=0.9)
+    needs_lr = steprule.make_optimizer(lion, betas=(0.9, 0.99), damped=False)
+    with pytest.raises(TypeError, match="lr"):
+        needs_lr([torch.ones(5, requires_grad=True)])
