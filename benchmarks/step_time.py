@@ -6,8 +6,8 @@
 Each round times every contender once, in turn, so that whatever else the machine does falls on
 all of them. All step the same parameters and gradients, each with state of its own; the state is
 made anew, in another order, for each of several trials, because where memory happens to lie can
-make the same kernel half again as fast. Printed: the median of each mode in milliseconds, and the ratio best torch mode /
-ours (above 1: ours is faster). torch's modes are its plain loop, foreach, and fused where it has
+make the same kernel half again as fast. Printed: the median of each mode in milliseconds, and the
+ratio best torch mode / ours (above 1: ours is faster). torch's modes are its plain loop, foreach, and fused where it has
 a fused kernel for the CPU. Gradients stay where they are between steps, as with
 ``zero_grad(set_to_none=False)``; ``--fresh-grads`` moves them before every step.
 """
@@ -132,6 +132,7 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("optimizers", nargs="*", help=f"any of {', '.join(contenders())}")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
