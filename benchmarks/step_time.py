@@ -7,9 +7,9 @@ Each round times every contender once, in turn, so that whatever else the machin
 all of them. All step the same parameters and gradients, each with state of its own; the state is
 made anew, in another order, for each of several trials, because where memory happens to lie can
 make the same kernel half again as fast. Printed: the median of each mode in milliseconds, and the
-ratio best torch mode / ours (above 1: ours is faster). torch's modes are its plain loop, foreach, and fused where it has
-a fused kernel for the CPU. Gradients stay where they are between steps, as with
-``zero_grad(set_to_none=False)``; ``--fresh-grads`` moves them before every step.
+ratio best torch mode / ours (above 1: ours is faster). torch's modes are its plain loop, foreach,
+and fused where it has a fused kernel for the CPU. Gradients stay where they are between steps, as
+with ``zero_grad(set_to_none=False)``; ``--fresh-grads`` moves them before every step.
 """
 
 from __future__ import annotations

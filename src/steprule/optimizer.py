@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -203,7 +204,8 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: a gradient that this optimizer cannot take, named; nothing is changed.
         """
         if self._has_step_hooks():
-            return cast("float | None", _hooked_step(self, closure))
+            given = () if closure is None else (closure,)
+            return cast("float | None", _hooked_step(self, *given))
         return self._step(closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # torch's base class need not wrap it
@@ -269,8 +271,7 @@ class Optimizer(torch.optim.Optimizer):
         self._zero_grad_profile_name = f"Optimizer.zero_grad#{self.__class__.__name__}.zero_grad"
         step = self.__class__.step
         if not getattr(step, "hooked", False):
-            self.__class__.step = self.profile_hook_step(step)  # type: ignore[assignment, method-assign]
-            self.__class__.step.hooked = True  # type: ignore[attr-defined]
+            self.__class__.step = _hooked(step)  # type: ignore[method-assign]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.
@@ -415,27 +416,28 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _hooked_step(optimizer: Optimizer, closure: Any) -> Any:
-    """The step within hooks and the profiler's record, by torch's own wrapper.
+def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step within hooks and the profiler's record, by torch's own wrapper.
 
-    A subclass's step is wrapped already and may call ours within: hooks then run once.
+    A subclass's step may call the one it overrides: hooks then run once, around the outer one.
     """
-    if optimizer._is_stepping:
-        return optimizer._step(closure)
-    optimizer._is_stepping = True
-    try:
-        if closure is None:
-            return _with_hooks(optimizer)
-        return _with_hooks(optimizer, closure)
-    finally:
-        optimizer._is_stepping = False
+    with_hooks = torch.optim.Optimizer.profile_hook_step(step)
+
+    @functools.wraps(step)
+    def outermost(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if self._is_stepping:
+            return step(self, *args, **kwargs)
+        self._is_stepping = True
+        try:
+            return with_hooks(self, *args, **kwargs)
+        finally:
+            self._is_stepping = False
+
+    outermost.hooked = True  # type: ignore[attr-defined]  # torch's base class asks
+    return outermost
 
 
-def _plain_step(optimizer: Optimizer, closure: Any = None) -> Any:
-    return optimizer._step(closure)
-
-
-_with_hooks = torch.optim.Optimizer.profile_hook_step(_plain_step)
+_hooked_step = _hooked(lambda self, *args, **kwargs: self._step(*args, **kwargs))
 
 
 def set_learning_rate(

@@ -46,7 +46,7 @@ def check_options(rule: Rule | None, options: Mapping[str, Any], where: str = ""
         TypeError: something that is not a number.
     """
     ranges = RANGES if rule is None else rule.ranges
-    names = set(ranges) if rule is None else {*rule.options, "weight_decay"}
+    names = set(ranges) if rule is None else {*rule.options, "lr", "weight_decay"}
     for name in names & set(options):
         allowed = ranges.get(name, Range())
         value = options[name]

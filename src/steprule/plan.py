@@ -119,10 +119,7 @@ class Plan:
         self.settings = [_settings(context, i) for i in range(len(context.groups))]
         leaves = self._all_leaves()
         for leaf, _ in leaves:
-            options = context.options_of(context.groups[leaf.group])
-            ensure_state(context.rule, options, leaf.param, context.state, context.fresh)
-            leaf.state = context.state.get(leaf.param, {})
-            leaf.is_first = leaf.param in context.fresh
+            self._make_state(leaf)
         self.seats: list[Seat] = []
         self._runners = self._seat(leaves)
         self.has_schedules = any(SCHEDULES in group for group in context.groups)
@@ -134,6 +131,14 @@ class Plan:
                 "a gradient or parameter has no memory (its storage was freed): "
                 "compute the gradients again before step()"
             )
+
+    def _make_state(self, leaf: Leaf) -> None:
+        """Give a leaf what state it lacks (someone may have cleared it since the last step)."""
+        context = self.context
+        options = context.options_of(context.groups[leaf.group])
+        ensure_state(context.rule, options, leaf.param, context.state, context.fresh)
+        leaf.state = context.state.get(leaf.param, {})
+        leaf.is_first = leaf.param in context.fresh
 
     def _all_leaves(self) -> list[tuple[Leaf, int]]:
         """Every parameter that has a gradient, with its position in its group; all checked."""
@@ -294,6 +299,7 @@ class Plan:
         for seat in self._loose:
             if seat.param.grad is not None:
                 leaf = self._checked_leaf(seat.group, seat.position)
+                self._make_state(leaf)
                 loose.setdefault((seat.engine, self.settings[seat.group].form), []).append(leaf)
         numbers = {i: settings.numbers for i, settings in enumerate(self.settings)}
         for runner in self._runners:

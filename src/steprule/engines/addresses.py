@@ -56,10 +56,12 @@ def changed(function, rows, expected, count, width):
         for k in range(width):
             tensor = load_int64(items, k)
             if tensor != load_int64(expected, 2 * (i * width + k)):
-                return 1
+                store_int64(expected, 2 * count * width, 1)
+                return 0
             address = load_int64(expected, 2 * (i * width + k) + 1)
             if call_with_pointer(function, tensor) != address:
-                return 1
+                store_int64(expected, 2 * count * width, 1)
+                return 0
     return 0
 """
 
@@ -102,7 +104,8 @@ class SameTensors:
         self._known = self._rows()
         tensors = tuple(chain.from_iterable(self._known))
         words = zip(map(id, tensors), addresses_of(tensors), strict=True)
-        self._expected = array("q", chain.from_iterable(words))
+        # Behind what is expected, the word in which the native loop says that it found otherwise.
+        self._expected = array("q", [*chain.from_iterable(words), 0])
 
     def _rows(self) -> tuple[tuple[Tensor, ...], ...]:
         rows = tuple(map(self._values_of, self._entries))
@@ -116,11 +119,13 @@ class SameTensors:
             return False
         function = _data_ptr_function()
         if function is not None:
+            self._expected[-1] = 0
             where = self._expected.buffer_info()[0]
-            return not _native()[1](function, id(rows) + _HEADER, where, self._count, self._width)
+            _native()[1](function, id(rows) + _HEADER, where, self._count, self._width)
+            return self._expected[-1] == 0
         tensors = tuple(chain.from_iterable(rows))
         words = zip(map(id, tensors), map(Tensor.data_ptr, tensors), strict=True)
-        return array("q", chain.from_iterable(words)) == self._expected
+        return array("q", [*chain.from_iterable(words), 0]) == self._expected
 
 
 class Likeness:

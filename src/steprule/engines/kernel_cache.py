@@ -30,7 +30,7 @@ NativeFunction = Callable[..., int]
 
 
 class Library:
-    """Compiled functions over integers.
+    """Compiled functions over integers, which give their results through memory.
 
     Args:
         object_code: what was compiled.
