@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steprule.optimizer import Optimizer
+from steprule.quasi_newton import LBFGS as LBFGS
 from steprule.rules.adadelta import Adadelta as Adadelta
 from steprule.rules.adafactor import Adafactor as Adafactor
 from steprule.rules.adagrad import Adagrad as Adagrad
