@@ -107,9 +107,9 @@ class Slot:
         return float(options[self.init]) if isinstance(self.init, str) else self.init
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
-    """An update rule: see :func:`rule`, which makes one from a function."""
+    """An update rule: see :func:`rule`, which makes one from a function. Equal only to itself."""
 
     function: Callable[..., Any]
     slots: Mapping[str, Slot]

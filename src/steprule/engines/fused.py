@@ -21,7 +21,7 @@ from torch import Tensor
 from steprule.engines import Leaf
 from steprule.engines.addresses import Likeness, SameTensors, addresses_of
 from steprule.engines.kernel_cache import Library, can_convert_half, library_for
-from steprule.engines.kernel_source import Control, Layout, kernel_source, scalar_row
+from steprule.engines.kernel_source import Control, Layout, scalar_row, source_of
 from steprule.engines.team import team
 from steprule.engines.workers import workers
 from steprule.formats import format_of
@@ -343,12 +343,7 @@ def _library_of(form: Form, leaf: Leaf) -> Library:
         ),
         compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
     )
-    return library_for(_source_of(layout), ("prepare", "update"), arity=3)
-
-
-@functools.cache
-def _source_of(layout: Layout) -> str:
-    return kernel_source(layout)
+    return library_for(source_of(layout), ("prepare", "update"), arity=3)
 
 
 def _bump_versions(params: Sequence[Tensor]) -> None:

@@ -14,6 +14,7 @@ A tensor whose gradient's address is 0 has no gradient at this step and is passe
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -87,7 +88,8 @@ _TEMPLATES = {
 _TRUTHS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
 
 
-def kernel_source(layout: Layout) -> str:
+@functools.cache
+def source_of(layout: Layout) -> str:
     """The text of ``prepare`` and ``update``."""
     return "\n\n".join([_prepare_source(layout), _update_source(layout)]) + "\n"
 

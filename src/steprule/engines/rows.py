@@ -1,7 +1,8 @@
 """The rows engine: a sparse gradient's rows, updated as the eager engine would update them.
 
 The rule runs on the rows that the gradient has; no other row of parameter or state is read or
-written, so a step costs as much as the gradient has rows, whatever the table's size.
+written, so a step costs as much as the gradient has rows, whatever the table's size. On the CPU
+the fused kernel does it (fused_rows.py); elsewhere rows are gathered, updated and scattered.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ class RowsEngine:
 
 
 def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
+    from steprule.engines import fused_rows  # loads the compiler's back end: only when needed
+
+    if fused_rows.takes(leaf, form):
+        count = leaf.state["step"] if form.rule.counts_steps else None
+        fused_rows.update_rows(form, leaf, scalars, float(count or 0))
+        advance(leaf, count)
+        return
     step = supply_scalars(form, leaf, scalars)
     grad = leaf.grad.coalesce()  # the update is not linear: each row may appear once
     indices = grad._indices().unbind(0)
