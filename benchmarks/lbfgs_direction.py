@@ -64,6 +64,7 @@ def stepper(cls: Any, size: int, options: dict[str, Any]) -> Callable[[], None]:
 
 
 def measure(size: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of an iteration, for each contender and round."""
     steps = {name: stepper(cls, size, options) for name, (cls, options) in CONTENDERS.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for k in range(rounds + 1):
@@ -76,6 +77,7 @@ def measure(size: int, rounds: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])

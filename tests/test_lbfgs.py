@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_lrs_keep_it_a_descent_method() -> None:
         float(optimizer.step(closure_of(optimizer, lambda: rosenbrock(torch.cat([a, b])))).detach())
         for _ in range(40)
     ]
-    assert all(after < before for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(losses))
 
 
 def test_a_group_with_lr_0_is_frozen_and_the_rest_converges() -> None:
