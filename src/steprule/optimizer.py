@@ -21,7 +21,7 @@ from steprule.param_groups import (
     listed_groups,
     split_names,
 )
-from steprule.plan import Context, Plan, requested_engine
+from steprule.plan import Context, Plan, Seat, requested_engine
 from steprule.rule import Rule
 from steprule.scheduled import (
     SCHEDULES,
@@ -378,6 +378,13 @@ class Optimizer(torch.optim.Optimizer):
         Parameters are assigned when they first have a gradient: call it after ``backward()``.
         Its ``str()`` is a table.
         """
+        if self.rule is None:
+            seats = [
+                Seat(param, i, position, "own step", f"{type(self).__name__} has no rule")
+                for i, group in enumerate(self.param_groups)
+                for position, param in enumerate(group["params"])
+            ]
+            return explanation_of(seats, self.param_groups)
         plan = self._plan
         if plan is None or not plan.is_current():
             with torch.no_grad():

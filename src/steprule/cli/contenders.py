@@ -146,8 +146,10 @@ def _contender(label: str, engine: str, rates: Mapping[str, float]) -> Contender
             break
     if is_torch:
         options |= _torch_mode(label, cls, own_engine or "auto")
-    else:
+    elif "engine" in inspect.signature(cls).parameters:
         options["engine"] = own_engine or engine
+    elif own_engine:
+        raise CommandError(f"--optimizers: {label!r}: {name} has no engines to choose from")
     return Contender(label, name, cls, options, is_torch, has("needs_closure"), has("only_2d"))
 
 
