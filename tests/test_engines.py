@@ -340,3 +340,29 @@ def test_capturable_keeps_the_numbers(name: str) -> None:
     mine = run(cls, case, steps=10, capturable=True, lr=torch.tensor(reference[1].defaults["lr"]))
     assert {row.engine for row in mine[1].explain().rows} == {"eager"}
     torch.testing.assert_close(mine[0], reference[0], **TOLERANCES[torch.float32])
+
+
+def test_own_workers_give_the_bits_that_torchs_team_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torch's OpenMP runtime (another platform, a forked child) our threads do the work."""
+    results = []
+    for crew in (True, False):
+        if not crew:
+            monkeypatch.setattr("steprule.engines.fused.team", lambda: None)
+        generator = torch.Generator().manual_seed(0)
+        param = torch.randn(500_001, generator=generator).requires_grad_()
+        optimizer = steprule.Adam([param])
+        for _ in gradients([param], 3):
+            optimizer.step()
+        results.append(param.detach())
+    assert torch.equal(*results)
+
+
+def test_plain_calls_see_what_the_native_loops_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a torch that lacks its compiler's helpers the checks are the same, only slower."""
+    reference = run(steprule.Adam, Case("Adam", {}), steps=4)
+    monkeypatch.setattr("steprule.engines.addresses._data_ptr_function", lambda: None)
+    monkeypatch.setattr("steprule.engines.addresses._guards", None)
+    params, optimizer = run(steprule.Adam, Case("Adam", {}), steps=4)
+    assert all(map(torch.equal, params, reference[0]))
+    optimizer.state[params[0]]["exp_avg"] = torch.zeros_like(params[0])
+    assert not optimizer._plan.is_current()

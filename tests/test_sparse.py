@@ -158,3 +158,20 @@ def test_an_empty_sparse_gradient_counts_as_a_step_of_nothing() -> None:
     optimizer.step()
     assert (weight == 1).all()
     assert optimizer.state[weight]["step"] == 1
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "complex", "two sparse axes"])
+def test_what_the_kernel_cannot_take_is_gathered_and_scattered(kind: str) -> None:
+    dtype = {"bfloat16": torch.bfloat16, "complex": torch.complex64}.get(kind, torch.float32)
+    sparse_axes = 2 if kind == "two sparse axes" else 1
+    dense = torch.zeros(6, 4, dtype=dtype)
+    dense[1], dense[4, 2] = 1.5, -0.5
+    weight = torch.ones(6, 4, dtype=dtype, requires_grad=True)
+    twin = weight.detach().clone().requires_grad_()
+    ours, reference = steprule.Adagrad([weight], lr=0.1), steprule.Adagrad([twin], lr=0.1)
+    for _ in range(3):
+        weight.grad, twin.grad = dense.to_sparse(sparse_axes), dense.clone()
+        ours.step()
+        reference.step()
+    torch.testing.assert_close(weight, twin)
+    assert ours.explain().rows[0].engine == "rows"

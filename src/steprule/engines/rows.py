@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steprule.engines import Leaf, Numbers
 from steprule.engines.eager import advance, new_values, supply_scalars
+from steprule.formats import format_of
 from steprule.shared_terms import Form
 
 
@@ -48,8 +49,9 @@ def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
     state = {**leaf.state, **{name: rows[name] for name in form.array_slots}}
     part = Leaf(rows["param"], grad._values(), state, leaf.group, leaf.is_first, leaf.label)
     new = new_values(form, part, part.param, scalars)
-    for name, tensor in stored.items():
-        _scatter(tensor, indices, new[name].to(tensor.dtype))
+    for name, table in stored.items():
+        format_of(rows[name]).write(rows[name], new[name])
+        _scatter(table, indices, rows[name])
     for name in form.scalar_slots:
         leaf.state[name].fill_(new[name])
     advance(leaf, step)
