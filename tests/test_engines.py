@@ -347,7 +347,7 @@ def test_own_workers_give_the_bits_that_torchs_team_gives(monkeypatch: pytest.Mo
     results = []
     for crew in (True, False):
         if not crew:
-            monkeypatch.setattr("steprule.engines.fused.team", lambda: None)
+            monkeypatch.setattr("steprule.engines.shares.team", lambda: None)
         generator = torch.Generator().manual_seed(0)
         param = torch.randn(500_001, generator=generator).requires_grad_()
         optimizer = steprule.Adam([param])

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import steprule
@@ -175,3 +177,31 @@ def test_what_the_kernel_cannot_take_is_gathered_and_scattered(kind: str) -> Non
         reference.step()
     torch.testing.assert_close(weight, twin)
     assert ours.explain().rows[0].engine == "rows"
+
+
+@pytest.mark.parametrize("name", TAKERS)
+@given(rows=st.lists(st.integers(0, 6), max_size=40), width=st.integers(1, 9), many=st.booleans())
+def test_entries_of_one_row_are_added_up_first(
+    name: str, rows: list[int], width: int, many: bool
+) -> None:
+    repeats = 500 if many else 1  # enough for several threads
+    indices = torch.tensor(rows * repeats, dtype=torch.long).reshape(1, -1)
+    values = torch.randn(indices.shape[1], width, generator=torch.Generator().manual_seed(0))
+    params = [torch.ones(7, width, requires_grad=True) for _ in range(2)]
+    grads = [torch.sparse_coo_tensor(indices, values, (7, width)) for _ in params]
+    params[0].grad, params[1].grad = grads[0], grads[1].coalesce()
+    for param in params:
+        OPTIMIZERS[name.lower()]([param], lr=0.1).step()
+    # Sums of 2000 numbers in another order: a few float32 roundings of their size apart.
+    torch.testing.assert_close(params[0], params[1], rtol=1e-4, atol=1e-4)
+
+
+def test_an_entry_outside_the_table_is_refused_and_nothing_changes() -> None:
+    weight = torch.ones(4, 2, requires_grad=True)
+    optimizer = steprule.SparseAdam([("table", weight)])
+    weight.grad = torch.sparse_coo_tensor(
+        torch.tensor([[1, 9]]), torch.ones(2, 2), (4, 2), check_invariants=False
+    )
+    with pytest.raises(IndexError, match="'table' has an entry for row 9, the parameter has 4"):
+        optimizer.step()
+    assert (weight == 1).all()

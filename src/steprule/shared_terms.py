@@ -31,7 +31,7 @@ class Form:
     def __hash__(self) -> int:
         return hash((self.rule.name, self.flags, self.present_slots, self.maximize, self.decay))
 
-    @property
+    @functools.cached_property
     def scalars(self) -> tuple[str, ...]:
         """Names of the numbers that the form computes with."""
         flags = dict(self.flags)
@@ -39,12 +39,12 @@ class Form:
         shared = {"none": (), "l2": ("weight_decay",), "decoupled": ("lr", "weight_decay")}
         return tuple(dict.fromkeys([*names, *shared[self.decay]]))
 
-    @property
+    @functools.cached_property
     def array_slots(self) -> tuple[str, ...]:
         """The slots with one number for each element."""
         return tuple(n for n in self.present_slots if not self.rule.slots[n].is_scalar)
 
-    @property
+    @functools.cached_property
     def scalar_slots(self) -> tuple[str, ...]:
         """The slots with one number for the whole parameter."""
         return tuple(n for n in self.present_slots if self.rule.slots[n].is_scalar)

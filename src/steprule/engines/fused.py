@@ -7,10 +7,8 @@ stale address is not a wrong number but corrupted memory.
 
 from __future__ import annotations
 
-import functools
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from operator import attrgetter, is_
 from typing import Any
 
@@ -22,8 +20,7 @@ from steprule.engines import Leaf
 from steprule.engines.addresses import Likeness, SameTensors, addresses_of
 from steprule.engines.kernel_cache import Library, can_convert_half, library_for
 from steprule.engines.kernel_source import Control, Layout, scalar_row, source_of
-from steprule.engines.team import team
-from steprule.engines.workers import workers
+from steprule.engines.shares import Shares
 from steprule.formats import format_of
 from steprule.formats.floating import FLOATING, compute_dtype
 from steprule.rule import SUPPLIED
@@ -158,7 +155,7 @@ class FusedRunner:
         self._grads: tuple[Any, ...] = ()
         self._active: Sequence[Tensor] = ()
         self._addresses = array("q")
-        self._tasks: dict[int, _Task] = {}
+        self._shares: dict[int, Shares] = {}
 
     def _memorise(self) -> None:
         """Keep what :meth:`collect` compares with."""
@@ -294,42 +291,16 @@ class FusedRunner:
             self._active = ()
 
     def _run_on(self, threads: int) -> None:
-        task = self._tasks.get(threads)
-        if task is None:
-            task = self._tasks[threads] = _Task(self._edges(threads))
-        crew = team()
-        if crew is not None:
-            task.words[:] = (
-                self._library.addresses[1],
-                self._library.scratch,
-                self._address,
-                threads,
-                task.edges.ctypes.data,
-                *crew.queries,
-            )
-            crew.run(task.words.ctypes.data, threads)
-        else:
-            update = functools.partial(self._update, self._address)
-            workers().run(
-                [
-                    functools.partial(update, low, high)
-                    for low, high in pairwise(map(int, task.edges))
-                ]
-            )
+        shares = self._shares.get(threads)
+        if shares is None:
+            shares = self._shares[threads] = Shares(self._edges(threads))
+        shares.run(self._library, 1, self._address)
 
     def _edges(self, threads: int) -> np.ndarray[Any, Any]:
         """Where each thread's chunks begin (and the last one's end): about equal work for each."""
         ends = np.cumsum(self._chunks[:, 2])
         cuts = np.searchsorted(ends, np.linspace(0, ends[-1], threads + 1)[1:-1]) + 1
         return np.array([0, *cuts, self._chunk_count], dtype=np.int64)
-
-
-class _Task:
-    """The memory in which a team of threads is told its task."""
-
-    def __init__(self, edges: np.ndarray[Any, Any]) -> None:
-        self.edges = edges
-        self.words = np.zeros(7, dtype=np.int64)
 
 
 def _library_of(form: Form, leaf: Leaf) -> Library:

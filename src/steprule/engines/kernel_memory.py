@@ -135,6 +135,21 @@ def call_with_pointer(_typing: Any, function: Any, argument: Any) -> tuple[Any, 
     return types.int64(types.int64, types.int64), generate
 
 
+@intrinsic
+def prefetch(_typing: Any, address: Any) -> tuple[Any, Any]:
+    """Ask for the cache line at an address ahead of its use; harmless for any address."""
+
+    def generate(context: Any, b: ir.IRBuilder, _signature: Any, args: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
+        function = b.module.declare_intrinsic("llvm.prefetch", (pointer,), kind)
+        # For writing, to be kept in every level, data and not code.
+        b.call(function, [b.inttoptr(args[0], pointer), _I32(1), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
 def kernel_namespace() -> dict[str, Any]:
     """The globals of a kernel."""
     names: dict[str, Any] = {
@@ -156,6 +171,7 @@ def kernel_namespace() -> dict[str, Any]:
     }
     for name, kind in kinds.items():
         names[f"load_{name}"], names[f"store_{name}"] = _accessors(*kind)
+    names["prefetch"] = prefetch
     names["call_with_pointer"] = call_with_pointer
     names["flush_denormals"], names["restore_denormals"] = _denormal_intrinsics()
     return names

@@ -208,48 +208,86 @@ def _scalar_values(recording: Recording) -> list[Value]:
 
 
 def _update_source(layout: Layout) -> str:
-    recording, number = layout.form.recording(), layout.compute
     formats = dict(layout.formats)
+    return in_flushed_mode(
+        layout,
+        "def update(control, first_chunk, last_chunk):",
+        [
+            f"    tensors = load_int64(control, {Control.TENSORS})",
+            f"    grads = load_int64(control, {Control.GRADS})",
+            f"    columns = load_int64(control, {Control.COLUMNS})",
+            f"    scalars = load_int64(control, {Control.SCALARS})",
+            f"    chunks = load_int64(control, {Control.CHUNKS})",
+            "    for chunk in range(first_chunk, last_chunk):",
+            "        tensor = load_int64(chunks, 3 * chunk)",
+            "        start = load_int64(chunks, 3 * chunk + 1)",
+            "        count = load_int64(chunks, 3 * chunk + 2)",
+            "        grad_address = load_int64(grads, tensor)",
+            "        if grad_address == 0:",
+            "            continue",
+            f"        grad_address += {formats['grad'].bytes_for(1)} * start",
+            *(
+                f"        {variable} = load_int64(columns, {i} * tensors + tensor) + {size} * start"
+                for i, (variable, size) in enumerate(columns_with_sizes(layout))
+            ),
+            *indented(scalar_reads(layout), 8),
+            *indented(element_loop(layout), 8),
+        ],
+    )
+
+
+def in_flushed_mode(layout: Layout, head: str, body: list[str]) -> str:
+    """A function whose body runs with denormals as zero, unless the rule keeps them."""
     flushes = not layout.form.rule.keeps_denormals
+    return "\n".join(
+        [
+            head,
+            *(["    mode = flush_denormals()"] if flushes else []),
+            *body,
+            *(["    restore_denormals(mode)"] if flushes else []),
+            "    return 0",
+        ]
+    )
+
+
+def indented(lines: Iterable[str], by: int) -> list[str]:
+    """Lines, moved to the right."""
+    return [" " * by + line for line in lines]
+
+
+def _array_names(recording: Recording) -> dict[Value, str]:
+    row = scalar_row(recording)
+    return {v: f"x{v.index}" if v.is_array else f"s{v.index}" for v in row}
+
+
+def scalar_reads(layout: Layout) -> list[str]:
+    """What a tensor's elements have in common, read from row ``tensor`` of ``scalars``."""
+    recording, number = layout.form.recording(), layout.compute
     row = scalar_row(recording)
     truths = _truths(recording.scalar_operations)
-    names = {v: f"x{v.index}" if v.is_array else f"s{v.index}" for v in row}
-    lines = [
-        "def update(control, first_chunk, last_chunk):",
-        *(["    mode = flush_denormals()"] if flushes else []),
-        f"    tensors = load_int64(control, {Control.TENSORS})",
-        f"    grads = load_int64(control, {Control.GRADS})",
-        f"    columns = load_int64(control, {Control.COLUMNS})",
-        f"    scalars = load_int64(control, {Control.SCALARS})",
-        f"    chunks = load_int64(control, {Control.CHUNKS})",
-        "    for chunk in range(first_chunk, last_chunk):",
-        "        tensor = load_int64(chunks, 3 * chunk)",
-        "        start = load_int64(chunks, 3 * chunk + 1)",
-        "        count = load_int64(chunks, 3 * chunk + 2)",
-        "        grad_address = load_int64(grads, tensor)",
-        "        if grad_address == 0:",
-        "            continue",
-        f"        grad_address += {formats['grad'].bytes_for(1)} * start",
-    ]
-    lines += [
-        f"        {variable} = load_int64(columns, {i} * tensors + tensor) + {size} * start"
-        for i, (variable, size) in enumerate(_columns_with_sizes(layout))
-    ]
-    for i, value in enumerate(row):
+    lines = []
+    for i, (value, name) in enumerate(_array_names(recording).items()):
         read = f"load_float64(scalars, tensor * {len(row)} + {i})"
         read = f"{read} != 0.0" if value in truths else f"{number}({read})"
-        lines.append(f"        {names[value]} = {read}")
-    divisors = _scalar_divisors(recording)
+        lines.append(f"{name} = {read}")
     lines += [
-        f"        r{v.index} = {number}(1.0 / load_float64(scalars, "
-        f"tensor * {len(row)} + {row.index(v)}))"
-        for v in divisors
+        f"r{v.index} = {number}(1.0 / load_float64(scalars, tensor * {len(row)} + {row.index(v)}))"
+        for v in _scalar_divisors(recording)
     ]
-    lines.append("        for i in range(count):")
+    return lines
+
+
+def element_loop(layout: Layout) -> list[str]:
+    """The loop over ``count`` elements from the addresses that the columns' variables hold."""
+    recording, number = layout.form.recording(), layout.compute
+    formats = dict(layout.formats)
+    names = _array_names(recording)
+    divisors = _scalar_divisors(recording)
+    body = []
     for name, value in recording.array_inputs.items():
         names[value] = f"{name}_value"
         read = formats[name].kernel_read(column_names(name, formats[name]), "i")
-        lines.append(f"            {names[value]} = {number}({read})")
+        body.append(f"{names[value]} = {number}({read})")
     for operation in recording.array_operations:
         names[operation.result] = f"x{operation.result.index}"
         divisor = operation.operands[-1]
@@ -261,18 +299,18 @@ def _update_source(layout: Layout) -> str:
             text = f"({top} * r{divisor.index})"
         else:
             text = _expression(operation, names, number)
-        lines.append(f"            {names[operation.result]} = {text}")
+        body.append(f"{names[operation.result]} = {text}")
     for name, output in recording.outputs.items():
         if output is None or name not in formats or output == recording.array_inputs.get(name):
             continue
         text = names[output] if isinstance(output, Value) else _literal(output, number)
         storage = formats[name]
-        lines.append(f"            {storage.kernel_write(column_names(name, storage), 'i', text)}")
-    lines += [*(["    restore_denormals(mode)"] if flushes else []), "    return 0"]
-    return "\n".join(lines)
+        body.append(storage.kernel_write(column_names(name, storage), "i", text))
+    return ["for i in range(count):", *indented(body, 4)]
 
 
-def _columns_with_sizes(layout: Layout) -> list[tuple[str, int]]:
+def columns_with_sizes(layout: Layout) -> list[tuple[str, int]]:
+    """The variable and the bytes per element of each column but the gradient's."""
     return [
         (variable, storage.bytes_for(1))
         for name, storage in layout.formats
