@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import is_
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from steprule.engines.foreach import ForeachEngine
 from steprule.engines.rows import RowsEngine
 from steprule.param_groups import label_of
 from steprule.rule import SUPPLIED, Rule
+from steprule.same_objects import SameObjects
 from steprule.scheduled import SCHEDULES
 from steprule.shared_terms import Form, form_of
 from steprule.state import ensure_state
@@ -35,6 +35,7 @@ class Settings:
 
     group: dict[str, Any]
     params: list[Tensor]
+    same_params: SameObjects
     keys: tuple[str, ...]
     signature: tuple[Any, ...]
     form: Form
@@ -123,7 +124,7 @@ class Plan:
         self.seats: list[Seat] = []
         self._runners = self._seat(leaves)
         self.has_schedules = any(SCHEDULES in group for group in context.groups)
-        self._states = list(context.state.values())
+        self._same_states = SameObjects(context.state.values())
         self._loose = [seat for seat in self.seats if seat.engine not in ("fused", "none")]
         self._dormant = [seat.param for seat in self.seats if seat.engine == "none"]
         if not all(runner.collect() for runner in self._runners):
@@ -275,9 +276,9 @@ class Plan:
         """Whether a group's parameters and flags are as planned; new numbers are passed on."""
         settings = self.settings[i]
         params = group["params"]
-        if group is not settings.group or len(params) != len(settings.params):
+        if group is not settings.group:
             return False
-        if not all(map(is_, params, settings.params)):
+        if not settings.same_params.are(params):
             return False
         if settings.has_tensors or tuple(map(group.get, settings.keys)) != settings.signature:
             renewed = _settings(self.context, i)
@@ -290,8 +291,7 @@ class Plan:
         return True
 
     def _states_hold(self) -> bool:
-        states = self.context.state.values()
-        return len(states) == len(self._states) and all(map(is_, states, self._states))
+        return self._same_states.are(tuple(self.context.state.values()))
 
     def run(self) -> None:
         """Carry out one step, gradients having been collected."""
@@ -347,6 +347,7 @@ def _settings(context: Context, index: int) -> Settings:
     return Settings(
         group=group,
         params=list(group["params"]),
+        same_params=SameObjects(group["params"]),
         keys=keys,
         signature=tuple(map(group.get, keys)),
         form=form,

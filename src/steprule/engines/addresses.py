@@ -1,4 +1,4 @@
-"""Addresses of many tensors' memory at once, and one check that they are what they were.
+"""Addresses of many tensors' memory at once, and quick checks that all is where it was.
 
 ``tensor.data_ptr()`` costs Python 50 ns, which for a thousand small tensors is as much as the
 update. torch has both things in C++ for its own compiler: a function that turns a Python tensor
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from array import array
 from collections.abc import Sequence
 from itertools import chain
-from operator import itemgetter
+from operator import is_
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ try:
 except ImportError:  # pragma: no cover  # a torch without its compiler
     _guards = None  # type: ignore[assignment]
 
-# Where a tuple keeps its items: behind its header.
+# Where a tuple keeps its items: behind its header. A list has their address there.
 _HEADER = tuple.__basicsize__
 
 
@@ -34,32 +35,55 @@ _HEADER = tuple.__basicsize__
 def _data_ptr_function() -> int | None:
     """Address of torch's ``void* f(PyObject*)``, if it is there and gives the right answer."""
     address = getattr(_guards, "_torchinductor_pyobject_tensor_data_ptr", None)
-    if not isinstance(address, int):
+    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if not isinstance(address, int) or not has_lock or sys.implementation.name != "cpython":
         return None
     probe = Tensor([1.0, 2.0])[1:]
     function = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)
-    probes = (probe,)
-    items = ctypes.cast(id(probes) + _HEADER, ctypes.POINTER(ctypes.c_void_p))
-    works = function(id(probe)) == probe.data_ptr() and items[0] == id(probe)
+    pair, both = (None, probe), [None, probe]
+    works = (
+        function(id(probe)) == probe.data_ptr()
+        and _word(_items_of(pair) + 8) == id(probe)
+        and _word(_items_of(both) + 8) == id(probe)
+    )
     return address if works else None
 
 
-_SOURCE = f"""\
+def _word(address: int) -> int:
+    return ctypes.c_void_p.from_address(address).value or 0
+
+
+def _items_of(objects: list[Any] | tuple[Any, ...]) -> int:
+    """The address of the first item's."""
+    where = id(objects) + _HEADER
+    return _word(where) if type(objects) is list else where
+
+
+_SOURCE = """\
 def addresses(function, items, found, count, _width):
     for i in range(count):
         store_int64(found, i, call_with_pointer(function, load_int64(items, i)))
     return 0
 
-def changed(function, rows, expected, count, width):
+def changed_items(items, known, found, count, _width):
     for i in range(count):
-        items = load_int64(rows, i) + {_HEADER}
+        if load_int64(items, i) != load_int64(known, i):
+            store_int64(found, 0, 1)
+            return 0
+    return 0
+
+def changed_entries(functions, entries, expected, count, width):
+    data_ptr = load_int64(functions, 0)
+    get_item = load_int64(functions, 1)
+    for i in range(count):
+        entry = load_int64(entries, i)
         for k in range(width):
-            tensor = load_int64(items, k)
-            if tensor != load_int64(expected, 2 * (i * width + k)):
+            tensor = call_with_pointers(get_item, entry, load_int64(functions, 2 + k))
+            known = 2 * (i * width + k)
+            if tensor != load_int64(expected, known):
                 store_int64(expected, 2 * count * width, 1)
                 return 0
-            address = load_int64(expected, 2 * (i * width + k) + 1)
-            if call_with_pointer(function, tensor) != address:
+            if call_with_pointer(data_ptr, tensor) != load_int64(expected, known + 1):
                 store_int64(expected, 2 * count * width, 1)
                 return 0
     return 0
@@ -68,7 +92,8 @@ def changed(function, rows, expected, count, width):
 
 @functools.cache
 def _native() -> list[NativeFunction]:
-    return library_for(_SOURCE, ("addresses", "changed"), arity=5, keeps_gil=True).functions
+    names = ("addresses", "changed_items", "changed_entries")
+    return library_for(_SOURCE, names, arity=5, keeps_gil=True).functions
 
 
 def addresses_of(tensors: tuple[Tensor, ...]) -> array[int]:
@@ -82,8 +107,23 @@ def addresses_of(tensors: tuple[Tensor, ...]) -> array[int]:
     if function is None:
         return array("q", map(Tensor.data_ptr, tensors))
     found = array("q", bytes(8 * len(tensors)))
-    _native()[0](function, id(tensors) + _HEADER, found.buffer_info()[0], len(tensors), 1)
+    _native()[0](function, _items_of(tensors), found.buffer_info()[0], len(tensors), 1)
     return found
+
+
+def are_same(objects: Sequence[Any], known: tuple[Any, ...]) -> bool:
+    """Whether two sequences of equal length hold the very same objects."""
+    if _data_ptr_function() is None or type(objects) not in (list, tuple):
+        return all(map(is_, objects, known))
+    found = array("q", [0])
+    _native()[1](
+        _items_of(objects),  # type: ignore[arg-type]  # lists and tuples alone come here
+        _items_of(known),
+        found.buffer_info()[0],
+        len(known),
+        1,
+    )
+    return not found[0]
 
 
 class SameTensors:
@@ -95,37 +135,39 @@ class SameTensors:
     """
 
     def __init__(self, entries: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-        self._entries = entries
-        self._values_of = itemgetter(*names)
-        self._is_one_row = len(names) == 1  # itemgetter then gives bare values
-        self._count, self._width = len(entries), len(names)
-        if self._is_one_row:
-            self._count, self._width = 1, len(entries)
-        self._known = self._rows()
-        tensors = tuple(chain.from_iterable(self._known))
-        words = zip(map(id, tensors), addresses_of(tensors), strict=True)
+        self._entries, self._names = tuple(entries), tuple(names)
+        self._tensors = self._now()
+        words = zip(map(id, self._tensors), addresses_of(self._tensors), strict=True)
         # Behind what is expected, the word in which the native loop says that it found otherwise.
         self._expected = array("q", [*chain.from_iterable(words), 0])
+        data_ptr = _data_ptr_function()
+        self._functions: array[int] | None = None
+        if data_ptr is not None and all(type(entry) is dict for entry in entries):
+            get_item = ctypes.cast(ctypes.pythonapi.PyDict_GetItemWithError, ctypes.c_void_p).value
+            self._functions = array("q", [data_ptr, get_item or 0, *map(id, self._names)])
 
-    def _rows(self) -> tuple[tuple[Tensor, ...], ...]:
-        rows = tuple(map(self._values_of, self._entries))
-        return (rows,) if self._is_one_row else rows
+    def _now(self) -> tuple[Tensor, ...]:
+        return tuple(entry[name] for entry in self._entries for name in self._names)
 
     def hold(self) -> bool:
         """Whether nothing was replaced, removed or moved."""
-        try:
-            rows = self._rows()
-        except (KeyError, TypeError):
-            return False
-        function = _data_ptr_function()
-        if function is not None:
+        if self._functions is not None:
             self._expected[-1] = 0
-            where = self._expected.buffer_info()[0]
-            _native()[1](function, id(rows) + _HEADER, where, self._count, self._width)
+            _native()[2](
+                self._functions.buffer_info()[0],
+                _items_of(self._entries),
+                self._expected.buffer_info()[0],
+                len(self._entries),
+                len(self._names),
+            )
             return self._expected[-1] == 0
-        tensors = tuple(chain.from_iterable(rows))
-        words = zip(map(id, tensors), map(Tensor.data_ptr, tensors), strict=True)
-        return array("q", [*chain.from_iterable(words), 0]) == self._expected
+        try:
+            tensors = self._now()
+        except KeyError:
+            return False
+        return all(map(is_, tensors, self._tensors)) and (
+            array("q", map(Tensor.data_ptr, tensors)) == self._expected[1:-1:2]
+        )
 
 
 class Likeness:

@@ -239,7 +239,8 @@ class FusedRunner:
         for i in self._empty:
             self._addresses[i] = grads[i] is not None
         self._grads = grads
-        return self._addresses.count(0) == len(self.params) - len(self._active)
+        found = np.count_nonzero(np.frombuffer(self._addresses, dtype=np.int64))
+        return bool(found == len(self._active))
 
     def _collect_unusual(self, grads: tuple[Any, ...]) -> bool:
         """Take gradients one by one: some are missing, or must be copied to be read."""
