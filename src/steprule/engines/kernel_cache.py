@@ -24,6 +24,7 @@ import llvmlite.binding as llvm
 
 # Raise when what kernels call (kernel_memory.py) changes meaning.
 _FORMAT = "steprule-kernel-2"
+_REORDERS_SUMS = "fastmath: reassoc contract nsz arcp"
 _lock = threading.Lock()
 
 NativeFunction = Callable[..., int]
@@ -125,9 +126,20 @@ def digest_of(source: str) -> str:
 
 @functools.cache
 def library_for(
-    source: str, names: tuple[str, ...], arity: int, *, keeps_gil: bool = False
+    source: str,
+    names: tuple[str, ...],
+    arity: int,
+    *,
+    keeps_gil: bool = False,
+    reorders_sums: bool = False,
 ) -> Library:
-    """The functions ``names`` of this source: from memory, from disk, or compiled now."""
+    """The functions ``names`` of this source: from memory, from disk, or compiled now.
+
+    ``reorders_sums`` lets a sum be taken in several parts at once (else it could not be
+    vectorized); nan and infinity keep their meaning.
+    """
+    if reorders_sums:
+        source = f"# {_REORDERS_SUMS}\n{source}"
     with _lock:
         object_code, symbols = _load_or_compile(source, names, arity)
     return Library(object_code, symbols, arity, keeps_gil=keeps_gil)
@@ -154,12 +166,15 @@ def _compile(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, li
     namespace = kernel_namespace()
     exec(compile(source, "<steprule kernel>", "exec"), namespace)
     signature = numba.int64(*[numba.int64] * arity)
+    # On the source's first line, so that it is part of what the kernel is named by.
+    relaxed = set(_REORDERS_SUMS.split()[1:]) if source.startswith(f"# {_REORDERS_SUMS}") else set()
     compiler: Any = numba.njit  # its published types lack the options for bare functions
     modules, symbols = [], []
     for name in names:
         dispatcher = compiler(
             signature,
             error_model="numpy",  # a division that checks for zero cannot be vectorized
+            fastmath=relaxed,
             no_cpython_wrapper=True,
             no_cfunc_wrapper=True,
         )(namespace[name])

@@ -1,20 +1,18 @@
 """The three passes over the history that make a direction, each reading its matrix once.
 
-``passes_for`` picks who runs them: torch's matrix-vector products anywhere, or Numba kernels
-(kernels.py) for a CPU history larger than the caches, where reading memory is all the cost.
+``passes_for`` picks who runs them: compiled kernels (kernels.py) for a history in the CPU's memory,
+torch's matrix-vector products anywhere else, and where it is too small for a kernel to matter.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-# Below this many bytes the history stays in a cache and torch's products are as fast.
-LARGE: int = 24 * 2**20
+# Below this many bytes a kernel may not be worth the second that it takes to compile, once.
+LARGE: int = 2**18
 # Columns converted at once when the history is narrower than the vectors.
 BLOCK: int = 65_536
 
@@ -70,19 +68,12 @@ def _columns(rows: Tensor, dtype: torch.dtype) -> list[slice]:
     return [slice(start, min(start + step, size)) for start in range(0, size, max(step, 1))]
 
 
-@cache
-def _kernels() -> Passes | None:
-    if importlib.util.find_spec("numba") is None:
-        return None
-    from steprule.quasi_newton.kernels import KernelPasses
-
-    return KernelPasses()
-
-
 def passes_for(rows: Tensor, vector: Tensor) -> Passes:
     """Who computes the passes for this history and these vectors."""
-    large = rows.numel() * rows.element_size() >= LARGE
-    known = {torch.float32, torch.float64, torch.bfloat16}
-    if large and rows.device.type == "cpu" and {rows.dtype, vector.dtype} <= known:
-        return _kernels() or TorchPasses()
+    if rows.device.type == "cpu" and rows.numel() * rows.element_size() >= LARGE:
+        from steprule.engines.kernel_cache import can_convert_half
+        from steprule.quasi_newton.kernels import NAMES, NUMBERS, KernelPasses
+
+        if rows.dtype in NAMES and vector.dtype in NUMBERS and can_convert_half():
+            return KernelPasses()
     return TorchPasses()
