@@ -87,6 +87,7 @@ def execution_engine(module: Any, object_code: bytes | None = None) -> Any:
     return engine
 
 
+@functools.cache
 def can_convert_half() -> bool:
     """Whether this processor converts float16 itself (else LLVM calls a library we may lack)."""
     features = llvm.get_host_cpu_features()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.quasi_newton.flatten import Layout
+from steprule.quasi_newton.flatten import Layout, largest_entry
 from steprule.quasi_newton.line_search import C1
 from steprule.quasi_newton.objective import Evaluation, Objective
 
@@ -92,7 +92,7 @@ class Box:
     def gradient_norm(self, point: Tensor, grad: Tensor) -> float:
         """The largest entry of ``P(x - g) - x``, which is 0 at a solution."""
         move = self.project(point - grad) - point
-        return float(torch.linalg.vector_norm(move, math.inf))
+        return largest_entry(move)
 
     def room(self, point: Tensor, direction: Tensor) -> float:
         """The largest step that bends nowhere."""

@@ -23,17 +23,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from steprule.quasi_newton.passes import passes_for
+from steprule.quasi_newton.passes import Passes, passes_for
+from steprule.quasi_newton.triangle import Matrix, Slots, solved
 
 # A pair restricted to the free variables is used if this much of its curvature is left.
 LEFT_OF_CURVATURE = 1e-8
-
-# What is small (R, weights, slots) is NumPy's: torch would wake its threads for every 10 kB.
-Matrix = NDArray[np.float64]
-Slots = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -144,22 +140,32 @@ class History:
         newest = grad if self._unsettled is None else self._vector(1, self._unsettled)
         products, column = passes.project(steps, grad, newest)
         self._set_column(column)
-        order = self._order()
-        curvature = self._curvature[np.ix_(order, order)]
-        gamma = self.gamma
         if free is not None:
-            order, curvature, gamma = self._restricted(order, curvature, free)
-            if not len(order):
-                return grad * -gamma
-        alpha = _solve(curvature, products.numpy()[order])
-        rest, along = passes.peel(changes, self._spread(alpha, order), grad)
-        if free is not None:
-            rest *= free
-            along, _ = passes.project(changes, rest, rest)
-        right = curvature.diagonal() * alpha - gamma * along.numpy()[order]
-        weights = _solve(curvature, right, is_transposed=True)
-        found = passes.combine(steps, self._spread(weights, order), gamma, rest)
-        return found if free is None else found * free
+            return self._masked_direction(passes, products, grad, free)
+        order, gamma = self._order(), self.gamma
+        alpha = solved(self._curvature, order, products.numpy())
+        rest, along = passes.peel(changes, torch.from_numpy(alpha), grad)
+        diagonal = self._curvature.diagonal()[: self._count]
+        right = diagonal * alpha - gamma * along.numpy()
+        weights = solved(self._curvature, order, right, is_transposed=True)
+        return passes.combine(steps, torch.from_numpy(weights), gamma, rest)
+
+    def _masked_direction(
+        self, passes: Passes, products: Tensor, grad: Tensor, free: Tensor
+    ) -> Tensor:
+        """The direction from the pairs restricted to the free variables."""
+        kept, curvature, gamma = self._restricted(free)
+        if not len(kept):
+            return grad * -gamma
+        steps, changes = self._rows[0, : self._count], self._rows[1, : self._count]
+        order = np.arange(len(kept))
+        alpha = solved(curvature, order, products.numpy()[kept])
+        rest, _ = passes.peel(changes, self._spread(alpha, kept), grad)
+        rest *= free
+        along, _ = passes.project(changes, rest, rest)
+        right = curvature.diagonal() * alpha - gamma * along.numpy()[kept]
+        weights = solved(curvature, order, right, is_transposed=True)
+        return passes.combine(steps, self._spread(weights, kept), gamma, rest) * free
 
     def pairs(self) -> tuple[list[Tensor], list[Tensor]]:
         """The steps and the changes, oldest first, as views of the ring."""
@@ -246,10 +252,10 @@ class History:
         spread[order] = weights
         return torch.from_numpy(spread)
 
-    def _restricted(
-        self, order: Slots, curvature: Matrix, free: Tensor
-    ) -> tuple[Slots, Matrix, float]:
-        """The pairs that keep positive curvature on the free variables, their S Y', gamma."""
+    def _restricted(self, free: Tensor) -> tuple[Slots, Matrix, float]:
+        """The slots of pairs that keep positive curvature on the free variables, S Y', gamma."""
+        order = self._order()
+        curvature = self._curvature[np.ix_(order, order)]
         fixed = (~free).nonzero()[:, 0]
         slots = torch.from_numpy(order).to(fixed.device)
         steps = self._rows[0, :, fixed][slots].to(self._dtype)
@@ -259,18 +265,6 @@ class History:
         kept = order[good]
         if not len(kept):
             return kept, left, 1.0
-        left = left[np.ix_(good, good)]
+        left = np.ascontiguousarray(left[np.ix_(good, good)])
         newest = self._vector(1, int(kept[-1])) * free
         return kept, left, float(left[-1, -1]) / float(newest.dot(newest))
-
-
-def _solve(curvature: Matrix, right: Matrix, *, is_transposed: bool = False) -> Matrix:
-    """Solve with R, or its transpose; what is below the diagonal is never read."""
-    triangle = torch.from_numpy(curvature)
-    solution: Tensor = torch.linalg.solve_triangular(
-        triangle.t() if is_transposed else triangle,
-        torch.from_numpy(right)[:, None],
-        upper=not is_transposed,
-    )
-    found: Matrix = solution[:, 0].numpy()
-    return found

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from steprule.quasi_newton.flatten import largest_entry
 from steprule.quasi_newton.line_search import Line
 from steprule.quasi_newton.memory import Memory
 from steprule.quasi_newton.objective import Evaluation, Objective
@@ -93,7 +94,7 @@ class Iterations:
         return Stop(reason, self._done, self._objective.user_loss(now.loss), self._norm(now))
 
     def _norm(self, now: Evaluation) -> float:
-        if not now.is_finite:
+        if self._space.is_plain or not now.is_finite:
             return now.norm
         return self._space.gradient_norm(self._point, now.grad)
 
@@ -250,7 +251,7 @@ class Iterations:
         if not self._objective.left:
             return "evaluations"
         assert memory.direction is not None
-        moved = float(torch.linalg.vector_norm(memory.direction, math.inf)) * abs(memory.step)
+        moved = largest_entry(memory.direction) * abs(memory.step)
         small = options.tolerance_change
         if moved <= small or abs(now.loss - before.loss) < small:
             return "change"

@@ -88,8 +88,8 @@ def _run(
     if threads <= 1:
         library.functions[index](control.ctypes.data, 0, blocks)
     else:
-        edges = np.linspace(0, blocks, threads + 1).astype(np.int64)
-        Shares(edges).run(library, index, control.ctypes.data)
+        edges = [blocks * k // threads for k in range(threads + 1)]
+        Shares(np.array(edges, dtype=np.int64)).run(library, index, control.ctypes.data)
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from steprule.quasi_newton.flatten import largest_entry
 from steprule.quasi_newton.objective import Evaluation, Objective
 
 # Armijo's condition, loss <= loss0 + C1 * step * slope0, and the curvature condition,
@@ -68,12 +69,12 @@ class Line:
         self.start = Trial(0.0, float(start.grad.dot(direction)), start)
         self.longest = longest
         self.edge = math.inf  # the smallest step known to give no finite loss
-        self.reach = float(torch.linalg.vector_norm(direction, math.inf))
+        self.reach = largest_entry(direction)
         precision = torch.finfo(point.dtype).eps
         # Losses that differ by less may be equal but for rounding.
         self.noise = 4 * precision * abs(start.loss)
         # Steps that differ by less give the same point, to the last bit or so.
-        size = float(torch.linalg.vector_norm(point, math.inf))
+        size = largest_entry(point)
         self.resolution = 1e-3 * precision * size / self.reach if self.reach else 0.0
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.quasi_newton.flatten import Layout
+from steprule.quasi_newton.flatten import Layout, largest_entry
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class Objective:
         grad = self.layout.gather_grad()
         if self._sign < 0:
             grad.neg_()
-        norm = float(torch.linalg.vector_norm(grad, math.inf)) if grad.numel() else 0.0
-        return Evaluation(self._sign * _number(output), grad, norm)
+        return Evaluation(self._sign * _number(output), grad, largest_entry(grad))
 
     def at(self, point: Tensor) -> Evaluation:
         """Evaluate at a flat vector, which the parameters then hold."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steprule.quasi_newton.bounds import Box
-from steprule.quasi_newton.flatten import Layout
+from steprule.quasi_newton.flatten import Layout, largest_entry
 from steprule.quasi_newton.history import History
 
 
@@ -46,6 +46,11 @@ class Space:
         if min(used) == 0.0:
             self._movable = scale > 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether everything may move anywhere."""
+        return self.box is None and self._movable is None
+
     def direction(self, history: History, point: Tensor, grad: Tensor) -> Tensor:
         """The descent direction at a point."""
         free = self._movable
@@ -63,4 +68,4 @@ class Space:
             grad = grad * self._movable
         if self.box is not None:
             return self.box.gradient_norm(point, grad)
-        return float(torch.linalg.vector_norm(grad, math.inf))
+        return largest_entry(grad)
