@@ -17,11 +17,18 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch.optim import SGD, Optimizer, lr_scheduler
+from torch.optim import SGD, Optimizer, lr_scheduler, swa_utils
 
 import steprule.lr_scheduler
+import steprule.swa_utils
 
 torch_schedulers: Any = lr_scheduler
+
+
+def swalr(module: Any) -> Any:
+    """SWALR lives in another module."""
+    return swa_utils.SWALR if module is torch_schedulers else steprule.swa_utils.SWALR
+
 
 BUILDERS: dict[str, Callable[[Any, Optimizer], Any]] = {
     "LambdaLR": lambda m, o: m.LambdaLR(o, lambda epoch: 0.999**epoch),
@@ -36,6 +43,7 @@ BUILDERS: dict[str, Callable[[Any, Optimizer], Any]] = {
     "CosineAnnealingWarmRestarts": lambda m, o: m.CosineAnnealingWarmRestarts(o, 100),
     "CyclicLR": lambda m, o: m.CyclicLR(o, 0.1, 1.0, 20),
     "OneCycleLR": lambda m, o: m.OneCycleLR(o, 0.1, 1_000_000),
+    "SWALR": lambda m, o: swalr(m)(o, 0.05, anneal_epochs=10_000),
     "SequentialLR": lambda m, o: m.SequentialLR(
         o, [m.LinearLR(o, total_iters=10), m.CosineAnnealingLR(o, 10_000)], [10]
     ),

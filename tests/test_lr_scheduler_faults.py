@@ -22,6 +22,7 @@ from lr_scheduler_cases import (
     in_force,
     make_optimizer,
     run,
+    swalr,
 )
 
 ALL = CASES | COMPOSITES
@@ -56,8 +57,6 @@ def test_lr_at_is_the_lr_used_and_has_no_side_effects(name: str, kind: str) -> N
 
 @pytest.mark.parametrize("name", ALL)
 def test_schedule_is_the_pure_form(name: str) -> None:
-    if name == "PolynomialLR-fraction":
-        pytest.skip("a schedule has whole steps")
     scheduler = ALL[name](OURS, make_optimizer())
     for index, schedule in enumerate(scheduler.schedules):
         for epoch in range(0, 250, 7):
@@ -65,6 +64,28 @@ def test_schedule_is_the_pure_form(name: str) -> None:
                 schedule(epoch), scheduler.lr_at(epoch)[index], rel_tol=1e-12, abs_tol=1e-16
             )
     assert scheduler.schedule(5) == scheduler.schedules[0](5)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda o: OURS.CosineAnnealingLR(o, 7.5, 0.01),
+        lambda o: OURS.StepLR(o, 3, -0.5),
+        lambda o: OURS.PolynomialLR(o, 5, power=0),
+        lambda o: OURS.OneCycleLR(o, [1.0, 0.0, 2.0], 40),  # one group frozen
+    ],
+)
+def test_what_torch_takes_and_the_shapes_do_not_has_a_schedule(build: Any) -> None:
+    scheduler = build(make_optimizer())
+    for epoch in range(40):
+        values = [schedule(epoch) for schedule in scheduler.schedules]
+        assert values == pytest.approx(scheduler.lr_at(epoch), rel=1e-12, abs=1e-15)
+
+
+def test_the_schedule_of_a_cyclic_lr_can_be_written_down_whatever_its_sizes() -> None:
+    # 14 / (14 + 11) * (14 + 11) is not 14.
+    scheduler = OURS.CyclicLR(make_optimizer(), 0.1, 1.0, 14, 11)
+    assert repr(scheduler.schedule) == "cyclic(0.1, 1, up=14, down=11)"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -131,6 +152,38 @@ def test_a_composite_leaves_an_lr_that_is_not_its_members() -> None:
         assert lrs(optimizer) == [0.077] * 3
 
 
+def test_a_sequence_leaves_an_lr_loaded_before_its_members() -> None:
+    optimizer = make_optimizer()
+    OURS.StepLR(optimizer, 9)  # so that there is an initial lr
+    for group in optimizer.param_groups:
+        group["lr"] = 0.077
+    members = [OURS.ExponentialLR(optimizer, 0.9), OURS.ExponentialLR(optimizer, 0.5)]
+    OURS.SequentialLR(optimizer, members, [5])
+    assert lrs(optimizer) == [0.077] * 3
+
+
+def test_a_sequence_beside_a_warm_up_does_not_undo_it() -> None:
+    """torch starts such a chain from the full lr, and the warm-up multiplies it tenfold."""
+    optimizer = make_optimizer()
+    warmup = OURS.LinearLR(optimizer, 0.1)
+    members = [OURS.ExponentialLR(optimizer, 0.9), OURS.ExponentialLR(optimizer, 0.5)]
+    chain = OURS.ChainedScheduler([warmup, OURS.SequentialLR(optimizer, members, [10])])
+    foreseen = [chain.lr_at(epoch) for epoch in range(9)]
+    assert foreseen[0] == pytest.approx([0.01, 0.02, 0.03])
+    for expected in foreseen:
+        assert lrs(optimizer) == pytest.approx(expected, rel=1e-12)
+        optimizer.step()
+        chain.step()
+
+
+def test_a_decay_to_nothing_can_take_over_inside_a_sequence() -> None:
+    optimizer = make_optimizer(lrs=(0.1,))
+    chain = OURS.ChainedScheduler([OURS.StepLR(optimizer, 2, 0.0)])
+    members = [OURS.StepLR(optimizer, 9), chain]
+    run(optimizer, scheduler := OURS.SequentialLR(optimizer, members, [1]), 1)
+    assert [lr for lr, *_ in run(optimizer, scheduler, 4)] == [0.1, 0.1, 0.0, 0.0]
+
+
 # ---- order of calls ----------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("name", ALL)
@@ -189,6 +242,25 @@ def test_a_group_added_later_is_scheduled(name: str, kind: str) -> None:
     run(optimizer, scheduler, 60)
     assert lrs(optimizer)[3] != 0.3 or "PolynomialLR" in name or name == "ConstantLR"
     assert len(scheduler.get_last_lr()) == 4
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_group_added_later_is_scheduled_after_a_resume_too(name: str) -> None:
+    """The resumed run builds optimizer and scheduler, adds the group, and then loads both."""
+
+    def build(before: int) -> tuple[Any, Any]:
+        optimizer = make_optimizer()
+        scheduler = ALL[name](OURS, optimizer)
+        run(optimizer, scheduler, before)
+        optimizer.add_param_group({"params": [torch.zeros(2, requires_grad=True)], "lr": 0.3})
+        return optimizer, scheduler
+
+    optimizer, scheduler = build(before=4)
+    run(optimizer, scheduler, 6)
+    again, resumed = build(before=0)
+    again.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(scheduler.state_dict())
+    assert run(again, resumed, 30) == run(optimizer, scheduler, 30)
 
 
 def test_a_group_added_under_a_plateau_has_its_limits() -> None:
@@ -321,6 +393,22 @@ def test_verbose_prints_the_articles_line(capsys: pytest.CaptureFixture[str]) ->
             ValueError,
             "same optimizer",
         ),
+        (lambda o: OURS.MultiStepLR(o, 5), TypeError, "milestones must be a list"),
+        (lambda o: OURS.StepLR(o, 3, last_epoch=1.5), ValueError, "last_epoch"),
+        (lambda o: OURS.StepLR(o, 3, initial_lr="x"), TypeError, "initial_lr"),
+        (lambda o: OURS.CyclicLR(o, 0.1, math.nan), ValueError, "max_lr must be a finite"),
+        (lambda o: OURS.CyclicLR(o, "x", 1), TypeError, "base_lr must be a number"),
+        (lambda o: OURS.CyclicLR(o, 0.1, 1, scale_fn=2), TypeError, "scale_fn"),
+        (lambda o: OURS.CyclicLR(o, 0.1, 1, max_momentum="x"), TypeError, "max_momentum"),
+        (lambda o: OURS.OneCycleLR(o, None, 9), TypeError, "max_lr must be a number"),
+        (lambda o: swalr(OURS)(o, None), TypeError, "swa_lr must be a number"),
+        (lambda o: OURS.ReduceLROnPlateau(o, patience="x"), TypeError, "patience"),
+        (lambda o: OURS.ReduceLROnPlateau(o, cooldown=None), TypeError, "cooldown"),
+        (lambda o: OURS.ReduceLROnPlateau(o, min_lr=None), TypeError, "min_lr"),
+        (lambda o: OURS.ReduceLROnPlateau(o, eps="x"), TypeError, "eps"),
+        (lambda o: OURS.ReduceLROnPlateau(o).step(torch.ones(2)), TypeError, "metrics"),
+        (lambda o: OURS.SequentialLR(o, None, []), TypeError, "schedulers must be a list"),
+        (lambda o: OURS.ChainedScheduler(OURS.StepLR(o, 1)), TypeError, "schedulers"),
         (lambda o: OURS.StepLR("optimizer", 1), TypeError, "optimizer: str is not an Optimizer"),
     ],
 )

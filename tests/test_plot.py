@@ -96,6 +96,8 @@ def test_the_text_picture() -> None:
     [
         ("cosine(0.1, 0, steps=0)", 22, "steps must be"),
         ("cosine(0.1, 0, stps=3)", 16, "no argument 'stps'"),
+        ("cosine(0.1)", 1, "cosine is missing 2 required"),
+        ("linear(1, 2, 3, 4)", 1, "linear takes"),
         ("cosine(0.1, 'a', 3)", 13, "stop must be a number"),
         ("open('x')", 1, "unknown schedule 'open'"),
         ("cosine(1, 0, 9).__class__", 1, "expected a schedule"),
@@ -188,6 +190,7 @@ def test_the_command_writes_a_picture(
         (["linear(1, 0, 5)", "cosine("], "schedule 2: cannot read this"),
         (["linear(1, 0, 5)", "--out", "lr.txt"], "must end in .png"),
         (["linear(1, 0, 5)", "--out", "no/such/folder/lr.png"], "--out"),
+        (["exponential(1, 1.5)", "--steps", "5000"], "inf at step 1751 cannot be drawn"),
         (["OneCycleLR:max_lr=1,total_steps=5"], "number of total steps is 5"),
     ],
 )

@@ -11,7 +11,7 @@ from helpers import Case, gradients, make_params, rule_optimizers, run
 
 import steprule
 from steprule.rules import OPTIMIZERS
-from steprule.schedules import cosine, linear, piecewise
+from steprule.schedules import Schedule, constant, cosine, linear, piecewise
 
 
 @pytest.mark.parametrize("name", rule_optimizers())
@@ -109,3 +109,50 @@ def test_copies_go_their_own_way() -> None:
 def test_a_first_value_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="lr must be a finite number >= 0"):
         steprule.SGD(make_params("SGD"), lr=linear(-1.0, 0.0, steps=10))
+
+
+def test_an_optimizer_with_a_step_of_its_own_follows_schedules_too() -> None:
+    params = make_params("SGD")
+    optimizer = steprule.LBFGS(params, lr=linear(1.0, 0.0, steps=4))
+    seen = []
+    for _ in range(3):
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = torch.stack([param.square().sum() for param in params]).sum()
+            loss.backward()
+            return loss
+
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step(closure)
+    assert seen == [1.0, 0.75, 0.5]
+
+
+def test_flags_cannot_be_scheduled() -> None:
+    for name in ("nesterov", "maximize", "foreach"):
+        with pytest.raises(TypeError, match=f"{name} is a flag"):
+            steprule.SGD(make_params("SGD"), lr=0.1, momentum=0.9, **{name: constant(1)})
+
+
+@pytest.mark.parametrize("new", [0.5, linear(0.5, 0.0, steps=5)])
+def test_a_resumed_run_can_be_given_another_lr(new: float | Schedule) -> None:
+    """Loading brings the schedule back; setting the learning rate afterwards replaces it."""
+    params = make_params("SGD")
+    optimizer = steprule.SGD(params, lr=linear(1.0, 0.0, steps=10), momentum=constant(0.9))
+    for _ in gradients(params, 2):
+        optimizer.step()
+    resumed = steprule.SGD(params, lr=0.1)
+    resumed.load_state_dict(optimizer.state_dict())
+    steprule.set_learning_rate(resumed, new)
+    for i in (2, 3, 4):
+        expected = new(i) if isinstance(new, Schedule) else new
+        assert resumed.param_groups[0]["lr"] == expected
+        resumed.step()
+
+
+def test_an_lr_is_driven_by_one_thing_at_a_time() -> None:
+    optimizer = steprule.SGD(make_params("SGD"), lr=linear(1.0, 0.0, steps=10))
+    with pytest.raises(ValueError, match=r"optimizer: the lr of group 0 follows linear\(1, 0"):
+        steprule.lr_scheduler.StepLR(optimizer, 3)
+    with pytest.raises(TypeError, match="SGD of torch cannot follow"):
+        steprule.set_learning_rate(torch.optim.SGD(make_params("SGD")), linear(1, 0, steps=3))

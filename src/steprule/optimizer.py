@@ -21,13 +21,14 @@ from steprule.param_groups import (
     listed_groups,
     split_names,
 )
-from steprule.plan import Context, Plan, Seat, requested_engine
+from steprule.plan import FLAGS, Context, Plan, Seat, requested_engine
 from steprule.rule import Rule
 from steprule.scheduled import (
     SCHEDULES,
     STEP,
     advance_schedules,
     packed_schedules,
+    replace_schedule,
     split_schedules,
     steps_seen,
     unpacked_schedules,
@@ -177,7 +178,16 @@ class Optimizer(torch.optim.Optimizer):
         """Check one group's options, or the defaults; subclasses add what concerns several."""
         given = {k: v for k, v in options.items() if v is not _REQUIRED}
         check_options(self.rule, given, where)
+        self._check_scheduled(given.get(SCHEDULES, ()), where)
         requested_engine(self.engine, given)
+
+    def _check_scheduled(self, keys: Iterable[str], where: str) -> None:
+        """Refuse schedules for what is no number: a flag would be on or off for good."""
+        rule = self.rule
+        flags = {*FLAGS, *(rule.flags if rule is not None else ())}
+        for key in keys:
+            if key in flags:
+                raise TypeError(f"{where}{key} is a flag, not a number: it cannot be scheduled")
 
     def _check_params(self, params: Sequence[Tensor], names: list[str] | None, where: str) -> None:
         """Refuse tensors that this optimizer has no use for (for subclasses)."""
@@ -436,9 +446,12 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             return step(self, *args, **kwargs)
         self._is_stepping = True
         try:
-            return with_hooks(self, *args, **kwargs)
+            result = with_hooks(self, *args, **kwargs)
         finally:
             self._is_stepping = False
+        if self.rule is None:  # otherwise the update has done it
+            advance_schedules(self.param_groups)
+        return result
 
     outermost.hooked = True  # type: ignore[attr-defined]  # torch's base class asks
     return outermost
@@ -447,24 +460,36 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 _hooked_step = _hooked(lambda self, *args, **kwargs: self._step(*args, **kwargs))
 
 
-def set_learning_rate(
-    optimizer: torch.optim.Optimizer, lr: float | Tensor | Iterable[float | Tensor]
-) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: Number | Iterable[Number]) -> None:
     """Set the learning rate of every group, from the next step on.
+
+    A number ends the schedule that a group's learning rate had. A schedule takes the place of
+    one, and goes on at the step the optimizer's schedules have reached.
 
     Args:
         optimizer: any optimizer, torch's included.
-        lr: one value for all groups, or one for each.
+        lr: one value for all groups, or one for each; a schedule needs an optimizer of steprule.
 
     Raises:
         ValueError: not as many values as groups, or a value below 0; nothing is changed.
+        TypeError: not a number, or a schedule for an optimizer of torch; nothing is changed.
     """
     groups = optimizer.param_groups
     several = isinstance(lr, Iterable) and not isinstance(lr, Tensor)
-    rates = list(cast("Iterable[float | Tensor]", lr)) if several else [lr] * len(groups)
+    rates = list(cast("Iterable[Number]", lr)) if several else [lr] * len(groups)
     if len(rates) != len(groups):
         raise ValueError(f"got {len(rates)} learning rates for {len(groups)} parameter groups")
-    for i, rate in enumerate(rates):
-        check_options(None, {"lr": rate}, f"group {i}: ")
-    for group, rate in zip(groups, rates, strict=True):
-        group["lr"] = rate
+    step = steps_seen(groups)
+    numbers = [rate(step) if isinstance(rate, Schedule) else rate for rate in rates]
+    for i, (rate, number) in enumerate(zip(rates, numbers, strict=True)):
+        if isinstance(rate, Schedule) and not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"group {i}: {type(optimizer).__name__} of torch cannot follow {rate!r}: use "
+                "steprule's, or a scheduler"
+            )
+        check_options(None, {"lr": number}, f"group {i}: ")
+    for group, rate, number in zip(groups, rates, numbers, strict=True):
+        replace_schedule(group, "lr", rate if isinstance(rate, Schedule) else None, step)
+        group["lr"] = number
+    if isinstance(optimizer, Optimizer):
+        optimizer._plan = None  # it knows whether there are schedules

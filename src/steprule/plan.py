@@ -27,6 +27,8 @@ from steprule.state import ensure_state
 
 _ENGINE_OPTIONS = ("foreach", "fused", "capturable", "differentiable")
 _SHARED_OPTIONS = ("maximize", "weight_decay", "decoupled_weight_decay")
+# Options of every optimizer that are on or off.
+FLAGS = ("maximize", "decoupled_weight_decay", *_ENGINE_OPTIONS)
 
 
 @dataclass

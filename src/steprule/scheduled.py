@@ -53,6 +53,21 @@ def apply_schedules(group: dict[str, Any]) -> None:
             group[name] = (*entries[:index], value, *entries[index + 1 :])
 
 
+def replace_schedule(
+    group: dict[str, Any], name: str, schedule: Schedule | None, step: int
+) -> None:
+    """Give an option of a group another schedule at this step, or (None) take its away."""
+    kept = {key: other for key, other in group.get(SCHEDULES, {}).items() if key != name}
+    if schedule is not None:
+        kept[name] = schedule
+    if kept:
+        group[SCHEDULES] = kept
+        group.setdefault(STEP, step)
+    else:
+        group.pop(SCHEDULES, None)
+        group.pop(STEP, None)
+
+
 def advance_schedules(groups: Iterable[dict[str, Any]]) -> None:
     """Move the schedules of all groups on by one step."""
     for group in groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -37,6 +38,10 @@ class SWALR(PureLR):
         TypeError, ValueError: an argument is out of range.
     """
 
+    _unsaved = PureLR._unsaved | {"_goals"}
+    # What `_targets` gave for this step, so as to look at the groups once.
+    _goals: Sequence[float] = ()
+
     # torch has no closed form here: it always goes on from the lr it finds.
     _get_closed_form_lr = None  # type: ignore[assignment]
 
@@ -51,7 +56,7 @@ class SWALR(PureLR):
         **options: Any,
     ) -> None:
         groups.check_optimizer(optimizer)
-        self._swa_lrs = groups.per_group("swa_lr", optimizer, swa_lr)
+        self._swa_lrs = groups.rates("swa_lr", optimizer, swa_lr)
         for group, lr in zip(optimizer.param_groups, self._swa_lrs, strict=True):
             group["swa_lr"] = lr
         self._anneal_strategy = checks.one_of("anneal_strategy", anneal_strategy, ("cos", "linear"))
@@ -69,16 +74,29 @@ class SWALR(PureLR):
 
     def _targets(self) -> list[float]:
         """Each group's swa_lr: its own, or the last known for a group that came without."""
-        return [
-            float(group.setdefault("swa_lr", self._swa_lrs[min(index, len(self._swa_lrs) - 1)]))
-            for index, group in enumerate(self.optimizer.param_groups)
-        ]
+        param_groups = self.optimizer.param_groups
+        try:
+            return groups.floats([group["swa_lr"] for group in param_groups])
+        except KeyError:
+            for index, group in enumerate(param_groups):
+                group.setdefault("swa_lr", self._swa_lrs[min(index, len(self._swa_lrs) - 1)])
+            return self._targets()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        self._goals = self._targets()
+        super()._update_lr(epoch)
+
+    def _key(self, epoch: int) -> tuple[float, Sequence[float]]:
+        return self._alpha(epoch), self._goals
 
     def _closed(self, epoch: Any) -> list[float]:
+        targets = self._goals if self._get_lr_called_within_step else self._targets()
         alpha = self._alpha(epoch)
+        if alpha == 1:
+            return list(targets)
+        left = 1 - alpha
         return [
-            target * alpha + base * (1 - alpha)
-            for base, target in zip(self._bases, self._targets(), strict=False)
+            target * alpha + base * left for base, target in zip(self._bases, targets, strict=False)
         ]
 
     def _next(self, lrs: list[float]) -> list[float]:

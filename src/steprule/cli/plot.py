@@ -61,6 +61,8 @@ def plot(
 
 def _curves(written: str, lrs: list[float], steps: int, which: str) -> list[Curve]:
     """The curves of one argument."""
+    import numpy as np
+
     from steprule import plotting
     from steprule.lr_scheduler.parse import looks_like_scheduler, parse_scheduler
     from steprule.schedules import ParseError, parse
@@ -68,11 +70,15 @@ def _curves(written: str, lrs: list[float], steps: int, which: str) -> list[Curv
     label = written.strip()
     try:
         thing = parse_scheduler(label, lrs) if looks_like_scheduler(label) else parse(label)
-        return plotting.curves(thing, steps, label=label)
+        lines = plotting.curves(thing, steps, label=label)
     except ParseError as error:
         _refuse(f"{which}{error}")
     except ValueError as error:
         _refuse(f"{label}: {error}")
+    for line in lines:
+        if (wrong := np.flatnonzero(~np.isfinite(line.values))).size:
+            _refuse(f"{label}: {line.values[wrong[0]]} at step {wrong[0]} cannot be drawn")
+    return lines
 
 
 def _refuse(message: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -11,11 +12,14 @@ from torch.optim import Optimizer
 
 from steprule.lr_scheduler import calls, groups
 from steprule.lr_scheduler.groups import Rate
+from steprule.schedules import checks
 
 EPOCH_ARGUMENT = (
     "The epoch argument of `scheduler.step(epoch)` is deprecated, as in torch: call "
     "`scheduler.step()`. With an epoch the closed form is used where the class has one."
 )
+
+_built = itertools.count()
 
 Verbose = bool | Callable[[str], object]
 
@@ -42,12 +46,13 @@ class LRScheduler(torch_schedulers.LRScheduler):
 
     Raises:
         TypeError: `optimizer` is not an optimizer.
+        TypeError, ValueError: `last_epoch` or `initial_lr` is no such number.
         KeyError: `last_epoch >= 0` and a group does not know its `initial_lr`.
     """
 
     # Belongs to this run rather than to the schedule: neither saved nor loaded.
     _unsaved: ClassVar[frozenset[str]] = frozenset(
-        ("optimizer", "verbose", "hold_on_skip", "_exact", "_inside", "_steps_seen")
+        ("optimizer", "verbose", "hold_on_skip", "_exact", "_inside", "_steps_seen", "_found")
     )
     # Attributes that `keep` keeps together with the one named.
     _kept_with: ClassVar[dict[str, tuple[str, ...]]] = {}
@@ -58,6 +63,8 @@ class LRScheduler(torch_schedulers.LRScheduler):
     _inside = False
     hold_on_skip = False
     verbose: Verbose = False
+    # When it was built among all schedulers, and the lr and initial lr of each group then.
+    _found: tuple[int, list[float], list[float]] | None = None
     base_lrs: list[Rate]
     last_epoch: int
 
@@ -71,9 +78,10 @@ class LRScheduler(torch_schedulers.LRScheduler):
         hold_on_skip: bool = False,
     ) -> None:
         groups.check_optimizer(optimizer)
+        last_epoch = checks.whole("last_epoch", last_epoch, low=-1)
         self._attach(optimizer, verbose, hold_on_skip)
         if initial_lr is not None:
-            given = groups.per_group("initial_lr", optimizer, initial_lr)
+            given = groups.rates("initial_lr", optimizer, initial_lr)
             for group, lr in zip(optimizer.param_groups, given, strict=True):
                 group["initial_lr"] = lr
         for index, group in enumerate(optimizer.param_groups):
@@ -94,6 +102,9 @@ class LRScheduler(torch_schedulers.LRScheduler):
         self.verbose = verbose
         self.hold_on_skip = hold_on_skip
         self._exact: list[float] = []
+        lrs = groups.read(optimizer, [])
+        initial = [float(g.get("initial_lr", g["lr"])) for g in optimizer.param_groups]
+        self._found = (next(_built), lrs, initial)
         calls.watch(optimizer, count=hold_on_skip)
         self._steps_seen = calls.steps_taken(optimizer)
 
@@ -244,7 +255,8 @@ class LRScheduler(torch_schedulers.LRScheduler):
         self._last_lr = last or self._last_lr
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_steps_seen"}
+        left_out = ("_steps_seen", "_found")
+        return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

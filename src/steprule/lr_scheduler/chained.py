@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.composite import ChainLike, advance, begin, enter, put_back
 from steprule.lr_scheduler.pure import FactorLR
-from steprule.schedules import Schedule
+from steprule.schedules import Schedule, checks
 
 
 class ChainedScheduler(ChainLike):
@@ -37,6 +37,7 @@ class ChainedScheduler(ChainLike):
         verbose: Any = False,
         hold_on_skip: bool = False,
     ) -> None:
+        schedulers = checks.listed("schedulers", schedulers)
         if len(schedulers) < 1:
             raise ValueError(
                 "schedulers: ChainedScheduler expects at least one scheduler, got none"

@@ -242,4 +242,4 @@ def pure_member(member: Any, index: int, base: float) -> Schedule:
         raise TypeError(
             f"{type(member).__name__} has no pure schedule: it goes on from the lr found"
         )
-    return member._pure(index, base)
+    return member._written_down(index, base)

@@ -63,8 +63,8 @@ class CyclicLR(MomentumLR):
         **options: Any,
     ) -> None:
         groups.check_optimizer(optimizer)
-        lows = groups.per_group("base_lr", optimizer, base_lr)
-        self.max_lrs = groups.per_group("max_lr", optimizer, max_lr)
+        lows = groups.rates("base_lr", optimizer, base_lr)
+        self.max_lrs = groups.rates("max_lr", optimizer, max_lr)
         up = checks.number("step_size_up", step_size_up, above=0)
         down = up if step_size_down is None else step_size_down
         self.total_size = up + checks.number("step_size_down", down, above=0)
@@ -72,6 +72,8 @@ class CyclicLR(MomentumLR):
         if scale_fn is None:
             checks.one_of("mode", mode, CYCLE_MODES)
             scale_mode = "iterations" if mode == "exp_range" else "cycle"
+        elif not callable(scale_fn):
+            raise TypeError(f"scale_fn must be a function, got {scale_fn!r}")
         self.mode = mode
         self.gamma = checks.number("gamma", gamma)
         self._scale_fn_custom = scale_fn
@@ -101,6 +103,9 @@ class CyclicLR(MomentumLR):
         up = self.step_ratio * self.total_size
         height = into / up if into <= up else (self.total_size - into) / (self.total_size - up)
         return height * self.scale_fn(cycle + 1 if self.scale_mode == "cycle" else epoch)
+
+    def _key(self, epoch: int) -> int:
+        return 0  # it is on its closed form whatever stood there before, and that is plain
 
     def _closed(self, epoch: Any) -> list[float]:
         height = self._height(epoch)
@@ -136,7 +141,8 @@ class CyclicLR(MomentumLR):
             vars(self._scale_fn_custom).update(groups.copied(saved))
 
     def _pure(self, index: int, base: float) -> Schedule:
-        up = self.step_ratio * self.total_size
+        # Saved as a ratio, as in torch, a whole number may come back a hair beside itself.
+        up = round(self.step_ratio * self.total_size, 6)
         if self._scale_fn_custom is not None or not up.is_integer():
             return FunctionSchedule(lambda epoch: self._closed(epoch)[index], 1.0)
         return cyclic(

@@ -86,7 +86,9 @@ class MultiStepLR(FactorLR):
         verbose: Any = False,
         **options: Any,
     ) -> None:
-        self.milestones = Counter(checks.whole("milestones", epoch) for epoch in milestones)
+        self.milestones = Counter(
+            checks.whole("milestones", epoch) for epoch in checks.listed("milestones", milestones)
+        )
         self.gamma = checks.number("gamma", gamma)
         super().__init__(optimizer, last_epoch, verbose, **options)
 

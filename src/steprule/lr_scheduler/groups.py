@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +11,22 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from steprule.schedules import checks
+
 Rate = float | Tensor
 _PLAIN = {float, int}
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Refuse anything but an optimizer, with the argument's name."""
+    """Refuse anything but an optimizer whose lr nothing else drives, with the argument's name."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: {type(optimizer).__name__} is not an Optimizer")
+    for index, group in enumerate(optimizer.param_groups):
+        if "lr" in group.get("schedules", ()):
+            raise ValueError(
+                f"optimizer: the lr of group {index} follows {group['schedules']['lr']!r} already, "
+                "and a scheduler would change it as well: give the optimizer a number for lr"
+            )
 
 
 def copied(value: Any) -> Any:
@@ -60,6 +69,34 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
             f"got {len(value)}: {value!r}"
         )
     return [copied(item) for item in value]
+
+
+def rates(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
+    """As `per_group`, for numbers: floats, or tensors of one element.
+
+    Raises:
+        TypeError, ValueError: one that is no finite number, or a list that does not fit.
+    """
+    values = per_group(name, optimizer, value)
+    for item in values:
+        checks.number(name, item.item() if _is_single(item) else item)
+    return values
+
+
+def number_or_none(value: Any) -> float | None:
+    """A number, or the one element of a tensor or array, as a float; None for anything else."""
+    if _is_single(value):
+        value = value.item()
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_single(value: Any) -> bool:
+    return hasattr(value, "item") and math.prod(getattr(value, "shape", (2,))) == 1
 
 
 def read(optimizer: Optimizer, exact: list[float]) -> list[float]:

@@ -46,6 +46,10 @@ class _FunctionLR(PureLR):
 
     def _adopt(self) -> None:
         super()._adopt()
+        self._share_last()
+
+    def _share_last(self) -> None:
+        """Give groups added later the last group's function."""
         missing = len(self.base_lrs) - len(self.lr_lambdas)
         self.lr_lambdas += self.lr_lambdas[-1:] * missing
 
@@ -65,6 +69,7 @@ class _FunctionLR(PureLR):
 
     def _load(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
         super()._load(state_dict, kept | {"lr_lambdas", "_lambda_probes"})
+        self._share_last()  # the state may be of a run with more groups
         for function, saved in zip(self.lr_lambdas, state_dict.get("lr_lambdas", ()), strict=False):
             if saved and "lr_lambdas" not in kept:
                 vars(function).update(groups.copied(saved))

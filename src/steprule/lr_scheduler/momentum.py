@@ -57,8 +57,8 @@ class MomentumLR(AbsoluteLR):
                 f"{type(optimizer).__name__} has neither: pass cycle_momentum=False"
             )
         self.use_beta1 = "betas" in optimizer.defaults
-        lows = groups.per_group("base_momentum", optimizer, base)
-        highs = groups.per_group("max_momentum", optimizer, most)
+        lows = groups.rates("base_momentum", optimizer, base)
+        highs = groups.rates("max_momentum", optimizer, most)
         if last_epoch == -1:
             for group, low, high in zip(optimizer.param_groups, lows, highs, strict=True):
                 self._equip_momentum(group, low, high)

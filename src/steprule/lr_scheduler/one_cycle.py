@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.momentum import MomentumLR
-from steprule.schedules import Schedule, checks, one_cycle
+from steprule.schedules import Schedule, checks, constant, one_cycle
 
 
 class OneCycleLR(MomentumLR):
@@ -79,7 +79,7 @@ class OneCycleLR(MomentumLR):
             optimizer, cycle_momentum, base_momentum, max_momentum, last_epoch
         )
         self._ends: list[dict[str, float]] = []
-        for index, most in enumerate(groups.per_group("max_lr", optimizer, max_lr)):
+        for index, most in enumerate(groups.rates("max_lr", optimizer, max_lr)):
             first = most / div_factor
             ends = {"initial_lr": first, "max_lr": most, "min_lr": first / final_div_factor}
             if cycle_momentum:
@@ -144,6 +144,8 @@ class OneCycleLR(MomentumLR):
     def _pure(self, index: int, base: float) -> Schedule:
         group = self.optimizer.param_groups[index]
         first, most, least = (float(group[key]) for key in ("initial_lr", "max_lr", "min_lr"))
+        if not most:  # a frozen group: 0 has no ratios
+            return constant(0.0)
         return one_cycle(
             most,
             steps=self.total_steps,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 from typing import Any
 
-import torch
 import torch.optim.lr_scheduler as torch_schedulers
 from torch.optim import Optimizer
 
@@ -66,11 +64,14 @@ class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
                 f"threshold must be a number, got {threshold!r}: verbose is the last argument now, "
                 "write verbose=True"
             )
-        self.min_lrs = groups.per_group("min_lr", optimizer, min_lr)
+        self.min_lrs = groups.rates("min_lr", optimizer, min_lr)
         self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else min_lr
+        if patience != math.inf:  # which switches a plateau off
+            checks.number("patience", patience)
         self.patience = patience
         self.cooldown = cooldown
-        self.eps = eps
+        checks.number("cooldown", cooldown)
+        self.eps = checks.number("eps", eps)
         self.sign_aware = sign_aware
         self.nan_is_bad = nan_is_bad
         self.last_epoch = 0
@@ -126,14 +127,12 @@ class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
         self._last_lr = groups.held(self.optimizer)
 
     def _number(self, metrics: Any) -> float:
-        if isinstance(metrics, torch.Tensor) and metrics.numel() == 1:
-            metrics = metrics.item()
-        if not isinstance(metrics, numbers.Real) and not hasattr(metrics, "__float__"):
+        current = groups.number_or_none(metrics)
+        if current is None:
             raise TypeError(
                 f"metrics must be a number, got {metrics!r}: call step(metric), with the value "
                 "that should improve"
             )
-        current = float(metrics)
         if math.isnan(current) and not self.nan_is_bad:
             raise ValueError(
                 "metrics is nan, which is neither better nor worse: find where it comes from, or "

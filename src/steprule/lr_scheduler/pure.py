@@ -8,6 +8,7 @@ from typing import Any
 
 from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.base import LRScheduler
+from steprule.lr_scheduler.function_schedule import FunctionSchedule
 from steprule.lr_scheduler.groups import Rate
 from steprule.schedules import Schedule, checks
 
@@ -79,7 +80,14 @@ class PureLR(LRScheduler):
     @property
     def schedules(self) -> tuple[Schedule, ...]:
         """Each group's lr as a pure schedule."""
-        return tuple(self._pure(index, base) for index, base in enumerate(self._bases))
+        return tuple(self._written_down(index, base) for index, base in enumerate(self._bases))
+
+    def _written_down(self, index: int, base: float) -> Schedule:
+        try:
+            return self._pure(index, base)
+        except ValueError:
+            # Numbers torch takes and the pure shapes do not, such as a T_max with a fraction.
+            return FunctionSchedule(lambda epoch: self._closed(epoch)[index], 1.0)
 
     def get_lr(self) -> list[Rate]:
         """The lr of each group now in force, as `get_last_lr()`; subclasses may build on it."""
@@ -106,6 +114,7 @@ class PureLR(LRScheduler):
         """Whether all groups hold the closed form's last value, known without computing it."""
         return (
             self._curve is not None
+            and self.last_epoch > 0  # there is no value before the first
             and self._curve == self._key(self.last_epoch - 1)
             and self._curve_bases == self.base_lrs
         )

@@ -17,7 +17,7 @@ from steprule.lr_scheduler.composite import (
     pure_member,
     put_back,
 )
-from steprule.lr_scheduler.momentum import put_momentum, read_momentum
+from steprule.lr_scheduler.momentum import MomentumLR, put_momentum, read_momentum
 from steprule.lr_scheduler.pure import AbsoluteLR, PureLR
 from steprule.schedules import Schedule, checks
 
@@ -52,6 +52,8 @@ class SequentialLR(CompositeLR):
         hold_on_skip: bool = False,
     ) -> None:
         groups.check_optimizer(optimizer)
+        schedulers = checks.listed("schedulers", schedulers)
+        milestones = checks.listed("milestones", milestones)
         if len(schedulers) < 1:
             raise ValueError("schedulers: SequentialLR expects at least one scheduler, got none")
         if len(milestones) != len(schedulers) - 1:
@@ -62,6 +64,7 @@ class SequentialLR(CompositeLR):
         self._milestones = [checks.whole("milestones", epoch) for epoch in milestones]
         if self._milestones != sorted(self._milestones):
             raise ValueError(f"milestones must not fall, got {milestones!r}")
+        last_epoch = checks.whole("last_epoch", last_epoch, low=-1)
         self._attach(optimizer, verbose, hold_on_skip)
         self._take(optimizer, schedulers)
         self.last_epoch = last_epoch + 1
@@ -89,11 +92,27 @@ class SequentialLR(CompositeLR):
             for index, lr in enumerate(lrs)
         ]
 
+    def _arrival(self) -> list[float]:
+        """The lr to start from: the initial one, or what was loaded or set before the members."""
+        bases = groups.floats(self.base_lrs)
+        # A MomentumLR sets the group's lr and initial lr before it can look at them.
+        seen = [
+            leaf._found
+            for leaf in self._leaves()
+            if not isinstance(leaf, MomentumLR) and getattr(leaf, "_found", None)
+        ]
+        if not seen:
+            return bases
+        _, lrs, initial = min(seen)
+        known = zip(bases, lrs, initial, strict=False)
+        arrived = [base if lr == first else lr for base, lr, first in known]
+        return arrived + bases[len(arrived) :]  # groups added since
+
     def _begin_run(self) -> None:
         """Start as the active member alone would; building the others moved the lr."""
         found = groups.read(self.optimizer, [])
         foreign = self._foreign(found)
-        bases = groups.floats(self.base_lrs)
+        bases = self._arrival()
         groups.write(
             self.optimizer,
             [lr if other else base for lr, base, other in zip(found, bases, foreign, strict=True)],

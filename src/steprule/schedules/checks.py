@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -46,6 +46,17 @@ def whole(name: str, value: Any, *, low: int = 0) -> int:
     if result < low:
         raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
     return int(result)
+
+
+def listed(name: str, value: Any) -> list[Any]:
+    """Return `value`, some iterable, as a list.
+
+    Raises:
+        TypeError: it is not iterable.
+    """
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list, got {value!r}")
+    return list(value)
 
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:

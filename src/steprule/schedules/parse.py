@@ -213,4 +213,6 @@ class Reader:
             return make(*arguments, **keywords)
         except (TypeError, ValueError) as error:
             culprit = where.get(str(error).split(" ", 1)[0], node)
-            self.fail(culprit, str(error).replace("__init__() ", ""))
+            self.fail(
+                culprit, str(error).replace(".__init__() m", " is m").replace(".__init__()", "")
+            )
