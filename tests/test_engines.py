@@ -19,6 +19,7 @@ from helpers import (
     params_of,
     run,
 )
+from torch import nn
 
 import steprule
 from steprule.rules import OPTIMIZERS
@@ -357,12 +358,123 @@ def test_own_workers_give_the_bits_that_torchs_team_gives(monkeypatch: pytest.Mo
     assert torch.equal(*results)
 
 
+def test_native_loops_are_in_use() -> None:
+    """A new torch may keep sizes elsewhere: steps are then right, but slower than they need be."""
+    from steprule.engines.native_checks import data_ptr_function
+
+    assert data_ptr_function() is not None
+
+
 def test_plain_calls_see_what_the_native_loops_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a torch that lacks its compiler's helpers the checks are the same, only slower."""
     reference = run(steprule.Adam, Case("Adam", {}), steps=4)
-    monkeypatch.setattr("steprule.engines.addresses._data_ptr_function", lambda: None)
-    monkeypatch.setattr("steprule.engines.addresses._guards", None)
+    for user in ("addresses", "unmoved"):
+        monkeypatch.setattr(f"steprule.engines.{user}.data_ptr_function", lambda: None)
+    monkeypatch.setattr("steprule.engines.likeness.guards", None)
     params, optimizer = run(steprule.Adam, Case("Adam", {}), steps=4)
     assert all(map(torch.equal, params, reference[0]))
     optimizer.state[params[0]]["exp_avg"] = torch.zeros_like(params[0])
     assert not optimizer._plan.is_current()
+
+
+RESHAPES = {
+    "shrunk": (30, lambda t: t[:5]),
+    "grown": (5, lambda t: t.as_strided((20,), (1,))),
+    "of other axes": (30, lambda t: t.view(5, 6)),
+}
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("kind", RESHAPES)
+def test_a_parameter_reshaped_in_place_is_seen(
+    monkeypatch: pytest.MonkeyPatch, kind: str, native: bool
+) -> None:
+    """The address stays: only sizes and strides tell."""
+    if not native:
+        monkeypatch.setattr("steprule.engines.unmoved.data_ptr_function", lambda: None)
+    size, reshape = RESHAPES[kind]
+    whole = torch.ones(40)
+    param = nn.Parameter(whole[:size])
+    plain, adam = steprule.SGD([param], lr=0.1), steprule.Adam([param], lr=0.1)
+    param.grad = torch.ones(size)
+    plain.step()
+    adam.step()
+    param.grad, param.data = None, reshape(param.data)
+    param.grad = torch.ones_like(param)
+    before = whole.clone()
+    with pytest.raises(RuntimeError, match="'exp_avg' of parameter 0 of group 0 has shape"):
+        adam.step()
+    assert torch.equal(whole, before)
+    plain.step()
+    touched = param.numel()
+    torch.testing.assert_close(whole[:touched], before[:touched] - 0.1)
+    assert torch.equal(whole[touched:], before[touched:])
+
+
+def test_a_parameter_transposed_in_place_keeps_its_state_by_index() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start, grads = torch.randn(4, 4, generator=generator), torch.randn(3, 4, 4, generator=generator)
+    results = []
+    for cls in (steprule.Adam, torch.optim.Adam):
+        param = nn.Parameter(start.clone())
+        optimizer = cls([param], lr=0.1)
+        for i, grad in enumerate(grads):
+            if i == 1:
+                param.data = param.data.t()
+            param.grad = grad.t() if i else grad.clone()
+            optimizer.step()
+        results.append(param.detach())
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("axes", [0, 1, 5, 6, 8])
+def test_sizes_of_tensors_of_many_axes_are_watched(axes: int) -> None:
+    param = nn.Parameter(torch.ones([2] * axes))
+    optimizer = steprule.SGD([param], lr=0.1, momentum=0.9)
+    param.grad = torch.ones_like(param)
+    for _ in range(2):
+        optimizer.step()
+    assert optimizer._plan is not None
+    assert optimizer._plan.is_current()
+    if axes:
+        optimizer.state[param]["momentum_buffer"].resize_(1)
+        assert not optimizer._plan.is_current()
+
+
+def test_a_count_without_an_element_is_refused() -> None:
+    param = nn.Parameter(torch.ones(3))
+    optimizer = steprule.Adam([("w", param)])
+    param.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.state[param]["step"] = torch.zeros(0)
+    with pytest.raises(RuntimeError, match="'step' of 'w' has shape"):
+        optimizer.step()
+
+
+def test_a_count_of_whole_numbers_is_taken() -> None:
+    param = nn.Parameter(torch.ones(3))
+    optimizer = steprule.Adam([param])
+    param.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.state[param]["step"] = torch.tensor(5)
+    optimizer.step()
+    assert optimizer.state[param]["step"] == 6
+
+
+def test_a_gradient_of_another_dtype_is_read_in_its_own() -> None:
+    param = nn.Parameter(torch.zeros(1))
+    param.grad_dtype = None
+    optimizer = steprule.SGD([param], lr=1.0)
+    param.grad = torch.ones(1, dtype=torch.bfloat16)
+    optimizer.step()
+    param.grad = torch.full((1,), 1.001)
+    optimizer.step()
+    assert param.item() == pytest.approx(-2.001, abs=1e-6)
+
+
+def test_a_zero_tensor_without_memory_is_a_gradient() -> None:
+    param = nn.Parameter(torch.ones(3))
+    optimizer = steprule.SGD([param], lr=0.1)
+    param.grad = torch._efficientzerotensor(3)
+    optimizer.step()
+    assert torch.equal(param, torch.ones(3))

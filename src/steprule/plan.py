@@ -23,7 +23,7 @@ from steprule.rule import SUPPLIED, Rule
 from steprule.same_objects import SameObjects
 from steprule.scheduled import SCHEDULES
 from steprule.shared_terms import Form, form_of
-from steprule.state import ensure_state
+from steprule.state import check_state, ensure_state
 
 _ENGINE_OPTIONS = ("foreach", "fused", "capturable", "differentiable")
 _SHARED_OPTIONS = ("maximize", "weight_decay", "decoupled_weight_decay")
@@ -179,6 +179,7 @@ class Plan:
             if _touches_every_row(form):
                 grad = grad.to_dense()
         state = self.context.state.get(param, {})
+        check_state(self.context.rule, param, state, label)
         return Leaf(param, grad, state, group_index, param in self.context.fresh, label)
 
     def _check_kind(self, param: Tensor, grad: Tensor, label: str) -> None:

@@ -48,7 +48,7 @@ def ensure_state(
         step = entry.get("step", 0.0)
         if rule.sparse == "only":
             entry["step"] = int(step)  # torch's SparseAdam counts in Python
-        elif not isinstance(step, Tensor):
+        elif not isinstance(step, Tensor) or not step.is_floating_point():
             entry["step"] = torch.tensor(float(step), dtype=scalar_dtype(), device=count_device)
         elif step.device != count_device:
             entry["step"] = step.to(count_device)  # a count on the GPU would be waited for
@@ -65,6 +65,29 @@ def ensure_state(
                 real_view(entry[name]).fill_(value)
     if missing and len(missing) == len(names):
         fresh.add(param)
+
+
+def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str) -> None:
+    """Refuse state that cannot be this parameter's.
+
+    Raises:
+        RuntimeError: naming the parameter and the entry.
+    """
+    for name in ("step", *rule.slots):
+        value = state.get(name)
+        if not isinstance(value, Tensor):
+            continue
+        slot = rule.slots.get(name)
+        is_scalar = slot is None or slot.is_scalar
+        expected = None if slot is None or is_scalar else slot.shape_for(param.shape)
+        if value.numel() != 1 if is_scalar else value.shape != expected:
+            raise RuntimeError(
+                f"state {name!r} of {label} has shape {tuple(value.shape)}, the parameter has "
+                f"{tuple(param.shape)}: if the parameter was resized, resize its state too or "
+                "delete it (del optimizer.state[param])"
+            )
+        if not (is_scalar or value.is_floating_point() or value.is_complex()):
+            raise RuntimeError(f"state {name!r} of {label} is {value.dtype}: it must be floating")
 
 
 def packed_state(groups: Iterable[Mapping[str, Any]], state: Mapping[Any, Any]) -> StateDict:

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from steprule.engines import Leaf
-from steprule.engines.addresses import Likeness, SameTensors, addresses_of
+from steprule.engines.addresses import addresses_of
 from steprule.engines.kernel_cache import Library, can_convert_half, library_for
 from steprule.engines.kernel_source import Control, Layout, scalar_row, source_of
+from steprule.engines.likeness import Likeness
 from steprule.engines.shares import Shares
+from steprule.engines.unmoved import Unmoved
 from steprule.formats import format_of
 from steprule.formats.floating import FLOATING, compute_dtype
 from steprule.rule import SUPPLIED
@@ -167,7 +169,9 @@ class FusedRunner:
         self._kept = [p.detach() for p in params]
         names = (*self.form.array_slots, *_counts(self.form))
         self._slots = [tuple(state[name] for state in self._states) for name in names]
-        self._same_slots = SameTensors(self._states, names) if names else None
+        by_entry = [state[name] for state in self._states for name in names]
+        self._same_params = Unmoved(params)
+        self._same_slots = Unmoved(by_entry, self._states, names) if names else None
         self._usual_grads: Likeness | None = None
 
     def _make_tables(self, leaves: Sequence[Leaf]) -> None:
@@ -221,7 +225,7 @@ class FusedRunner:
         Returns:
             False if anything is no longer as it was planned: plan anew.
         """
-        if addresses_of(self.params) != self._param_addresses:
+        if not self._same_params.hold():
             return False
         if self._same_slots is not None and not self._same_slots.hold():
             return False
@@ -250,7 +254,8 @@ class FusedRunner:
                 taken.append(grad)
                 continue
             readable = type(grad) in _PLAIN and grad.layout is torch.strided
-            if not readable or grad.shape != self.params[i].shape:
+            is_planned = grad.dtype is self.grad_dtype and grad.shape == self.params[i].shape
+            if not readable or not is_planned:
                 return False
             # A copy of what is expanded, permuted, lazily conjugated…
             like = torch.empty_like(self.params[i], dtype=self.grad_dtype)
@@ -273,6 +278,7 @@ class FusedRunner:
             and (grad.stride() == param.stride() or grad.numel() < 2)
             and not grad.is_conj()
             and not grad.is_neg()
+            and not grad._is_zerotensor()
         )
 
     def run(self) -> None:
