@@ -276,6 +276,7 @@ BETWEEN_STEPS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*runs on engine 'foreach'")
 @pytest.mark.parametrize("change", BETWEEN_STEPS)
 def test_what_changes_between_fused_steps_counts(change: str) -> None:
     """Nothing is remembered that may have changed: as eager, which remembers nothing."""

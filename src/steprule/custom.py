@@ -73,7 +73,7 @@ def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -
         inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default)
         for option, default in {**shared, "engine": "auto"}.items()
     ]
-    params = inspect.Parameter("params", inspect.Parameter.POSITIONAL_ONLY)
+    params = inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     signature = inspect.Signature([params, *positional, *keyword])
 
     def construct(self: Optimizer, *args: Any, **kwargs: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -37,13 +38,14 @@ from steprule.scheduled import (
 from steprule.schedules import Schedule
 from steprule.state import LoadPlan, StateDict, ensure_state, moved, packed_state
 
-__all__ = ["Number", "Optimizer", "ParamsT", "own_options", "set_learning_rate"]
+__all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required", "set_learning_rate"]
 
 # What any numeric option takes: a number, a 1-element tensor, or a schedule.
 Number: TypeAlias = float | Tensor | Schedule
 
 _TAKERS_OF_SPARSE: list[str] = []
-_REQUIRED = torch_optimizer.required
+# torch's mark for a default that each group must give.
+required = torch_optimizer.required
 _HOOKS = (
     "_optimizer_step_pre_hooks",
     "_optimizer_step_post_hooks",
@@ -132,6 +134,7 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("_fresh", set())
         self._plan: Plan | None = None
         self._is_stepping = False
+        self._has_warned = False
         self._warned_capturable_if_run_uncaptured = True
         self._patch_step_function()
 
@@ -163,7 +166,7 @@ class Optimizer(torch.optim.Optimizer):
         if names is not None:
             group["param_names"] = names
         for name, value in group.items():
-            if value is _REQUIRED:
+            if value is required:
                 raise ValueError(
                     f"{where}parameter group didn't specify a value of required optimization "
                     f"parameter {name}"
@@ -176,8 +179,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_group(self, options: Mapping[str, Any], where: str) -> None:
         """Check one group's options, or the defaults; subclasses add what concerns several."""
-        given = {k: v for k, v in options.items() if v is not _REQUIRED}
-        check_options(self.rule, given, where)
+        given = {k: v for k, v in options.items() if v is not required}
+        if self.rule is not None:  # without one, options are the subclass's own business
+            check_options(self.rule, given, where)
         self._check_scheduled(given.get(SCHEDULES, ()), where)
         requested_engine(self.engine, given)
 
@@ -213,6 +217,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             RuntimeError: a gradient that this optimizer cannot take, named; nothing is changed.
         """
+        if torch.compiler.is_compiling():
+            return cast("float | None", _uncompiled(self, closure))
         if self._has_step_hooks():
             given = () if closure is None else (closure,)
             return cast("float | None", _hooked_step(self, *given))
@@ -255,9 +261,25 @@ class Optimizer(torch.optim.Optimizer):
         ):
             self._plan = None
             plan = self._plan = Plan(self._context())
+            self._say_what_fell_back(plan)
         plan.run()
         if plan.has_schedules:
             advance_schedules(self.param_groups)
+
+    def _say_what_fell_back(self, plan: Plan) -> None:
+        """Warn, once, of parameters that an engine asked for by name does not take."""
+        if self._has_warned:
+            return
+        fallen = plan.fallen_back()
+        if fallen:
+            self._has_warned = True
+            row = explanation_of(fallen[:1], self.param_groups).rows[0]
+            others = f" and {len(fallen) - 1} more" if len(fallen) > 1 else ""
+            warnings.warn(
+                f"{type(self).__name__}: {row.label}{others} runs on engine {row.engine!r}: "
+                f"{row.reason}. optimizer.explain() shows all",
+                stacklevel=5,
+            )
 
     def _context(self) -> Context:
         if self.rule is None:
@@ -290,6 +312,13 @@ class Optimizer(torch.optim.Optimizer):
             set_to_none: drop the gradients (a parameter without one is passed over by ``step``)
                 instead of filling them with 0.
         """
+        if torch._C._autograd._profiler_enabled():
+            with torch.autograd.profiler.record_function(self._zero_grad_profile_name):
+                self._zero_grad(set_to_none)
+        else:
+            self._zero_grad(set_to_none)
+
+    def _zero_grad(self, set_to_none: bool) -> None:
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         if set_to_none:
             for param in params:
@@ -325,7 +354,11 @@ class Optimizer(torch.optim.Optimizer):
         """The state in torch's format: ``state`` by parameter index, and ``param_groups``."""
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        packed = packed_state(map(packed_schedules, self.param_groups), self.state)
+        state: Mapping[Any, Any] = self.state
+        if self.rule is not None and "first" in self.rule.needs:
+            # That a parameter was never updated is told by its having no state, as in torch.
+            state = {key: value for key, value in state.items() if key not in self._fresh}
+        packed = packed_state(map(packed_schedules, self.param_groups), state)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             returned = post_hook(self, packed)
             if returned is not None:
@@ -350,7 +383,10 @@ class Optimizer(torch.optim.Optimizer):
             if returned is not None:
                 state_dict = returned
         load = LoadPlan(self.param_groups, self.rule, state_dict)
-        groups = [unpacked_schedules({**group, **self.fixed}) for group in load.groups]
+        groups = [
+            unpacked_schedules({**group, **self.fixed, **self._own_flags(old)})
+            for group, old in zip(load.groups, self.param_groups, strict=True)
+        ]
         for i, group in enumerate(groups):
             self._check_loaded(group, i)
         for group, loaded in zip(self.param_groups, groups, strict=True):
@@ -362,6 +398,11 @@ class Optimizer(torch.optim.Optimizer):
         self._plan = None
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+
+    def _own_flags(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """torch's flags that ask for an engine, where this optimizer was told one by name."""
+        names = ("foreach", "fused") if self.engine != "auto" else ()
+        return {name: group[name] for name in names if name in group}
 
     def _check_loaded(self, group: Mapping[str, Any], index: int) -> None:
         self._check_group({**self.extras, **group}, f"loaded state dict, group {index}: ")
@@ -397,8 +438,20 @@ class Optimizer(torch.optim.Optimizer):
             return explanation_of(seats, self.param_groups)
         plan = self._plan
         if plan is None or not plan.is_current():
-            with torch.no_grad():
-                plan = self._plan = Plan(self._context())
+            before = {key: dict(entry) for key, entry in self.state.items()}
+            fresh = set(self._fresh)
+            try:
+                with torch.no_grad():
+                    plan = Plan(self._context())
+            finally:  # looking changes nothing
+                self._plan = None
+                self._fresh &= fresh
+                for key in list(self.state):
+                    if key not in before:
+                        del self.state[key]
+                    elif self.state[key].keys() != before[key].keys():
+                        self.state[key].clear()
+                        self.state[key].update(before[key])
         return explanation_of(plan.seats, self.param_groups)
 
     def __repr__(self) -> str:
@@ -457,6 +510,9 @@ def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     return outermost
 
 
+# A step is not for the compiler: it would trace the planning, and again with every new plan.
+_disable_dynamo: Any = torch._disable_dynamo  # type: ignore[attr-defined]
+_uncompiled = _disable_dynamo(lambda self, closure: self.step(closure))
 _hooked_step = _hooked(lambda self, *args, **kwargs: self._step(*args, **kwargs))
 
 
@@ -490,6 +546,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: Number | Iterable[Nu
         check_options(None, {"lr": number}, f"group {i}: ")
     for group, rate, number in zip(groups, rates, numbers, strict=True):
         replace_schedule(group, "lr", rate if isinstance(rate, Schedule) else None, step)
-        group["lr"] = number
-    if isinstance(optimizer, Optimizer):
-        optimizer._plan = None  # it knows whether there are schedules
+        held = group["lr"]
+        is_own = sum(held is other["lr"] for other in groups) == 1
+        if isinstance(held, Tensor) and is_own and not isinstance(number, Tensor):
+            held.detach().fill_(float(cast(float, number)))  # a captured graph reads this one
+        else:
+            group["lr"] = number
+    if isinstance(optimizer, Optimizer) and optimizer._plan is not None:
+        optimizer._plan.has_schedules = any(SCHEDULES in group for group in groups)

@@ -15,21 +15,16 @@ TORCH_WORDS: Mapping[str, str] = {
     "lr": "learning rate",
     "eps": "epsilon value",
 }
-# What people type who come from papers or other libraries.
+# What people type who come from papers or other libraries; nothing that could be a key of theirs.
 SYNONYMS: Mapping[str, str] = {
     "learning_rate": "lr",
     "learningrate": "lr",
-    "alpha": "lr",
     "epsilon": "eps",
     "wd": "weight_decay",
-    "l2": "weight_decay",
-    "beta": "betas",
     "beta1": "betas",
     "beta2": "betas",
     "beta_1": "betas",
     "beta_2": "betas",
-    "mu": "momentum",
-    "rho": "momentum",
 }
 
 
@@ -96,25 +91,39 @@ def _check_number(name: str, value: Any, allowed: Range, where: str, phrase: str
 def check_spelling(given: Iterable[str], known: Sequence[str], where: str = "") -> None:
     """Refuse a group option that is one of ``known``, misspelled.
 
-    Keys of the user's own (``name``, ``lr_scale``, ``initial_lr``…) are let through, as torch
-    does; only one that must have been meant for a known option is refused.
+    Keys of the user's own (``name``, ``lr_scale``, ``initial_lr``, SAM's ``rho``…) are let through,
+    as torch does; only one that must have been meant for a known option is refused.
 
     Raises:
         ValueError: naming the option that was meant.
     """
-    for name in given:
-        if name in known:
-            continue
-        meant = SYNONYMS.get(name.lower())
-        if meant not in known:
-            meant = next((k for k in known if k == name.lower().replace("-", "_")), None)
-        if meant is None and not any(
-            name.endswith(f"_{k}") or name.startswith(f"{k}_") for k in known
-        ):
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.84)
-            meant = close[0] if close else None
-        if meant is not None:
+    names = list(given)
+    for name in names:
+        meant = None if name in known else _meant(name, known)
+        if meant is not None and not (name.lower() in SYNONYMS and meant in names):
             raise ValueError(
                 f"{where}unknown option {name!r}: did you mean {meant!r}? "
                 f"This optimizer's options are {', '.join(known)}"
             )
+
+
+def _meant(name: str, known: Sequence[str]) -> str | None:
+    """The option that an unknown name must have been meant for."""
+    plain = name.lower().replace("-", "_").strip("_")
+    if SYNONYMS.get(plain) in known:
+        return SYNONYMS[plain]
+    if plain in known:
+        return plain
+    short = [k for k in known if len(k) < _LONG]
+    swapped = next((k for k in short if sorted(k) == sorted(plain)), None)
+    if swapped is not None or plain.rstrip("0123456789") in known:
+        return swapped
+    is_of_own = any(plain.endswith(f"_{k}") or plain.startswith(f"{k}_") for k in known)
+    close = difflib.get_close_matches(
+        plain, [k for k in known if len(k) >= _LONG], n=1, cutoff=0.92 if is_of_own else 0.84
+    )
+    return close[0] if close else None
+
+
+# Options of fewer letters are like too many other words: only swapped letters tell.
+_LONG = 6

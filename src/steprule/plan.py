@@ -7,7 +7,7 @@ numbers alone (a schedule's new lr) only refreshes the tables.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,6 +224,7 @@ class Plan:
 
     def _runner(self, bucket: list[tuple[Leaf, Seat]]) -> Any:
         from steprule.engines.fused import FusedRunner, overlapping
+        from steprule.engines.kernel_cache import CompilationError
 
         form = self.settings[bucket[0][0].group].form
         shared = overlapping([leaf for leaf, _ in bucket], form)
@@ -234,7 +235,13 @@ class Plan:
         kept = [leaf for i, (leaf, _) in enumerate(bucket) if i not in shared]
         if not kept:
             return None
-        runner = FusedRunner(form, kept)
+        try:
+            runner = FusedRunner(form, kept)
+        except CompilationError as error:
+            for i, (_, seat) in enumerate(bucket):
+                if i not in shared:
+                    seat.engine, seat.reason = "foreach", str(error)
+            return None
         for group in runner.groups:
             runner.set_numbers(group, self._plain_numbers(group))
         return runner
@@ -283,7 +290,7 @@ class Plan:
             return False
         if not settings.same_params.are(params):
             return False
-        if settings.has_tensors or tuple(map(group.get, settings.keys)) != settings.signature:
+        if settings.has_tensors or _differ(map(group.get, settings.keys), settings.signature):
             renewed = _settings(self.context, i)
             if renewed.form != settings.form or renewed.engine != settings.engine:
                 return False
@@ -295,6 +302,16 @@ class Plan:
 
     def _states_hold(self) -> bool:
         return self._same_states.are(tuple(self.context.state.values()))
+
+    def fallen_back(self) -> list[Seat]:
+        """The seats whose engine is not the one that their group asked for by name."""
+        return [
+            seat
+            for seat in self.seats
+            if seat.reason
+            and seat.engine not in ("none", "rows")
+            and self.settings[seat.group].engine not in ("auto", seat.engine)
+        ]
 
     def run(self) -> None:
         """Carry out one step, gradients having been collected."""
@@ -339,14 +356,17 @@ def _settings(context: Context, index: int) -> Settings:
     form = form_of(rule, options)
     as_tensors = bool(options.get("differentiable") or options.get("capturable"))
     has_tensors = False
-    numbers = {}
+    numbers: dict[str, Any] = {}
     values = rule.scalar_values(options)
     if form.decay != "none":
         values["weight_decay"] = options["weight_decay"]
         values["lr"] = options["lr"]
     for name, value in values.items():
         has_tensors |= isinstance(value, Tensor)
-        numbers[name] = _number(value, as_tensors, f"{name} of group {index}")
+        if value is None and not rule.elementwise:  # left to the rule
+            numbers[name] = None
+        else:
+            numbers[name] = _number(value, as_tensors, f"{name} of group {index}")
     return Settings(
         group=group,
         params=list(group["params"]),
@@ -360,10 +380,17 @@ def _settings(context: Context, index: int) -> Settings:
     )
 
 
+def _differ(values: Iterable[Any], known: tuple[Any, ...]) -> bool:
+    try:
+        return tuple(values) != known
+    except RuntimeError:  # a tensor of several elements has no truth value
+        return True
+
+
 def _number(value: Any, as_tensors: bool, label: str) -> Any:
-    if value is None:  # left to the rule
-        return None
     if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"Tensor {label} must be 1-element, got shape {tuple(value.shape)}")
         return value.reshape(()) if as_tensors else value.item()
     try:
         return float(value)

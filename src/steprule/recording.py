@@ -281,11 +281,7 @@ def record(
     names = [name for name in arrays if name != "grad"]
     if not isinstance(returned, tuple):
         returned = (returned,)
-    if len(returned) != len(names):
-        raise TypeError(
-            f"the rule returned {len(returned)} values; it must return {len(names)}: "
-            f"the new {', '.join(names)}, in that order"
-        )
+    check_count("the rule", names, returned)
     outputs: dict[str, Value | float | None] = {}
     for name, new in zip(names, returned, strict=True):
         if (new is None) != (symbols[name] is None):
@@ -308,6 +304,19 @@ def record(
         array_operations=tuple(x for x in operations if x.result.is_array),
         outputs=outputs,
     )
+
+
+def check_count(rule: str, names: Sequence[str], returned: Sequence[Any]) -> None:
+    """Refuse what a rule returned if it is not one value for each of ``names``.
+
+    Raises:
+        TypeError: saying what must be returned.
+    """
+    if len(returned) != len(names):
+        raise TypeError(
+            f"{rule} returned {len(returned)} values; it must return {len(names)}: "
+            f"the new {', '.join(names)}, in that order"
+        )
 
 
 def _needed(operations: Any, outputs: Any) -> list[Operation]:

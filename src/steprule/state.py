@@ -126,6 +126,12 @@ class LoadPlan:
                     f"state_dict has no entry {key!r}: pass what an optimizer's state_dict() "
                     "returned (was this a model's, or a whole checkpoint?)"
                 )
+        listed = state_dict["param_groups"]
+        is_list = isinstance(listed, (list, tuple))
+        if not is_list or not all(isinstance(g, Mapping) and "params" in g for g in listed):
+            raise TypeError("state_dict['param_groups'] must be a list of dicts with key 'params'")
+        if not isinstance(state_dict["state"], Mapping):
+            raise TypeError("state_dict['state'] must be a dict: parameter index to its state")
         self._groups = groups
         self._rule = rule
         saved = deepcopy(state_dict["param_groups"])
@@ -166,8 +172,10 @@ class LoadPlan:
                 )
 
     def _check_entry(self, param: Tensor, entry: Any, label: str) -> None:
-        if self._rule is None or not isinstance(entry, Mapping):
+        if self._rule is None:
             return
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"loaded state of {label} must be a dict, got {entry!r}")
         for name, slot in self._rule.slots.items():
             value = entry.get(name)
             expected = slot.shape_for(param.shape)

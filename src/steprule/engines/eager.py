@@ -17,6 +17,7 @@ from steprule import ops
 from steprule.engines import Leaf, Numbers
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
+from steprule.recording import check_count
 from steprule.shared_terms import Form
 
 
@@ -136,11 +137,24 @@ def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -
             slots.append(format_of(stored).read(stored, compute))
         else:
             slots.append(scalars.pop(name, None))
-    arrays = (real_view(x).to(compute) for x in (param, leaf.grad))
+    arrays = [real_view(x).to(compute) for x in (param, leaf.grad)]
     returned = form(*arrays, *slots, **scalars)
     if not isinstance(returned, tuple):
         returned = (returned,)
-    return dict(zip(("param", *form.rule.slots), returned, strict=True))
+    names = ("param", *form.rule.slots)
+    check_count(form.rule.name, names, returned)
+    # An array handed on to another place may be a view of what is written first.
+    inputs = dict(zip(names, [arrays[0], *slots], strict=True))
+    return {
+        name: value.clone() if _is_other(name, value, inputs) else value
+        for name, value in zip(names, returned, strict=True)
+    }
+
+
+def _is_other(name: str, value: Any, inputs: dict[str, Any]) -> bool:
+    return isinstance(value, Tensor) and any(
+        value is other for key, other in inputs.items() if key != name
+    )
 
 
 def supply_scalars(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> Tensor | int | None:

@@ -84,6 +84,12 @@ def _update(form: Form, recording: Recording, leaves: list[Leaf], scalars: dict[
         if tensors[0].dtype.to_real() != compute:
             owned.add(value)
     _replay(recording, values, owned)
+    # An array handed on to another place may be a view of what is written first.
+    for name in names:
+        new = recording.outputs[name]
+        for other in names:
+            if other != name and isinstance(new, Value) and new == recording.array_inputs[other]:
+                values[new] = [tensor.clone() for tensor in values[new]]
     for name, tensors in zip(names, stored, strict=True):
         new = recording.outputs[name]
         if new == recording.array_inputs[name] and tensors[0].dtype.to_real() == compute:

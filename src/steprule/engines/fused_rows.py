@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines import Leaf
-from steprule.engines.kernel_cache import Library, library_for
+from steprule.engines.kernel_cache import CompilationError, Library, library_for
 from steprule.engines.kernel_source import Control, Layout, scalar_row
 from steprule.engines.rows_source import RowsControl, rows_source_of
 from steprule.engines.shares import Shares
@@ -127,6 +127,15 @@ def update_rows(form: Form, leaf: Leaf, numbers: Mapping[str, Any], step: float)
         edges = np.linspace(0, distinct, threads + 1).astype(np.int64)
         Shares(edges).run(library, 3, control)
     torch.autograd.graph.increment_version([leaf.param])
+
+
+@functools.cache
+def has_kernel(form: Form, dtype: torch.dtype) -> bool:
+    """Whether the kernel is there, or could be compiled."""
+    try:
+        return bool(_library(form, dtype).functions)
+    except CompilationError:
+        return False
 
 
 @functools.cache

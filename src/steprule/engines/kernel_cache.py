@@ -12,6 +12,7 @@ import ctypes
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import os
 import sys
 import tempfile
@@ -26,8 +27,14 @@ import llvmlite.binding as llvm
 _FORMAT = "steprule-kernel-2"
 _REORDERS_SUMS = "fastmath: reassoc contract nsz arcp"
 _lock = threading.Lock()
+# Code in use is never unloaded: a function outlives whoever asked for it.
+_loaded: list[Any] = []
 
 NativeFunction = Callable[..., int]
+
+
+class CompilationError(RuntimeError):
+    """A kernel could not be compiled."""
 
 
 class Library:
@@ -44,6 +51,7 @@ class Library:
         self, object_code: bytes, symbols: list[str], arity: int, *, keeps_gil: bool
     ) -> None:
         self._engine = execution_engine(llvm.parse_assembly(""), object_code)
+        _loaded.append(self)
         # Room for the result and the exception that a call might leave; neither is ever read.
         self._scratch = ctypes.create_string_buffer(32)
         result = ctypes.addressof(self._scratch)
@@ -151,12 +159,20 @@ def _load_or_compile(source: str, names: tuple[str, ...], arity: int) -> tuple[b
         digest = digest_of(source)
         path = cache_folder() / f"{digest[:32]}.kernel"
     except (RuntimeError, OSError):  # no home folder: nothing can be kept
-        return _compile(source, names, arity)
+        return _compiled(source, names, arity)
     stored = _read(path, digest)
     if stored is None:
-        stored = _compile(source, names, arity)
+        stored = _compiled(source, names, arity)
         _write(path, digest, source, *stored)
     return stored
+
+
+def _compiled(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, list[str]]:
+    try:
+        return _compile(source, names, arity)
+    except Exception as error:
+        message = f"its kernel could not be compiled ({type(error).__name__}: {error})"
+        raise CompilationError(message.split("\n")[0]) from error
 
 
 def _compile(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, list[str]]:
@@ -164,24 +180,32 @@ def _compile(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, li
 
     from steprule.engines.kernel_memory import kernel_namespace
 
+    # It logs every instruction that it looks at, for whoever logs at level DEBUG.
+    logging.getLogger("numba").setLevel(max(logging.WARNING, logging.getLogger("numba").level))
     namespace = kernel_namespace()
     exec(compile(source, "<steprule kernel>", "exec"), namespace)
     signature = numba.int64(*[numba.int64] * arity)
     # On the source's first line, so that it is part of what the kernel is named by.
     relaxed = set(_REORDERS_SUMS.split()[1:]) if source.startswith(f"# {_REORDERS_SUMS}") else set()
     compiler: Any = numba.njit  # its published types lack the options for bare functions
+    options = {
+        "error_model": "numpy",  # a division that checks for zero cannot be vectorized
+        "fastmath": relaxed,
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
     modules, symbols = [], []
-    for name in names:
-        dispatcher = compiler(
-            signature,
-            error_model="numpy",  # a division that checks for zero cannot be vectorized
-            fastmath=relaxed,
-            no_cpython_wrapper=True,
-            no_cfunc_wrapper=True,
-        )(namespace[name])
-        compiled = next(iter(dispatcher.overloads.values()))
-        modules.append(llvm.parse_assembly(compiled.library.get_llvm_str()))
-        symbols.append(compiled.fndesc.llvm_func_name)
+    # NUMBA_DISABLE_JIT is for debugging the user's functions; ours could not be called at all.
+    config: Any = numba.config
+    disabled, config.DISABLE_JIT = config.DISABLE_JIT, 0
+    try:
+        for name in names:
+            dispatcher = compiler(signature, **options)(namespace[name])
+            compiled = next(iter(dispatcher.overloads.values()))
+            modules.append(llvm.parse_assembly(compiled.library.get_llvm_str()))
+            symbols.append(compiled.fndesc.llvm_func_name)
+    finally:
+        config.DISABLE_JIT = disabled
     for module in modules[1:]:
         modules[0].link_in(module)
     return _target_machine().emit_object(modules[0]), symbols
@@ -196,7 +220,8 @@ def _read(path: Path, digest: str) -> tuple[bytes, list[str]] | None:
     except (OSError, ValueError):
         return None
     body = symbols + b"\n" + code
-    if stored_digest.decode() != digest or hashlib.sha256(body).hexdigest().encode() != checksum:
+    is_whole = hashlib.sha256(body).hexdigest().encode() == checksum
+    if stored_digest != digest.encode() or not is_whole:
         return None
     return code, symbols.decode().split(" ")
 

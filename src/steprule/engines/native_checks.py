@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.engines.kernel_cache import NativeFunction, library_for
+from steprule.engines.kernel_cache import CompilationError, NativeFunction, library_for
 
 try:
     from torch._C._dynamo import guards as guards
@@ -99,7 +99,14 @@ def data_ptr_function() -> int | None:
         and _word(items_of(both) + 8) == id(probe)
         and _shape_offset() is not None
     )
-    return address if works else None
+    return address if works and _can_compile() else None
+
+
+def _can_compile() -> bool:
+    try:
+        return len(native()) > 0
+    except CompilationError:
+        return False
 
 
 def shape_of(tensor: Tensor) -> int:

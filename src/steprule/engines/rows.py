@@ -36,7 +36,7 @@ class RowsEngine:
 def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
     from steprule.engines import fused_rows  # loads the compiler's back end: only when needed
 
-    if fused_rows.takes(leaf, form):
+    if fused_rows.takes(leaf, form) and fused_rows.has_kernel(form, leaf.grad.dtype):
         count = leaf.state["step"] if form.rule.counts_steps else None
         fused_rows.update_rows(form, leaf, scalars, float(count or 0))
         advance(leaf, count)

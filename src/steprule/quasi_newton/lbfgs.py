@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from steprule.optimizer import Optimizer, ParamsT
+from steprule.options import check_options
 from steprule.quasi_newton.flatten import Layout
 from steprule.quasi_newton.iterate import Iterations
 from steprule.quasi_newton.memory import (
@@ -120,6 +121,7 @@ class LBFGS(Optimizer):
 
     def _check_group(self, options: Mapping[str, Any], where: str) -> None:
         super()._check_group(options, where)
+        check_options(None, options, where)
         check_group(options, where)
         for first in self.__dict__.get("param_groups", [])[:1]:
             check_common(first, options, where)

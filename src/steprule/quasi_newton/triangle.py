@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steprule.engines.kernel_cache import NativeFunction, library_for
-
 Matrix = NDArray[np.float64]
 Slots = NDArray[np.intp]
 
@@ -43,7 +41,9 @@ def solve_transposed(matrix, stride, order, count, x):
 
 
 @functools.cache
-def _native() -> list[NativeFunction]:
+def _native() -> Any:
+    from steprule.engines.kernel_cache import library_for  # loads the compiler's back end
+
     return library_for(_SOURCE, ("solve", "solve_transposed"), arity=5).functions
 
 

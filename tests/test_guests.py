@@ -1,0 +1,251 @@
+"""Scripts and libraries around the optimizer: what they do to it, and expect of it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import steprule
+from steprule.engines import kernel_cache
+
+
+def trained(optimizer: Any, param: nn.Parameter, steps: int = 1) -> None:
+    for _ in range(steps):
+        param.grad = torch.ones_like(param)
+        optimizer.step()
+
+
+def test_a_wrapper_may_keep_keys_of_its_own() -> None:
+    """SAM as everyone copies it: its options beside those of the optimizer within."""
+    param = nn.Parameter(torch.ones(3))
+    groups = [{"params": [param], "rho": 0.05, "adaptive": False, "lr": 0.1, "alpha": 1.0}]
+    optimizer = steprule.SGD(groups, lr=0.1, momentum=0.9)
+    assert optimizer.param_groups[0]["rho"] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "meant"),
+    [
+        (steprule.SGD, "clasic_momentum", "classic_momentum"),
+        (steprule.Adam, "decouple_weight_decay", "decoupled_weight_decay"),
+        (steprule.Adam, "bates", "betas"),
+        (steprule.Adam, "esp", "eps"),
+        (steprule.Adam, "rl", "lr"),
+        (steprule.Adam, "weight_decay_", "weight_decay"),
+    ],
+)
+def test_a_misspelling_is_told_from_a_key_of_ones_own(cls: Any, name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"{name!r}: did you mean {meant!r}"):
+        cls([{"params": [nn.Parameter(torch.ones(1))], name: 0.1}])
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_torchs_flags_in_a_checkpoint_do_not_undo_the_engine_chosen_here(foreach: bool) -> None:
+    param = nn.Parameter(torch.ones(3))
+    saved = torch.optim.AdamW([param], foreach=foreach).state_dict()
+    optimizer = steprule.AdamW([param], engine="fused")
+    optimizer.load_state_dict(saved)
+    trained(optimizer, param)
+    assert optimizer.explain().rows[0].engine == "fused"
+
+
+def test_a_compiled_step_is_one_break_and_never_recompiled() -> None:
+    param = nn.Parameter(torch.ones(3))
+    optimizer = steprule.Adam([param])
+    frames = []
+
+    def backend(graph: Any, _inputs: Any) -> Any:
+        frames.append(graph)
+        return graph.forward
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        y = x + 1
+        optimizer.step()
+        return y * 2
+
+    param.grad = torch.ones(3)
+    compiled = torch.compile(step, backend=backend)
+    for _ in range(4):
+        compiled(torch.ones(2))
+    assert len(frames) <= 2
+    assert optimizer.state[param]["step"] == 4
+    torch._dynamo.reset()
+
+
+def test_an_optimizer_without_a_rule_has_options_of_its_own() -> None:
+    class Own(steprule.Optimizer):
+        def step(self, closure: Any = None) -> None:
+            pass
+
+    defaults = {"lr": None, "eps": (1e-30, 1e-3), "momentum": True, "weight_decay": None}
+    assert Own([nn.Parameter(torch.ones(1))], defaults).param_groups[0]["lr"] is None
+
+
+def test_a_damaged_kernel_file_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
+    source = "def f(_address, _first, _last):\n    return 0\n"
+    names, folder = ("f",), tmp_path / "steprule"
+    kernel_cache._load_or_compile(source, names, 3)
+    (file,) = folder.glob("*.kernel")
+    whole = file.read_bytes()
+    file.write_bytes(bytes(range(128, 256)) * 30)
+    kernel_cache._load_or_compile(source, names, 3)
+    assert file.read_bytes()[:64] == whole[:64]
+
+
+def test_numba_does_not_flood_a_debug_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
+    caplog.set_level(logging.DEBUG)
+    kernel_cache._load_or_compile("def f(_a, _b, _c):\n    return 1\n", ("f",), 3)
+    assert len([r for r in caplog.records if r.name.startswith("numba")]) == 0
+
+
+def test_kernels_are_compiled_whatever_numba_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numba
+
+    monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert kernel_cache._load_or_compile("def f(_a, _b, _c):\n    return 2\n", ("f",), 3)[0]
+    assert numba.config.DISABLE_JIT == 1
+
+
+def test_a_kernel_that_cannot_be_compiled_leaves_the_work_to_foreach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise OSError("no compiler today")
+
+    monkeypatch.setattr(kernel_cache, "_load_or_compile", kernel_cache._compiled)
+    monkeypatch.setattr(kernel_cache, "_compile", fail)
+    kernel_cache.library_for.cache_clear()
+    param = nn.Parameter(torch.ones(3))
+    optimizer = steprule.Adamax([param], lr=0.1)
+    trained(optimizer, param)
+    row = optimizer.explain().rows[0]
+    assert row.engine == "foreach"
+    assert "no compiler today" in row.reason
+    torch.testing.assert_close(param.detach(), torch.full((3,), 0.9))
+
+
+@pytest.mark.parametrize("also", ["init_state", "explain"])
+def test_what_was_never_updated_is_saved_as_never_updated(also: str) -> None:
+    """Dampening leaves out the first step, which only the missing buffer tells."""
+    results = []
+    for prepares in (False, True):
+        param = nn.Parameter(torch.zeros(2))
+        made = [steprule.SGD([param], lr=1.0, momentum=0.9, dampening=0.5) for _ in range(2)]
+        if prepares:
+            param.grad = torch.ones(2)
+            getattr(made[0], also)()
+            made[1].load_state_dict(made[0].state_dict())
+        trained(made[1], param, steps=2)
+        results.append(param.detach())
+    assert torch.equal(*results)
+
+
+def test_looking_changes_nothing() -> None:
+    param = nn.Parameter(torch.ones(2))
+    optimizer = steprule.Adam([param])
+    param.grad = torch.ones(2)
+    optimizer.explain()
+    assert not optimizer.state
+    assert optimizer.state_dict()["state"] == {}
+
+
+@pytest.mark.parametrize(
+    ("lr", "error", "message"),
+    [
+        (None, TypeError, "lr of group 0 must be a number, got NoneType"),
+        (torch.ones(2), ValueError, "Tensor lr of group 0 must be 1-element"),
+    ],
+)
+def test_an_lr_spoilt_between_steps_is_refused(lr: Any, error: Any, message: str) -> None:
+    param = nn.Parameter(torch.ones(3))
+    optimizer = steprule.Adam([param])
+    trained(optimizer, param)
+    before = param.detach().clone()
+    optimizer.param_groups[0]["lr"] = lr
+    with pytest.raises(error, match=message):
+        trained(optimizer, param)
+    assert torch.equal(param, before)
+
+
+def test_set_learning_rate_fills_a_tensor_that_a_graph_may_have_captured() -> None:
+    lr = torch.tensor(0.1)
+    optimizer = steprule.Adam([nn.Parameter(torch.ones(1))], lr=lr)
+    steprule.set_learning_rate(optimizer, 0.5)
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert float(lr) == 0.5
+
+
+def test_the_profiler_sees_step_and_zero_grad() -> None:
+    param = nn.Parameter(torch.ones(1))
+    optimizer = steprule.Adam([param])
+    with torch.profiler.profile() as profile:
+        optimizer.zero_grad()
+        trained(optimizer, param)
+    names = {event.key for event in profile.key_averages()}
+    assert {"Optimizer.zero_grad#Adam.zero_grad", "Optimizer.step#Adam.step"} <= names
+
+
+def test_an_engine_asked_for_by_name_that_cannot_be_given_is_said_once(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    param = nn.Parameter(torch.ones(4, 4)[:, :2])
+    optimizer = steprule.Adam([("w", param)], engine="fused")
+    trained(optimizer, param, steps=2)
+    (warning,) = recwarn.list
+    assert "w runs on engine 'foreach': the parameter is a strided view" in str(warning.message)
+    assert warning.filename == __file__
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"state": [1], "param_groups": [{"params": [0]}]},
+        {"state": {}, "param_groups": None},
+        {"state": {}, "param_groups": [1]},
+        {"state": {}, "param_groups": [{"lr": 1.0}]},
+        {"state": {0: 5}, "param_groups": [{"params": [0]}]},
+    ],
+)
+def test_a_malformed_state_dict_is_refused(spoilt: Any) -> None:
+    optimizer = steprule.Adam([nn.Parameter(torch.ones(1))])
+    with pytest.raises(TypeError, match="state"):
+        optimizer.load_state_dict(spoilt)
+    assert not optimizer.state
+
+
+@steprule.rule
+def keeps_old(param, grad, old, *, lr):  # type: ignore[no-untyped-def]
+    return param - lr * grad, param
+
+
+@steprule.rule
+def shifts(param, grad, a, b, *, lr):  # type: ignore[no-untyped-def]
+    return param - lr * b, grad, a
+
+
+@pytest.mark.parametrize("rule", [keeps_old, shifts])
+def test_a_slot_may_take_what_another_held(rule: Any) -> None:
+    cls, results = steprule.make_optimizer(rule, lr=0.1), []
+    for engine in ("fused", "foreach", "eager"):
+        param = nn.Parameter(torch.ones(3))
+        optimizer = cls(params=[param], engine=engine)
+        for i in range(4):
+            param.grad = torch.full((3,), float(i + 1))
+            optimizer.step()
+        results.append([param.detach(), *optimizer.state[param].values()])
+    for other in results[1:]:
+        torch.testing.assert_close(results[0], other)
