@@ -171,7 +171,7 @@ def table(task: str, losses: Losses) -> Table:
         for mark in marks:
             mean, error = ratio(losses, method, mark)
             colour = "red" if mean > 2 * error else "default"
-            beside = f" {100 * mean:+.1f} ± {100 * error:.1f}" if method != BASE else ""
+            beside = f" {100 * math.expm1(mean):+.1f} ± {100 * error:.1f}" if method != BASE else ""
             cells.append(f"[{colour}]{statistics.geometric_mean(at[mark]):.4g}{beside}[/]")
         shown.add_row(method, *cells)
     return shown
