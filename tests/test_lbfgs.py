@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -171,6 +172,29 @@ def test_a_group_with_lr_0_is_frozen_and_the_rest_converges() -> None:
     torch.testing.assert_close(a.detach(), torch.tensor([-(2.0**0.5)]), atol=1e-2, rtol=0)
 
 
+@pytest.mark.parametrize("empty", [[], [Parameter(torch.empty(0))]])
+def test_a_group_without_values_has_no_say_in_the_lrs(empty: list[Parameter]) -> None:
+    param = Parameter(torch.tensor([3.0]))
+    optimizer = LBFGS([{"params": [param], "lr": 0.0}, {"params": empty, "lr": 1.0}], max_iter=1)
+    optimizer.step(closure_of(optimizer, lambda: param.sum()))
+    assert param.item() == 3.0
+    optimizer.param_groups[0]["lr"] = 0.25
+    optimizer.step(closure_of(optimizer, lambda: param.sum()))
+    assert param.item() == 2.75
+
+
+def test_a_frozen_groups_gradient_does_not_shorten_the_first_step() -> None:
+    free, frozen = Parameter(torch.tensor([3.0])), Parameter(torch.tensor([1e3]))
+    optimizer = LBFGS(
+        [{"params": [free]}, {"params": [frozen], "lr": 0.0}],
+        max_iter=1,
+        max_eval=5,
+        line_search_fn="backtracking",
+    )
+    optimizer.step(closure_of(optimizer, lambda: 0.5 * free.sum() + (frozen**2).sum()))
+    assert free.item() == 2.5
+
+
 def test_an_lr_of_0_everywhere_moves_nothing() -> None:
     param = start()
     before = param.detach().clone()
@@ -261,6 +285,14 @@ def test_a_closure_without_a_number_is_named() -> None:
     with pytest.raises(TypeError, match="return loss"):
         LBFGS([param]).step(lambda: None)
     assert torch.equal(param, before)
+
+
+@pytest.mark.parametrize("value", [1, True, np.float32(1), np.array(1.0), torch.tensor([[1.0]])])
+def test_a_closure_may_return_anything_that_is_a_number(value: Any) -> None:
+    """As in torch, which calls ``float`` on it."""
+    optimizer = LBFGS([start()], max_iter=2)
+    assert optimizer.step(lambda: value) is value
+    assert optimizer.result().loss == 1.0
 
 
 @pytest.mark.parametrize(

@@ -197,3 +197,35 @@ def test_bounds_stay_when_torchs_state_is_loaded() -> None:
     optimizer = LBFGS(params, bounds=(0, 2))
     optimizer.load_state_dict(torch.optim.LBFGS(problem()).state_dict())
     assert optimizer.param_groups[0]["bounds"] == (0, 2)
+
+
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])
+def test_memory_is_the_formula_of_the_docs(storage: torch.dtype) -> None:
+    """Between steps: the history's ring, and the last direction and gradient."""
+    size, history = 1000, 7
+    param = Parameter(torch.ones(size))
+    weights = torch.linspace(1, 100, size)
+    options: dict[str, Any] = {"history_size": history, "history_dtype": storage}
+    optimizer = LBFGS([param], max_iter=30, line_search_fn="more_thuente", **options)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (weights * param**2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    tensors = []
+    for value in optimizer.state[param].values():
+        tensors += (
+            [item for item in value if isinstance(item, Tensor)]
+            if (isinstance(value, list))
+            else [value]
+        )
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in tensors
+        if isinstance(tensor, Tensor) and tensor.numel() > history**2
+    }
+    assert len(optimizer.state[param]["old_dirs"]) == history
+    assert sum(storages.values()) == 2 * history * size * storage.itemsize + 2 * size * 4

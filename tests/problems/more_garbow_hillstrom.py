@@ -92,6 +92,17 @@ def gaussian(x: Tensor) -> Tensor:
     return _squares(x[0] * torch.exp(-x[1] * (t - x[2]) ** 2 / 2) - y)
 
 
+MEYER = [
+    34780, 28610, 23650, 19630, 16370, 13720, 11540, 9744, 8261, 7030, 6005, 5147, 4427, 3820,
+    3307, 2872,
+]  # fmt: skip
+
+
+def meyer(x: Tensor) -> Tensor:
+    t = 45 + 5 * _like(x, range(1, 17))
+    return _squares(x[0] * torch.exp(x[1] / (t + x[2])) - _like(x, MEYER))
+
+
 def gulf(x: Tensor) -> Tensor:
     t = _like(x, range(1, 100)) / 100
     y = 25 + (-50 * torch.log(t)) ** (2 / 3)
@@ -130,6 +141,34 @@ def brown_dennis(x: Tensor) -> Tensor:
     t = _like(x, range(1, 21)) / 5
     first = (x[0] + t * x[1] - torch.exp(t)) ** 2
     return _squares(first + (x[2] + x[3] * torch.sin(t) - torch.cos(t)) ** 2)
+
+
+OSBORNE_ONE = [
+    0.844, 0.908, 0.932, 0.936, 0.925, 0.908, 0.881, 0.850, 0.818, 0.784, 0.751, 0.718, 0.685,
+    0.658, 0.628, 0.603, 0.580, 0.558, 0.538, 0.522, 0.506, 0.490, 0.478, 0.467, 0.457, 0.448,
+    0.438, 0.431, 0.424, 0.420, 0.414, 0.411, 0.406,
+]  # fmt: skip
+
+
+def osborne_one(x: Tensor) -> Tensor:
+    t = 10 * _like(x, range(33))
+    model = x[0] + x[1] * torch.exp(-t * x[3]) + x[2] * torch.exp(-t * x[4])
+    return _squares(_like(x, OSBORNE_ONE) - model)
+
+
+OSBORNE_TWO = [
+    1.366, 1.191, 1.112, 1.013, 0.991, 0.885, 0.831, 0.847, 0.786, 0.725, 0.746, 0.679, 0.608,
+    0.655, 0.616, 0.606, 0.602, 0.626, 0.651, 0.724, 0.649, 0.649, 0.694, 0.644, 0.624, 0.661,
+    0.612, 0.558, 0.533, 0.495, 0.500, 0.423, 0.395, 0.375, 0.372, 0.391, 0.396, 0.405, 0.428,
+    0.429, 0.523, 0.562, 0.607, 0.653, 0.672, 0.708, 0.633, 0.668, 0.645, 0.632, 0.591, 0.559,
+    0.597, 0.625, 0.739, 0.710, 0.729, 0.720, 0.636, 0.581, 0.428, 0.292, 0.162, 0.098, 0.054,
+]  # fmt: skip
+
+
+def osborne_two(x: Tensor) -> Tensor:
+    t = _like(x, range(65)) / 10
+    bells = x[1:4] * torch.exp(-x[5:8] * (t[:, None] - x[8:11]) ** 2)
+    return _squares(_like(x, OSBORNE_TWO) - x[0] * torch.exp(-t * x[4]) - bells.sum(1))
 
 
 def biggs_exp6(x: Tensor) -> Tensor:
@@ -217,6 +256,19 @@ def linear_full_rank(x: Tensor) -> Tensor:
     return _squares(x - mean - 1, (-mean - 1).expand(m - n))
 
 
+def linear_rank_one(x: Tensor) -> Tensor:
+    n = len(x)
+    i = _like(x, range(1, 2 * n + 1))
+    return _squares(i * (i[:n] * x).sum() - 1)
+
+
+def linear_rank_one_zeros(x: Tensor) -> Tensor:
+    n = len(x)
+    i = _like(x, range(2 * n - 1))  # the first part is -1 and so is the last
+    inside = (_like(x, range(2, n)) * x[1:-1]).sum()
+    return _squares(i * inside - 1) + 1
+
+
 def chebyquad(x: Tensor) -> Tensor:
     n = len(x)
     shifted = 2 * x - 1
@@ -274,6 +326,7 @@ PAPER: list[Problem] = [
     Problem("helical valley [7]", helical_valley, (-1.0, 0.0, 0.0)),
     Problem("bard [8]", bard, (1.0, 1.0, 1.0), (8.21487e-3, 17.4286)),
     Problem("gaussian [9]", gaussian, (0.4, 1.0, 0.0), (1.12793e-8,)),
+    Problem("meyer [10]", meyer, (0.02, 4000.0, 250.0), (87.9458,)),
     Problem("gulf [11]", gulf, (5.0, 2.5, 0.15), (0.0, 0.038)),
     Problem("box [12]", box, (0.0, 10.0, 20.0)),
     Problem("powell singular [13]", powell_singular, (3.0, -1.0, 0.0, 1.0)),
@@ -285,7 +338,14 @@ PAPER: list[Problem] = [
         (3.07505e-4, 1.02734e-3),
     ),
     Problem("brown-dennis [16]", brown_dennis, (25.0, 5.0, -5.0, -1.0), (85822.2,)),
+    Problem("osborne 1 [17]", osborne_one, (0.5, 1.5, -1.0, 0.01, 0.02), (5.46489e-5,)),
     Problem("biggs exp6 [18]", biggs_exp6, (1.0, 2.0, 1.0, 1.0, 1.0, 1.0), (0.0, 5.65565e-3)),
+    Problem(
+        "osborne 2 [19]",
+        osborne_two,
+        (1.3, 0.65, 0.65, 0.7, 0.6, 3.0, 5.0, 7.0, 2.0, 4.5, 5.5),
+        (4.01377e-2,),
+    ),
     Problem("watson [20]", watson, (0.0,) * 6, (2.28767e-3,)),
     Problem("extended rosenbrock [21]", rosenbrock, (-1.2, 1.0) * 50),
     Problem("extended powell [22]", powell_singular, (3.0, -1.0, 0.0, 1.0) * 25),
@@ -301,6 +361,8 @@ PAPER: list[Problem] = [
     Problem("broyden tridiagonal [30]", broyden_tridiagonal, (-1.0,) * 10),
     Problem("broyden banded [31]", broyden_banded, (-1.0,) * 10),
     Problem("linear, full rank [32]", linear_full_rank, (1.0,) * 10, (10.0,)),
+    Problem("linear, rank 1 [33]", linear_rank_one, (1.0,) * 10, (190 / 41,)),
+    Problem("linear, rank 1 with zeros [34]", linear_rank_one_zeros, (1.0,) * 10, (227 / 37,)),
     Problem("chebyquad [35]", chebyquad, _ramp(8), (3.51687e-3,)),
 ]
 

@@ -74,7 +74,7 @@ class Iterations:
             self._memory.n_iter += 1
             self._learn(now)
             direction, slope = self._direction(now)
-            first = self._first_step(now)
+            first = self._first_step(direction)
             self._remember(now, direction)
             if slope > -self._options.tolerance_change:
                 return "change", now
@@ -148,15 +148,13 @@ class Iterations:
             slope = float(now.grad.dot(direction))
         return direction, slope
 
-    def _first_step(self, now: Evaluation) -> float:
+    def _first_step(self, direction: Tensor) -> float:
         """lr, shortened where nothing is known yet of the scale."""
-        lr = self._options.lr
-        if self._options.follows_torch:
-            is_first = self._memory.direction is None
-            return min(1.0, 1.0 / float(now.grad.abs().sum())) * lr if is_first else lr
-        if len(self._memory.history):
-            return lr
-        return min(1.0, 1.0 / float(now.grad.norm())) * lr
+        memory = self._memory
+        is_first = memory.direction is None if self._options.follows_torch else not memory.history
+        # Of the direction, not the gradient: a frozen or held part may have any gradient.
+        length = float(direction.abs().sum()) if is_first else 0.0
+        return min(1.0, 1.0 / length) * self._options.lr if length > 1.0 else self._options.lr
 
     def _remember(self, now: Evaluation, direction: Tensor) -> None:
         memory = self._memory

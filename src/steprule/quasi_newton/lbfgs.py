@@ -72,8 +72,9 @@ class LBFGS(Optimizer):
         ValueError: an option out of range, or different in two groups where it must agree.
         TypeError: an option of the wrong kind; ``step`` without a closure.
 
-    Memory: ``2 * history_size * n * bytes(history_dtype)`` for the history, and about eight
-    vectors of ``n`` values beside it (docs/lbfgs.md).
+    Memory: ``2 * history_size * n * bytes(history_dtype)`` for the history; during a step as much
+    again for each pair that it overwrites (a closure that raises gets them back), and about ten
+    vectors of ``n`` values (docs/lbfgs.md).
 
     Source: D. C. Liu and J. Nocedal, "On the limited memory BFGS method for large scale
     optimization", Mathematical Programming 45 (1989), algorithm 2.1. What differs from torch, and

@@ -75,12 +75,12 @@ class Objective:
 
 
 def _number(output: Any) -> float:
-    if isinstance(output, Tensor) and output.numel() == 1:
-        return float(output.detach())
-    if isinstance(output, (int, float)):
-        return float(output)
-    shown = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else output
-    raise TypeError(
-        f"the closure given to LBFGS.step must return the loss as one number, got {shown!r}: "
-        "end it with `return loss`"
-    )
+    is_tensor = isinstance(output, Tensor)
+    try:
+        return float(output.detach() if is_tensor else output)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shown = f"a tensor of shape {tuple(output.shape)}" if is_tensor else repr(output)
+        raise TypeError(
+            f"the closure given to LBFGS.step must return the loss as one number, got {shown}: "
+            "end it with `return loss`"
+        ) from error

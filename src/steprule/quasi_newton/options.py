@@ -115,9 +115,14 @@ def _check_int(group: Mapping[str, Any], name: str, least: int, where: str) -> N
         raise ValueError(f"{where}{name} must be at least {least}, got {value}")
 
 
+def _lr(group: Mapping[str, Any]) -> float:
+    """A group's lr; 0 for a group without values, so that it has no say in the largest."""
+    return float(group["lr"]) if any(param.numel() for param in group["params"]) else 0.0
+
+
 @dataclass(frozen=True)
 class Options:
-    """The options that hold for the whole problem, and each group's lr."""
+    """The options that hold for the whole problem, and each group's lr (0 if it is empty)."""
 
     max_iter: int
     max_eval: int
@@ -151,7 +156,7 @@ class Options:
             history_dtype=None if dtype is None else getattr(torch, dtype),
             line_search_fn=first["line_search_fn"],
             maximize=bool(first.get("maximize", False)),
-            lrs=tuple(float(group["lr"]) for group in groups),
+            lrs=tuple(_lr(group) for group in groups),
         )
 
     @property

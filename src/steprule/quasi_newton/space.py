@@ -25,7 +25,7 @@ class Space:
     Args:
         layout: where the parameters lie.
         groups: the parameter groups, for their bounds.
-        lrs: each group's lr.
+        lrs: each group's lr; not all 0.
     """
 
     def __init__(
@@ -36,8 +36,7 @@ class Space:
         self._movable: Tensor | None = None
         slices = layout.group_slices()
         used = [lr for lr, part in zip(lrs, slices, strict=True) if part.stop > part.start]
-        self.is_frozen = max(used, default=0.0) == 0.0
-        if self.is_frozen or len(set(used)) == 1:
+        if len(set(used)) == 1:
             return
         scale = torch.empty(layout.size, dtype=layout.dtype, device=layout.device)
         for lr, part in zip(lrs, slices, strict=True):
