@@ -11,7 +11,14 @@ from pathlib import Path
 import torch
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table as RichTable
 
 from steprule.bench.choices import chosen
@@ -121,15 +128,16 @@ def _progress(console: Console) -> Progress:
         console=console,
         disable=not sys.stdout.isatty(),
         transient=True,
+        auto_refresh=False,  # its thread would take the interpreter from what is being timed
     )
 
 
-def _measured(jobs: Sequence[Job], progress: Progress, task: object) -> list[Row]:
+def _measured(jobs: Sequence[Job], progress: Progress, task: TaskID) -> list[Row]:
     rows: list[Row] = []
     for job in jobs:
-        progress.update(task, description=job.what)  # type: ignore[arg-type]
+        progress.update(task, description=job.what, refresh=True)
         rows += job.run()
-        progress.advance(task)  # type: ignore[arg-type]
+        progress.advance(task)
     return rows
 
 

@@ -12,7 +12,7 @@ from steprule.bench.results import OURS, Row
 from steprule.bench.settings import Settings
 from steprule.bench.subjects import Make as MakeOptimizer
 from steprule.bench.subjects import Subject
-from steprule.bench.tables.table import Job, Table, milliseconds, times
+from steprule.bench.tables.table import Job, Table, brief, times
 from steprule.bench.timing import Make, Timed, interleaved
 from steprule.cli.data import load
 from steprule.cli.training import network
@@ -76,6 +76,6 @@ EPOCH = Table(
         "flags, which on the CPU is its loop; 'to default' is its median over ours."
     ),
     jobs=_jobs,
-    write=milliseconds,
+    write=brief,
     facts={"to default": times},
 )

@@ -14,7 +14,7 @@ from steprule.bench.sets import ParamSet
 from steprule.bench.settings import Settings
 from steprule.bench.subjects import Make as MakeOptimizer
 from steprule.bench.subjects import Subject
-from steprule.bench.tables.table import Job, Table, milliseconds
+from steprule.bench.tables.table import Job, Table, brief
 from steprule.bench.timing import Make, Timed, interleaved
 
 Params = list[torch.Tensor]
@@ -112,5 +112,5 @@ MIXES = Table(
         "the other half."
     ),
     jobs=_jobs,
-    write=milliseconds,
+    write=brief,
 )

@@ -9,7 +9,7 @@ from steprule.bench.results import Row
 from steprule.bench.sets import ParamSet
 from steprule.bench.settings import Settings
 from steprule.bench.subjects import Subject
-from steprule.bench.tables.table import Job, Table, milliseconds
+from steprule.bench.tables.table import Job, Table, brief
 from steprule.bench.timing import Make, interleaved
 from steprule.cli.surroundings import threads
 
@@ -61,5 +61,5 @@ SCALING = Table(
     case="size",
     about=f"As in the table of steps, with {TENSORS} tensors of one size.",
     jobs=_jobs,
-    write=milliseconds,
+    write=brief,
 )

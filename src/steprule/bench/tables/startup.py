@@ -10,7 +10,7 @@ from steprule.bench.child import run_child
 from steprule.bench.results import OURS, Row
 from steprule.bench.settings import Settings
 from steprule.bench.subjects import Subject
-from steprule.bench.tables.table import Job, Table, milliseconds
+from steprule.bench.tables.table import Job, Table, brief
 
 # A process takes seconds to import torch, and its readings spread little.
 MOST_PROCESSES = 3
@@ -69,6 +69,6 @@ STARTUP = Table(
         "torch's class, constructed and stepped in the same way."
     ),
     jobs=_jobs,
-    write=milliseconds,
-    facts=dict.fromkeys(PARTS, milliseconds),
+    write=brief,
+    facts=dict.fromkeys(PARTS, brief),
 )

@@ -11,7 +11,7 @@ from steprule.bench.results import Row
 from steprule.bench.sets import ParamSet
 from steprule.bench.settings import Settings
 from steprule.bench.subjects import Subject
-from steprule.bench.tables.table import Job, Table, milliseconds, times
+from steprule.bench.tables.table import Job, Table, brief, times
 from steprule.bench.timing import Make, Timed, interleaved
 
 COPY = "copy"
@@ -67,10 +67,10 @@ STEPS = Table(
         "uncounted, so that less than 1 is possible."
     ),
     jobs=_jobs,
-    write=milliseconds,
+    write=brief,
     facts={
         "copy GB/s": lambda value: f"{value:.1f}",
-        "limit": milliseconds,
+        "limit": brief,
         OF_LIMIT: times,
     },
 )

@@ -45,9 +45,12 @@ class Table:
     has_ratio: bool = True
 
 
-def milliseconds(seconds: float) -> str:
-    """Return seconds as milliseconds, in three digits: rows of a column compare at a glance."""
-    return f"{seconds * 1e3:.3g}{UNIT_GAP}ms" if seconds < 1 else f"{seconds:.3g}{UNIT_GAP}s"
+def brief(seconds: float) -> str:
+    """Return seconds in three digits, in the unit that leaves some of them before the point."""
+    for unit, scale in (("s", 1), ("ms", 1e3)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g}{UNIT_GAP}{unit}"
+    return f"{seconds * 1e6:.3g}{UNIT_GAP}µs"
 
 
 def megabytes(count: float) -> str:

@@ -13,7 +13,7 @@ from steprule.bench.sets import ParamSet
 from steprule.bench.settings import Settings
 from steprule.bench.subjects import Make as MakeOptimizer
 from steprule.bench.subjects import Subject
-from steprule.bench.tables.table import Job, Table, milliseconds
+from steprule.bench.tables.table import Job, Table, brief
 from steprule.bench.timing import Make, Timed, interleaved
 
 
@@ -64,5 +64,5 @@ ZERO_GRAD = Table(
         "untimed, and kept alive, so that freeing them is not timed."
     ),
     jobs=_jobs,
-    write=milliseconds,
+    write=brief,
 )
