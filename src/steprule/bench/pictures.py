@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from steprule.bench.results import OURS, Row
 from steprule.bench.tables import Table
 from steprule.bench.tables.scaling import FLOATS, THREADS
-from steprule.bench.tables.steps import OF_LIMIT
+from steprule.bench.tables.steps import PASSES
 from steprule.bench.tables.table import times
 from steprule.cli.charts import BarChart, LineChart, Series, Style
 
@@ -26,17 +26,18 @@ def charts_of(table: Table, rows: Sequence[Row]) -> list[LineChart | BarChart]:
         charts += _bars(table, rows)
     else:
         charts += _readings(table, rows)
-    limits = [(row.optimizer, row.facts[OF_LIMIT]) for row in rows if OF_LIMIT in row.facts]
-    if limits:
-        charts.append(
-            BarChart(
-                f"{table.name}-limit",
-                "Large steps against the memory's limit",
-                "time of a step over the time its bytes take to copy, shorter is better",
-                [(name, AHEAD, value, times(value)) for name, value in limits],
-                mark=1.0,
+    for name in PASSES:
+        limits = [(row.optimizer, row.facts[f"of {name}"]) for row in rows if row.others]
+        if limits:
+            charts.append(
+                BarChart(
+                    _key(table.name, f"of {name}"),
+                    f"Large steps against the memory's speed ({name})",
+                    "time of a step over that of moving its bytes, shorter is better",
+                    [(label, AHEAD, value, times(value)) for label, value in limits],
+                    mark=1.0,
+                )
             )
-        )
     return charts
 
 

@@ -14,8 +14,7 @@ from steprule.bench.subjects import Subject
 from steprule.bench.tables.table import Job, Table, brief, times
 from steprule.bench.timing import Make, Timed, interleaved
 
-COPY = "copy"
-OF_LIMIT = "of limit"
+PASSES = ("copy", "in place")
 
 
 def _jobs(settings: Settings) -> Iterator[Job]:
@@ -35,24 +34,36 @@ def measure(subject: Subject, which: ParamSet, settings: Settings) -> Row:
         params = which.parameters()
         makers = {mode: stepping(make, params) for mode, make in makers_of(subject).items()}
         makers |= peers_of(subject, which.name, params, settings)
-        return makers | ({COPY: lambda: copying(which.elements)} if which.at_limit else {})
+        return makers | (passes(which.elements) if which.at_limit else {})
 
     readings = interleaved(contenders, rounds=settings.rounds, repeats=which.repeats)
-    copies = readings.pop(COPY, None)
+    others = {name: readings.pop(name) for name in PASSES if name in readings}
     row = Row(which.name, subject.label, readings)
-    if copies is None:
-        return row
-    # Read and written, both ways at the best that the memory gave in this run.
-    bandwidth = 2 * 4 * which.elements / min(copies)
-    limit = subject.step_bytes(which.elements) / bandwidth
-    facts = {"copy GB/s": bandwidth / 1e9, "limit": limit, OF_LIMIT: row.median() / limit}
-    return Row(which.name, subject.label, readings, facts, {COPY: copies})
+    facts: dict[str, float] = {}
+    for name, seconds in others.items():
+        # Read and written, at the best that the memory gave in this run.
+        bandwidth = 2 * 4 * which.elements / min(seconds)
+        limit = subject.step_bytes(which.elements) / bandwidth
+        facts |= {
+            f"{name} GB/s": bandwidth / 1e9,
+            f"{name} limit": limit,
+            f"of {name}": row.median() / limit,
+        }
+    return Row(which.name, subject.label, readings, facts, others)
 
 
-def copying(elements: int) -> Timed:
-    """Return a copy from memory to memory, by all of torch's threads."""
-    source, target = torch.zeros(elements), torch.zeros(elements)
-    return Timed(lambda: target.copy_(source))
+def passes(elements: int) -> dict[str, Make]:
+    """Return what shows the memory's speed: a copy, and a pass over one array in place."""
+
+    def copying() -> Timed:
+        source, target = torch.ones(elements), torch.ones(elements)
+        return Timed(lambda: target.copy_(source))
+
+    def in_place() -> Timed:
+        values = torch.ones(elements)
+        return Timed(lambda: values.mul_(1.0))
+
+    return dict(zip(PASSES, (copying, in_place), strict=True))
 
 
 STEPS = Table(
@@ -60,17 +71,18 @@ STEPS = Table(
     title="Time of a step",
     case="set",
     about=(
-        "Parameters and gradients stay where they are from step to step. 'limit' is the time that "
-        "the bytes of a step (parameter, gradient and state read, parameter and state written) "
-        "take at the speed of the fastest copy_ of as many floats in the same run, bytes read and "
-        "written both counted; 'of limit' is ours over it. A copy also reads what it overwrites, "
-        "uncounted, so that less than 1 is possible."
+        "Parameters and gradients stay where they are from step to step. 'of copy' and 'of in "
+        "place' are our time over that which the bytes of a step take (parameter, gradient and "
+        "state read, parameter and state written) at two speeds of the memory, each the best "
+        "reading of the same run with as many floats, bytes read and written both counted: of a "
+        "copy_, which also reads what it overwrites, uncounted, so that less than 1 is possible; "
+        "and of a mul_ in place, which goes through memory as a step does."
     ),
     jobs=_jobs,
     write=brief,
     facts={
-        "copy GB/s": lambda value: f"{value:.1f}",
-        "limit": brief,
-        OF_LIMIT: times,
+        head: write
+        for name in PASSES
+        for head, write in ((f"{name} GB/s", "{:.1f}".format), (f"of {name}", times))
     },
 )
