@@ -53,6 +53,12 @@ def test_imports_point_one_way(room: str) -> None:
                 assert not reaches or allowed, f"{file.relative_to(ROOT)} imports {module}"
 
 
+def test_only_the_command_line_imports_the_benchmark() -> None:
+    for file in ROOT.rglob("*.py"):
+        if file.relative_to(ROOT).parts[0] not in ("bench", "cli"):
+            assert not any(module.startswith("steprule.bench") for module in imported_by(file))
+
+
 def test_importing_steprule_is_light() -> None:
     heavy = "numba", "llvmlite", "matplotlib", "rich", "typer", "jinja2", "sklearn"
     script = f"import sys, steprule; print([m for m in {heavy!r} if m in sys.modules])"

@@ -1,4 +1,4 @@
-"""The `steprule` command: compare optimizers, plot schedules, list what there is.
+"""The `steprule` command: compare and time optimizers, plot schedules, list what there is.
 
 Everything here needs the extra `cli`; the library itself never imports this package.
 """

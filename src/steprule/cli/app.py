@@ -131,6 +131,72 @@ def compare_command(
     )
 
 
+@app.command("bench")
+def bench_command(
+    optimizers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OPTIMIZER]...",
+            help="Names such as adam or sgd+momentum; all by default, one where a table's "
+            "figures hardly depend on the rule.",
+        ),
+    ] = None,
+    tables: Annotated[
+        str,
+        typer.Option(
+            help="steps, epoch, startup, memory, zero_grad, mixes, scaling, joined by commas, "
+            "or 'all'."
+        ),
+    ] = "steps",
+    sets: Annotated[
+        str, typer.Option(help="Sets of parameters, joined by commas, or 'all'.")
+    ] = "large,small,mlp,tiny",
+    rounds: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number(1, 100_000), metavar="N", help="Readings of each contender."
+        ),
+    ] = 15,
+    peers: Annotated[
+        str,
+        typer.Option(
+            help="compile, optax, deepspeed, joined by commas, 'all' or 'none': others' steps in "
+            "the table of steps, where installed. They may compile for minutes."
+        ),
+    ] = "none",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(1, 1024),
+            metavar="N",
+            help="torch's threads, and so steprule's.",
+            show_default="torch's own choice",
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write all raw readings.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a page and its plots.")
+    ] = None,
+) -> None:
+    """Measure what a step costs on this machine, beside torch's modes and other libraries."""
+    from steprule.bench.run import Request, bench
+
+    bench(
+        Request(
+            optimizers=tuple(optimizers or ()),
+            tables=tables,
+            sets=sets,
+            rounds=rounds,
+            peers=peers,
+            threads=threads,
+            json=json,
+            report=report,
+        )
+    )
+
+
 @app.command("list")
 def list_command() -> None:
     """List the optimizers and their defaults."""

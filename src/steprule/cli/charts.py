@@ -83,6 +83,7 @@ class LineChart:
     y_label: str
     series: Sequence[Series]
     log: bool = False
+    log_x: bool = False
     percent: bool = False
     top: float = math.inf
 
@@ -110,7 +111,10 @@ class LineChart:
         axes.margins(x=0)
         axes.set_xlabel(self.x_label)
         axes.set_ylabel(self.y_label)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        if self.log_x:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         if self.percent:
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         self._label_ends(axes, ink)
@@ -169,12 +173,13 @@ class LineChart:
 
 @dataclass(frozen=True)
 class BarChart:
-    """One bar an optimizer, with its value at the end."""
+    """One bar an optimizer, with its value at the end; a line at `mark`, where it is given."""
 
     key: str
     title: str
     x_label: str
     bars: Sequence[tuple[str, Style, float, str]]
+    mark: float | None = None
 
     def draw(self, ink: Ink) -> Figure:
         """Return the chart in `ink`."""
@@ -191,6 +196,8 @@ class BarChart:
                 fontsize=9,
                 verticalalignment="center",
             )
+        if self.mark is not None:
+            axes.axvline(self.mark, color=ink.muted, linewidth=1, linestyle=LINE_STYLES[1])
         axes.set_yticks(range(len(self.bars)), [label for label, *_ in self.bars])
         axes.set_ylim(len(self.bars) - 0.4, -0.6)
         axes.set_xlim(0, max(value for _, _, value, _ in self.bars) * 1.18)

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,7 +15,8 @@ from rich.table import Table
 from steprule.cli import report
 from steprule.cli.contenders import Contender, parse_contenders
 from steprule.cli.data import Dataset, load
-from steprule.cli.errors import CommandError
+from steprule.cli.surroundings import console as console_of
+from steprule.cli.surroundings import make_folder, threads
 from steprule.cli.training import HIDDEN, Run, train
 
 # Where no terminal sets a width, a row of the table stays one line.
@@ -60,10 +57,10 @@ def compare(request: Request) -> list[Run]:
     Raises:
         CommandError: for anything that cannot be done, before any training where possible.
     """
-    console = _console()
+    console = console_of(PLAIN_WIDTH)
     contenders, notes = parse_contenders(request.optimizers, request.lr, request.engine)
     data = load(request.data)
-    _make_folder(request.report)
+    make_folder("--report", request.report)
 
     subtitle = (
         f"{data.name}, {len(data.x)} training and {len(data.x_test)} test rows; "
@@ -73,7 +70,7 @@ def compare(request: Request) -> list[Run]:
     )
     for line in subtitle.split("; "):
         console.print(line, markup=False, highlight=False)
-    with _threads(request.threads):
+    with threads(request.threads):
         runs = _train(request, contenders, data, console)
     notes += _notes(runs)
     console.print(_table(runs))
@@ -93,31 +90,6 @@ def compare(request: Request) -> list[Run]:
     plots = ", ".join(image.name for image in images)
     console.print(f"Plots:  {plots} beside it", markup=False, highlight=False, soft_wrap=True)
     return runs
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise CommandError(
-            f"--report {folder}: {error.strerror}; expected a folder that can be written to"
-        ) from error
 
 
 def _train(

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-import steprule
-from steprule.cli import charts
+from steprule.cli import charts, page
 from steprule.cli.charts import BarChart, LineChart, Series, Style
+from steprule.cli.page import duration, size
 from steprule.cli.training import Run
-
-# A line never ends between a number and its unit.
-UNIT_GAP = "\N{NO-BREAK SPACE}"
 
 COLUMNS = (
     "optimizer",
@@ -44,22 +35,16 @@ class Summary:
 
 def write(folder: Path, runs: Sequence[Run], summary: Summary) -> tuple[Path, list[Path]]:
     """Write the page and the charts to `folder`; return the page's path and the charts' paths."""
-    drawn = _charts(runs)
-    images = [charts.save_png(chart, folder) for chart in drawn]
-    environment = Environment(
-        loader=PackageLoader("steprule.cli"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
     styles = _styles(runs)
-    page = folder / "report.html"
-    page.write_text(
-        environment.get_template("report.html.j2").render(
-            summary=summary,
-            columns=COLUMNS,
-            rows=[
+    path = folder / "report.html"
+    images = page.write(
+        path,
+        "report.html.j2",
+        _charts(runs),
+        {
+            "summary": summary,
+            "columns": COLUMNS,
+            "rows": [
                 (
                     styles[run.label].slot % len(charts.PAPER.series),
                     run.contender.is_torch,
@@ -67,15 +52,11 @@ def write(folder: Path, runs: Sequence[Run], summary: Summary) -> tuple[Path, li
                 )
                 for run in runs
             ],
-            charts=[(chart.key, chart.title, Markup(charts.svg(chart))) for chart in drawn],
-            runs=runs,
-            facts={**summary.conditions, **versions()},
-            light=charts.PAPER.series,
-            dark=charts.DARK_SERIES,
-        ),
-        encoding="utf-8",
+            "runs": runs,
+            "facts": {**summary.conditions, **page.versions()},
+        },
     )
-    return page, images
+    return path, images
 
 
 def row(run: Run) -> tuple[str, ...]:
@@ -89,32 +70,6 @@ def row(run: Run) -> tuple[str, ...]:
         duration(run.total_step),
         size(run.state_bytes),
     )
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in the unit that leaves one to three digits before the point."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f}{UNIT_GAP}µs"
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g}{UNIT_GAP}ms"
-    return f"{seconds:.3g}{UNIT_GAP}s"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes with thousands apart: formats differ by little, so none is lost."""
-    return f"{count:,}{UNIT_GAP}B"
-
-
-def versions() -> Mapping[str, str]:
-    """Return the versions and the machine that the figures were made with."""
-    return {
-        "steprule": steprule.__version__,
-        "torch": torch.__version__,
-        "numpy": version("numpy"),
-        "numba": version("numba"),
-        "Python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def _styles(runs: Sequence[Run]) -> dict[str, Style]:
