@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.engines.native_checks import data_ptr_function, items_of, native
+from steprule.engines.native_checks import Native, data_ptr_function, items_of, native
 
 
 def addresses_of(tensors: tuple[Tensor, ...]) -> array[int]:
@@ -23,7 +23,7 @@ def addresses_of(tensors: tuple[Tensor, ...]) -> array[int]:
     if data_ptr is None:
         return array("q", map(Tensor.data_ptr, tensors))
     found = array("q", bytes(8 * len(tensors)))
-    native()[0](data_ptr, items_of(tensors), found.buffer_info()[0], len(tensors), 1)
+    native()[Native.ADDRESSES](data_ptr, items_of(tensors), found.buffer_info()[0], len(tensors), 1)
     return found
 
 
@@ -32,5 +32,7 @@ def are_same(objects: Sequence[Any], known: tuple[Any, ...]) -> bool:
     if data_ptr_function() is None or not isinstance(objects, (list, tuple)):
         return all(map(is_, objects, known))
     found = array("q", [0])
-    native()[1](items_of(objects), items_of(known), found.buffer_info()[0], len(known), 1)
+    native()[Native.DIFFER](
+        items_of(objects), items_of(known), found.buffer_info()[0], len(known), 1
+    )
     return not found[0]

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from steprule.engines import Leaf
 from steprule.engines.addresses import addresses_of
+from steprule.engines.gradients import Gradients
 from steprule.engines.kernel_cache import Library, can_convert_half, library_for
 from steprule.engines.kernel_source import Control, Layout, scalar_row, source_of
 from steprule.engines.likeness import Likeness
 from steprule.engines.shares import Shares
+from steprule.engines.team import has_team
 from steprule.engines.unmoved import Unmoved
 from steprule.formats import format_of
 from steprule.formats.floating import FLOATING, compute_dtype
@@ -32,6 +34,10 @@ from steprule.shared_terms import Form
 CHUNK = 8192
 # Elements for each thread: with fewer, another thread costs more than it saves.
 GRAIN = 1 << 16
+# Up to so many elements a step may keep the interpreter's lock: it takes a few milliseconds.
+HELD_ELEMENTS = 1 << 22
+# How often gradients of another kind than before are learned anew.
+NATIVE_TRIES = 4
 
 _PLAIN = {Tensor, torch.nn.Parameter}
 _grad_of = attrgetter("grad")
@@ -151,12 +157,12 @@ class FusedRunner:
         self.grad_dtype = leaves[0].grad.dtype
         self._states = [leaf.state for leaf in leaves]
         self._library = _library_of(form, leaves[0])
-        self._prepare, self._update = self._library.functions
         self._memorise()
         self._make_tables(leaves)
         self._grads: tuple[Any, ...] = ()
         self._active: Sequence[Tensor] = ()
         self._addresses = array("q")
+        self._holds_lock = False
         self._shares: dict[int, Shares] = {}
 
     def _memorise(self) -> None:
@@ -169,10 +175,11 @@ class FusedRunner:
         self._kept = [p.detach() for p in params]
         names = (*self.form.array_slots, *_counts(self.form))
         self._slots = [tuple(state[name] for state in self._states) for name in names]
-        by_entry = [state[name] for state in self._states for name in names]
-        self._same_params = Unmoved(params)
-        self._same_slots = Unmoved(by_entry, self._states, names) if names else None
+        self._same_params = [_looks(p) for p in params]
+        self._same_slots = Unmoved(self._states, names) if names else None
         self._usual_grads: Likeness | None = None
+        self._gradients: Gradients | None = None
+        self._native_tries = NATIVE_TRIES if self._is_small() else 0
 
     def _make_tables(self, leaves: Sequence[Leaf]) -> None:
         count = len(leaves)
@@ -219,23 +226,41 @@ class FusedRunner:
         for i, number in enumerate(numbers):
             self._numbers[self._row_of[group], i] = number
 
+    def _is_small(self) -> bool:
+        return sum(self._sizes) <= HELD_ELEMENTS
+
     def collect(self) -> bool:
         """Look at all that may have moved since the last step, and take this step's gradients.
 
         Returns:
             False if anything is no longer as it was planned: plan anew.
         """
-        if not self._same_params.hold():
-            return False
         if self._same_slots is not None and not self._same_slots.hold():
             return False
+        if self._gradients is not None and has_team():
+            found = self._gradients.find()
+            if found is not None:
+                self._take(found)
+                return True
+            self._gradients = None
+        if [_looks(p) for p in self.params] != self._same_params:
+            return False
         return self._collect_grads()
+
+    def _take(self, found: array[int]) -> None:
+        """Take the addresses that the native loop found; nothing keeps these gradients alive."""
+        self._addresses = found
+        self._holds_lock = True
+        self._active = self.params
+        if found[len(self.params)] < len(self.params):
+            self._active = [p for p, where in zip(self.params, found, strict=False) if where]
 
     def _collect_grads(self) -> bool:
         grads: tuple[Any, ...] = tuple(map(_grad_of, self.params))
         if self._usual_grads is not None and self._usual_grads.holds(grads):
             self._addresses = addresses_of(grads)
             self._active = self.params
+            self._watch(grads)
         elif not self._collect_unusual(grads):
             return False
         else:
@@ -245,6 +270,12 @@ class FusedRunner:
         self._grads = grads
         found = np.count_nonzero(np.frombuffer(self._addresses, dtype=np.int64))
         return bool(found == len(self._active))
+
+    def _watch(self, grads: tuple[Any, ...]) -> None:
+        """From the next step on find gradients like these natively."""
+        if self._native_tries and Gradients.can_find(self.params, grads):
+            self._native_tries -= 1
+            self._gradients = Gradients(self.params, grads)
 
     def _collect_unusual(self, grads: tuple[Any, ...]) -> bool:
         """Take gradients one by one: some are missing, or must be copied to be read."""
@@ -286,22 +317,22 @@ class FusedRunner:
         try:
             if self._active:
                 self._control[Control.GRADS] = self._addresses.buffer_info()[0]
-                self._prepare(self._address, 0, 0)
+                library, holds_lock = self._library, self._holds_lock
+                prepare, update = library.locked if holds_lock else library.functions
+                prepare(self._address, 0, 0)
                 threads = min(torch.get_num_threads(), 1 + self._elements // GRAIN)
                 if threads == 1:
-                    self._update(self._address, 0, self._chunk_count)
+                    update(self._address, 0, self._chunk_count)
                 else:
-                    self._run_on(threads)
+                    shares = self._shares.get(threads)
+                    if shares is None:
+                        shares = self._shares[threads] = Shares(self._edges(threads))
+                    shares.run(library, 1, self._address, holds_lock=holds_lock)
                 _bump_versions(self._active)
         finally:
             self._grads = ()
             self._active = ()
-
-    def _run_on(self, threads: int) -> None:
-        shares = self._shares.get(threads)
-        if shares is None:
-            shares = self._shares[threads] = Shares(self._edges(threads))
-        shares.run(self._library, 1, self._address)
+            self._holds_lock = False
 
     def _edges(self, threads: int) -> np.ndarray[Any, Any]:
         """Where each thread's chunks begin (and the last one's end): about equal work for each."""
@@ -322,6 +353,10 @@ def _library_of(form: Form, leaf: Leaf) -> Library:
         compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
     )
     return library_for(source_of(layout), ("prepare", "update"), arity=3)
+
+
+def _looks(param: Tensor) -> tuple[Any, ...]:
+    return param.data_ptr(), param.shape, param.stride()
 
 
 def _bump_versions(params: Sequence[Tensor]) -> None:

@@ -45,6 +45,10 @@ class Library:
         symbols: the functions' names in it, in the order of the source.
         arity: how many integers each takes.
         keeps_gil: for functions that read Python objects; others release the GIL while they run.
+
+    Attributes:
+        functions: to be called from Python.
+        locked: the same, keeping the GIL.
     """
 
     def __init__(
@@ -55,14 +59,17 @@ class Library:
         # Room for the result and the exception that a call might leave; neither is ever read.
         self._scratch = ctypes.create_string_buffer(32)
         result = ctypes.addressof(self._scratch)
-        make = ctypes.PYFUNCTYPE if keeps_gil else ctypes.CFUNCTYPE
-        # Numba's own calling convention: result pointer, exception pointer, then the arguments.
-        prototype = make(ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * arity)
         self.scratch = result
         self.addresses = [self._engine.get_function_address(symbol) for symbol in symbols]
-        self.functions: list[NativeFunction] = [
-            functools.partial(prototype(address), result, result + 16) for address in self.addresses
-        ]
+        # Numba's own calling convention: result pointer, exception pointer, then the arguments.
+        kinds = [ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * arity]
+
+        def callable_by(make: Any) -> list[NativeFunction]:
+            prototype = make(*kinds)
+            return [functools.partial(prototype(x), result, result + 16) for x in self.addresses]
+
+        self.locked = callable_by(ctypes.PYFUNCTYPE)
+        self.functions = self.locked if keeps_gil else callable_by(ctypes.CFUNCTYPE)
 
 
 @functools.cache

@@ -1,22 +1,22 @@
 """Native loops over Python's and torch's own objects: what a thousand Python calls would take.
 
-torch has a C function from a Python tensor to its memory's address (its compiler's generated code
-uses it). Sizes and strides are read where torch keeps them; where that is, is found by looking for
-a known tensor's, not assumed. What is not found as expected leaves the loops unused: the plain
-calls do the same more slowly.
+Besides the words of tensors (tensor_words.py) they use torch's C function from a Python tensor to
+its memory's address, which its compiler's generated code uses too. Objects lie all over memory, so
+the loops ask for those of the rows to come while they look at one.
 """
 
 from __future__ import annotations
 
 import ctypes
+import enum
 import functools
 import sys
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from steprule.engines.kernel_cache import CompilationError, NativeFunction, library_for
+from steprule.engines.tensor_words import INLINE_AXES, TensorWords, tensor_words, word
 
 try:
     from torch._C._dynamo import guards as guards
@@ -25,12 +25,36 @@ except ImportError:  # pragma: no cover  # a torch without its compiler
 
 # Where a tuple keeps its items: behind its header. A list has their address there.
 _HEADER = tuple.__basicsize__
-# How many words of a tensor's own memory are looked through: no tensor is smaller.
-_TENSOR_WORDS = 18
-# Tensors of more axes keep sizes and strides elsewhere, and the address of these in place of them.
-_INLINE_AXES = 5
+# Where a dict keeps the address of its keys; only a hint of what will be read.
+_DICT_KEYS = 32
 
-_SOURCE = f"""\
+
+class Native(enum.IntEnum):
+    """Index of each loop in :func:`native`."""
+
+    ADDRESSES = 0
+    DIFFER = 1
+    FOLDS = 2
+    MOVED = 3
+    GRADS = 4
+
+
+# Sizes, strides and kind of the tensor at `impl`, folded into one word, `fold`; of a tensor that
+# keeps its sizes elsewhere, a word that no other has.
+_FOLD = """\
+{pad}axes = load_int64(impl + {shape}, 0)
+{pad}fold = axes
+{pad}if axes < 0 or axes > {inline}:
+{pad}    fold = -1 - impl
+{pad}else:
+{pad}    for axis in range(axes):
+{pad}        fold = (fold ^ load_int64(impl + {sizes}, axis)) * {factor}
+{pad}        fold = (fold ^ load_int64(impl + {strides}, axis)) * {factor}
+{pad}    for k in range(4):
+{pad}        fold = (fold ^ load_int64(impl + {kind}, k)) * {factor}
+"""
+
+_SOURCE = """\
 def addresses(data_ptr, items, found, count, _width):
     for i in range(count):
         store_int64(found, i, call_with_pointer(data_ptr, load_int64(items, i)))
@@ -43,44 +67,128 @@ def differ(items, known, found, count, _width):
             return 0
     return 0
 
-def moved(functions, entries, expected, count, width):
-    data_ptr = load_int64(functions, 0)
-    get_item = load_int64(functions, 1)
-    at = 1
-    store_int64(expected, 0, 1)
+def folds(impls, found, count, _a, _b):
     for i in range(count):
+        impl = load_int64(impls, i)
+{fold_8}        store_int64(found, i, fold)
+    return 0
+
+def moved(control, records, found, count, width):
+    get_item = load_int64(control, 0)
+    entries = load_int64(control, 1)
+    store_int64(found, 0, 1)
+    for i in range(count):
+        if i + 8 < count:
+            prefetch(load_int64(entries, i + 8))
+            for k in range(width):
+                ahead = load_int64(records, 4 * ((i + 8) * width + k) + 1)
+                prefetch(ahead)
+                prefetch(ahead + {shape})
+                prefetch(ahead + {kind})
+        if i + 4 < count:
+            keys = load_int64(load_int64(entries, i + 4) + {dict_keys}, 0)
+            prefetch(keys)
+            prefetch(keys + 64)
+            prefetch(keys + 128)
+            for k in range(width):
+                ahead = load_int64(records, 4 * ((i + 4) * width + k) + 1)
+                prefetch(load_int64(ahead + {storage}, 0))
+        entry = load_int64(entries, i)
         for k in range(width):
-            tensor = load_int64(expected, at)
-            if entries != 0:
-                name = load_int64(functions, 2 + k)
-                if call_with_pointers(get_item, load_int64(entries, i), name) != tensor:
-                    return 0
-            if call_with_pointer(data_ptr, tensor) != load_int64(expected, at + 1):
+            record = records + 32 * (i * width + k)
+            tensor = call_with_pointers(get_item, entry, load_int64(control, 2 + k))
+            if tensor != load_int64(record, 0):
                 return 0
-            shape = load_int64(expected, at + 2)
-            axes = load_int64(expected, at + 3)
-            if load_int64(shape, 0) != axes:
+            impl = load_int64(record, 1)
+            storage = load_int64(impl + {storage}, 0)
+            if storage == 0:
                 return 0
-            sizes = shape + 8
-            strides = shape + {8 * (1 + _INLINE_AXES)}
-            if axes > {_INLINE_AXES}:
-                sizes = load_int64(shape, 1)
-                strides = sizes + 8 * axes
-            for axis in range(axes):
-                if load_int64(sizes, axis) != load_int64(expected, at + 4 + axis):
-                    return 0
-                if load_int64(strides, axis) != load_int64(expected, at + 4 + axes + axis):
-                    return 0
-            at += 4 + 2 * axes
-    store_int64(expected, 0, 0)
+            if load_int64(storage + {data}, 0) != load_int64(record, 2):
+                return 0
+{fold_12}            if fold != load_int64(record, 3):
+                return 0
+    store_int64(found, 0, 0)
+    return 0
+
+def grads(control, records, found, count, _width):
+    undefined = load_int64(control, 0)
+    given = 0
+    store_int64(found, count + 1, 1)
+    for i in range(count):
+        if i + 12 < count:
+            ahead = load_int64(records, 5 * (i + 12))
+            prefetch(ahead)
+            prefetch(ahead + {shape})
+            prefetch(ahead + {kind})
+        if i + 8 < count:
+            ahead = load_int64(records, 5 * (i + 8))
+            prefetch(load_int64(ahead + {storage}, 0))
+            prefetch(load_int64(ahead + {autograd}, 0))
+        if i + 4 < count:
+            ahead = load_int64(load_int64(records, 5 * (i + 4)) + {autograd}, 0)
+            if ahead != 0:
+                ahead = load_int64(ahead + {grad}, 0)
+                prefetch(ahead)
+                prefetch(ahead + {shape})
+                prefetch(ahead + {kind})
+        record = records + 40 * i
+        impl = load_int64(record, 0)
+        param = impl
+        storage = load_int64(impl + {storage}, 0)
+        if storage == 0:
+            return 0
+        if load_int64(storage + {data}, 0) != load_int64(record, 1):
+            return 0
+{fold_8}        if fold != load_int64(record, 2):
+            return 0
+        meta = load_int64(param + {autograd}, 0)
+        if meta == 0:
+            return 0
+        impl = load_int64(meta + {grad}, 0)
+        if impl == undefined:
+            store_int64(found, i, 0)
+        else:
+{fold_12}            if fold != load_int64(record, 3):
+                return 0
+            storage = load_int64(impl + {storage}, 0)
+            if storage == 0:
+                return 0
+            data = load_int64(storage + {data}, 0)
+            if data == 0:
+                return 0
+            store_int64(found, i, data + load_int64(record, 4))
+            given += 1
+    store_int64(found, count, given)
+    store_int64(found, count + 1, 0)
     return 0
 """
 
 
+def _source(words: TensorWords) -> str:
+    places = {
+        "shape": words.shape,
+        "storage": words.storage,
+        "data": words.data,
+        "autograd": words.autograd,
+        "grad": words.grad,
+        "inline": INLINE_AXES,
+        "sizes": words.shape + 8,
+        "strides": words.shape + 8 * (1 + INLINE_AXES),
+        "kind": words.shape + 8 * (1 + 2 * INLINE_AXES),
+        "dict_keys": _DICT_KEYS,
+        "factor": -7046029254386353131,  # odd, so that no change of one word is lost
+    }
+    folds = {f"fold_{pad}": _FOLD.format(pad=" " * pad, **places) for pad in (8, 12)}
+    return _SOURCE.format(**places, **folds)
+
+
 @functools.cache
 def native() -> list[NativeFunction]:
-    """The loops: ``addresses``, ``differ``, ``moved``."""
-    return library_for(_SOURCE, ("addresses", "differ", "moved"), arity=5, keeps_gil=True).functions
+    """The loops, by :class:`Native`; call only where :func:`data_ptr_function` gives something."""
+    words = tensor_words()
+    assert words is not None
+    names = tuple(loop.name.lower() for loop in Native)
+    return library_for(_source(words), names, arity=5, keeps_gil=True).functions
 
 
 @functools.cache
@@ -95,9 +203,9 @@ def data_ptr_function() -> int | None:
     pair, both = (None, probe), [None, probe]
     works = (
         function(id(probe)) == probe.data_ptr()
-        and _word(items_of(pair) + 8) == id(probe)
-        and _word(items_of(both) + 8) == id(probe)
-        and _shape_offset() is not None
+        and word(items_of(pair) + 8) == id(probe)
+        and word(items_of(both) + 8) == id(probe)
+        and tensor_words() is not None
     )
     return address if works and _can_compile() else None
 
@@ -109,36 +217,7 @@ def _can_compile() -> bool:
         return False
 
 
-def shape_of(tensor: Tensor) -> int:
-    """The address of the tensor's number of axes, behind which its sizes and strides are."""
-    return int(tensor._cdata) + (_shape_offset() or 0)
-
-
-@functools.cache
-def _shape_offset() -> int | None:
-    """Where in a tensor its number of axes stands; None if that is not found."""
-    probe = torch.empty_strided((2, 3, 5), (31, 7, 1))
-    many = torch.empty_strided((2, 3, 2, 1, 2, 4), (300, 90, 40, 30, 8, 1))
-    for offset in range(0, 8 * (_TENSOR_WORDS - 10), 8):
-        if _words(probe._cdata + offset, 4) != [3, 2, 3, 5]:
-            continue
-        strides = _words(probe._cdata + offset + 8 * (1 + _INLINE_AXES), 3)
-        axes, elsewhere = _words(many._cdata + offset, 2)
-        found = strides == [31, 7, 1] and axes == 6
-        if found and _words(elsewhere, 12) == [*many.shape, *many.stride()]:
-            return offset
-    return None
-
-
-def _word(address: int) -> int:
-    return ctypes.c_int64.from_address(address).value
-
-
-def _words(address: int, count: int) -> list[int]:
-    return list((ctypes.c_int64 * count).from_address(address))
-
-
 def items_of(objects: list[Any] | tuple[Any, ...]) -> int:
     """The address of the first item's."""
     where = id(objects) + _HEADER
-    return _word(where) if type(objects) is list else where
+    return word(where) if type(objects) is list else where

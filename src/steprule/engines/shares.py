@@ -25,8 +25,11 @@ class Shares:
         self._words = np.zeros(7, dtype=np.int64)
         self._address = self._words.ctypes.data
 
-    def run(self, library: Library, index: int, control: int) -> None:
-        """Call function ``index`` of the library as ``f(control, first, last)`` on each share."""
+    def run(self, library: Library, index: int, control: int, *, holds_lock: bool = False) -> None:
+        """Call function ``index`` of the library as ``f(control, first, last)`` on each share.
+
+        With ``holds_lock`` (where there is a team) no other Python thread runs meanwhile.
+        """
         crew = team()
         threads = len(self._edges) - 1
         if crew is not None:
@@ -38,7 +41,7 @@ class Shares:
                 self._edges.ctypes.data,
                 *crew.queries,
             )
-            crew.run(self._address, threads)
+            crew.run(self._address, threads, holds_lock=holds_lock)
             return
         function = functools.partial(library.functions[index], control)
         workers().run(

@@ -12,52 +12,47 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.engines.addresses import addresses_of
-from steprule.engines.native_checks import data_ptr_function, items_of, native, shape_of
+from steprule.engines.native_checks import Native, data_ptr_function, items_of, native
+from steprule.engines.tensor_words import has_plain_shape
 
 
 class Unmoved:
-    """Remembers tensors' memory, sizes and strides.
+    """Remembers tensors' memory, sizes and strides, and that dicts hold these very tensors.
 
     Args:
-        tensors: plain dense tensors; with ``entries``, one row of ``names`` for each entry.
-        entries: dicts that must still hold the very same tensors.
-        names: their keys there.
+        entries: dicts of tensors that are plain and dense.
+        names: the keys to watch; every entry has every one.
     """
 
-    def __init__(
-        self,
-        tensors: Sequence[Tensor],
-        entries: Sequence[dict[str, Any]] = (),
-        names: Sequence[str] = (),
-    ) -> None:
-        self._tensors = tuple(tensors)
+    def __init__(self, entries: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
         self._entries, self._names = tuple(entries), tuple(names)
+        self._tensors = tuple(entry[name] for entry in entries for name in names)
         self._known: list[Any] = []
-        self._expected = array("q", [0])
-        data_ptr = data_ptr_function()
-        if data_ptr is None or any(type(entry) is not dict for entry in entries):
-            self._functions: array[int] | None = None
+        self._records: array[int] | None = None
+        if (
+            data_ptr_function() is None
+            or any(type(entry) is not dict for entry in entries)
+            or not all(map(has_plain_shape, self._tensors))
+        ):
             self._known = [_looks(tensor) for tensor in self._tensors]
             return
         get_item = ctypes.cast(ctypes.pythonapi.PyDict_GetItemWithError, ctypes.c_void_p).value
-        self._functions = array("q", [data_ptr, get_item or 0, *map(id, self._names)])
-        for tensor, address in zip(self._tensors, addresses_of(self._tensors), strict=True):
-            shape = (tensor.dim(), *tensor.shape, *tensor.stride())
-            self._expected.extend((id(tensor), address, shape_of(tensor), *shape))
+        self._control = array("q", [get_item or 0, items_of(self._entries), *map(id, self._names)])
+        self._records = records_of(self._tensors)
+        self._found = array("q", [0])
 
     def hold(self) -> bool:
         """Whether nothing was replaced, removed, moved or reshaped."""
-        if self._functions is None:
+        if self._records is None:
             return self._hold_by_python()
-        native()[2](
-            self._functions.buffer_info()[0],
-            items_of(self._entries) if self._entries else 0,
-            self._expected.buffer_info()[0],
-            len(self._entries) or len(self._tensors),
-            len(self._names) or 1,
+        native()[Native.MOVED](
+            self._control.buffer_info()[0],
+            self._records.buffer_info()[0],
+            self._found.buffer_info()[0],
+            len(self._entries),
+            len(self._names),
         )
-        return not self._expected[0]
+        return not self._found[0]
 
     def _hold_by_python(self) -> bool:
         tensors = iter(self._tensors)
@@ -65,6 +60,22 @@ class Unmoved:
             if any(entry.get(name) is not next(tensors) for name in self._names):
                 return False
         return [_looks(tensor) for tensor in self._tensors] == self._known
+
+
+def records_of(tensors: Sequence[Tensor]) -> array[int]:
+    """For each tensor: its object, itself, its storage's address, and its sizes folded."""
+    records = array("q")
+    for tensor, fold in zip(tensors, folds_of(tensors), strict=True):
+        records.extend((id(tensor), tensor._cdata, tensor.untyped_storage().data_ptr(), fold))
+    return records
+
+
+def folds_of(tensors: Sequence[Tensor]) -> array[int]:
+    """The sizes, strides and kind of each tensor, folded into one word."""
+    impls = array("q", [tensor._cdata for tensor in tensors])
+    found = array("q", bytes(8 * len(impls)))
+    native()[Native.FOLDS](impls.buffer_info()[0], found.buffer_info()[0], len(impls), 0, 0)
+    return found
 
 
 def _looks(tensor: Tensor) -> tuple[Any, ...]:

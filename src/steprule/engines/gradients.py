@@ -1,0 +1,62 @@
+"""The addresses of many parameters' gradients by one native loop, and that all else is as planned.
+
+No Python object is made or touched, and so none keeps the gradients alive: the interpreter's lock
+must be held until they have been read.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from steprule.engines.native_checks import Native, data_ptr_function, native
+from steprule.engines.tensor_words import has_plain_shape, tensor_words
+from steprule.engines.unmoved import folds_of
+
+
+class Gradients:
+    """Finds the gradients of ``params``, as long as they are like ``grads``.
+
+    Args:
+        params: plain tensors.
+        grads: a gradient for each, of the kind that the kernel reads where it is.
+    """
+
+    def __init__(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        words = tensor_words()
+        assert words is not None
+        self._tensors = tuple(params)
+        self._records = array("q")
+        folds = zip(folds_of(params), folds_of(grads), strict=True)
+        for param, grad, (param_fold, grad_fold) in zip(params, grads, folds, strict=True):
+            start = int(grad.storage_offset()) * grad.element_size()
+            memory = param.untyped_storage().data_ptr()
+            self._records.extend((param._cdata, memory, param_fold, grad_fold, start))
+        self._control = array("q", [words.undefined])
+        count = len(params)
+        self._found = array("q", bytes(8 * (count + 2)))
+        self._count = count
+
+    @staticmethod
+    def can_find(params: Sequence[Tensor], grads: Sequence[Tensor]) -> bool:
+        """Whether the loop can be used: small numbers of axes, no empty tensors."""
+        return data_ptr_function() is not None and all(
+            has_plain_shape(tensor) and tensor.numel() for tensor in (*params, *grads)
+        )
+
+    def find(self) -> array[int] | None:
+        """The address of each gradient, 0 for none; behind them, how many there are.
+
+        Returns:
+            None if a parameter moved, or a gradient is unlike those it was made of.
+        """
+        native()[Native.GRADS](
+            self._control.buffer_info()[0],
+            self._records.buffer_info()[0],
+            self._found.buffer_info()[0],
+            self._count,
+            0,
+        )
+        return None if self._found[self._count + 1] else self._found
