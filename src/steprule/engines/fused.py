@@ -251,9 +251,7 @@ class FusedRunner:
         """Take the addresses that the native loop found; nothing keeps these gradients alive."""
         self._addresses = found
         self._holds_lock = True
-        self._active = self.params
-        if found[len(self.params)] < len(self.params):
-            self._active = [p for p, where in zip(self.params, found, strict=False) if where]
+        self._active = self.params if found[len(self.params)] else ()
 
     def _collect_grads(self) -> bool:
         grads: tuple[Any, ...] = tuple(map(_grad_of, self.params))
@@ -328,7 +326,10 @@ class FusedRunner:
                     if shares is None:
                         shares = self._shares[threads] = Shares(self._edges(threads))
                     shares.run(library, 1, self._address, holds_lock=holds_lock)
-                _bump_versions(self._active)
+                if holds_lock and self._gradients is not None:
+                    self._gradients.bump_versions()
+                else:
+                    _bump_versions(self._active)
         finally:
             self._grads = ()
             self._active = ()

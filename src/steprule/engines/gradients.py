@@ -9,10 +9,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from steprule.engines.native_checks import Native, data_ptr_function, native
-from steprule.engines.tensor_words import has_plain_shape, tensor_words
+from steprule.engines.tensor_words import half_word, has_plain_shape, tensor_words, word
 from steprule.engines.unmoved import folds_of
 
 
@@ -35,6 +36,9 @@ class Gradients:
             memory = param.untyped_storage().data_ptr()
             self._records.extend((param._cdata, memory, param_fold, grad_fold, start))
         self._control = array("q", [words.undefined])
+        self._counts_natively = all(
+            half_word(word(p._cdata + words.counter) + words.version) == p._version for p in params
+        )
         count = len(params)
         self._found = array("q", bytes(8 * (count + 2)))
         self._count = count
@@ -60,3 +64,12 @@ class Gradients:
             0,
         )
         return None if self._found[self._count + 1] else self._found
+
+    def bump_versions(self) -> None:
+        """Let graphs that saved a parameter know of its change: those that had a gradient."""
+        if self._counts_natively:
+            found = self._found.buffer_info()[0]
+            native()[Native.BUMP](self._records.buffer_info()[0], found, self._count, 0, 0)
+        else:
+            pairs = zip(self._tensors, self._found, strict=False)
+            torch.autograd.graph.increment_version([p for p, where in pairs if where])

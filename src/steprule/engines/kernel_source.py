@@ -38,6 +38,11 @@ class Control(enum.IntEnum):
     CHUNKS = 8  # tensor, first element, number of elements of each chunk
 
 
+# Chunks whose memory is asked for while this many before them are updated: small tensors lie
+# anywhere, and the processor would wait for each.
+AHEAD = 4
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a kernel is compiled for: a form, and how each of its arrays is stored."""
@@ -219,6 +224,16 @@ def _update_source(layout: Layout) -> str:
             f"    scalars = load_int64(control, {Control.SCALARS})",
             f"    chunks = load_int64(control, {Control.CHUNKS})",
             "    for chunk in range(first_chunk, last_chunk):",
+            f"        if chunk + {AHEAD} < last_chunk:",
+            f"            tensor = load_int64(chunks, 3 * (chunk + {AHEAD}))",
+            f"            start = load_int64(chunks, 3 * (chunk + {AHEAD}) + 1)",
+            "            grad_address = load_int64(grads, tensor)",
+            f"            prefetch(grad_address + {formats['grad'].bytes_for(1)} * start)",
+            *(
+                "            prefetch("
+                f"load_int64(columns, {i} * tensors + tensor) + {size} * start)"
+                for i, (_, size) in enumerate(columns_with_sizes(layout))
+            ),
             "        tensor = load_int64(chunks, 3 * chunk)",
             "        start = load_int64(chunks, 3 * chunk + 1)",
             "        count = load_int64(chunks, 3 * chunk + 2)",

@@ -37,6 +37,7 @@ class Native(enum.IntEnum):
     FOLDS = 2
     MOVED = 3
     GRADS = 4
+    BUMP = 5
 
 
 # Sizes, strides and kind of the tensor at `impl`, folded into one word, `fold`; of a tensor that
@@ -161,6 +162,17 @@ def grads(control, records, found, count, _width):
     store_int64(found, count, given)
     store_int64(found, count + 1, 0)
     return 0
+
+def bump(records, found, count, _a, _b):
+    for i in range(count):
+        if i + 16 < count:
+            prefetch(load_int64(records, 5 * (i + 16)))
+        if i + 8 < count:
+            prefetch(load_int64(load_int64(records, 5 * (i + 8)) + {counter}, 0))
+        if load_int64(found, i) != 0:
+            version = load_int64(load_int64(records, 5 * i) + {counter}, 0) + {version}
+            store_int64(version, 0, load_int64(version, 0) + 1)
+    return 0
 """
 
 
@@ -171,6 +183,8 @@ def _source(words: TensorWords) -> str:
         "data": words.data,
         "autograd": words.autograd,
         "grad": words.grad,
+        "counter": words.counter,
+        "version": words.version,
         "inline": INLINE_AXES,
         "sizes": words.shape + 8,
         "strides": words.shape + 8 * (1 + INLINE_AXES),

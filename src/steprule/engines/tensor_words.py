@@ -36,6 +36,8 @@ class TensorWords:
         autograd: of the address of what autograd keeps of a parameter, 0 if it keeps nothing.
         grad: of the gradient's address there.
         undefined: what stands there where there is no gradient.
+        counter: of the address of what counts in-place changes.
+        version: of the count there.
     """
 
     shape: int
@@ -44,6 +46,8 @@ class TensorWords:
     autograd: int
     grad: int
     undefined: int
+    counter: int
+    version: int
 
 
 @functools.cache
@@ -57,7 +61,8 @@ def tensor_words() -> TensorWords | None:
     if shape is None or storage is None:
         return None
     data = _place(_words(words[storage], 4), base.data_ptr())
-    if data is None or not _tells_kinds(base, shape):
+    counter = _counter_of(shape)
+    if data is None or counter is None or not _tells_kinds(base, shape):
         return None
     with_grad, without = torch.nn.Parameter(base), torch.nn.Parameter(base)
     with_grad.grad = probe_grad = torch.ones_like(base)
@@ -76,6 +81,8 @@ def tensor_words() -> TensorWords | None:
                     autograd=8 * autograd,
                     grad=8 * grad,
                     undefined=undefined,
+                    counter=8 * counter[0],
+                    version=8 * counter[1],
                 )
     return None
 
@@ -97,6 +104,22 @@ def _tells_kinds(base: Tensor, shape: int) -> bool:
     return len(kinds) == 1 + len(others)
 
 
+def _counter_of(shape: int) -> tuple[int, int] | None:
+    """Word of the counter in a tensor, and of the version in a counter."""
+    tensors = [torch.zeros(2, device="cpu") for _ in range(2)]
+    found = []
+    for tensor, changes in zip(tensors, (71, 113), strict=True):
+        for _ in range(changes):
+            torch.autograd.graph.increment_version([tensor])
+        words = _words(tensor._cdata, shape)
+        places = [(i, x) for i, x in enumerate(words) if i > 1 and _may_be_address(x)]
+        found.append(
+            {(i, k) for i, x in places for k in range(3) if half_word(x + 8 * k) == changes}
+        )
+    both = found[0] & found[1]
+    return both.pop() if len(both) == 1 else None
+
+
 def _may_be_address(x: int) -> bool:
     return 1 << 16 <= x < 1 << 47 and x % 8 == 0
 
@@ -112,6 +135,11 @@ def _words(address: int, count: int) -> list[int]:
 def word(address: int) -> int:
     """The word at an address."""
     return ctypes.c_int64.from_address(address).value
+
+
+def half_word(address: int) -> int:
+    """The 32 bits at an address."""
+    return ctypes.c_uint32.from_address(address).value
 
 
 def has_plain_shape(tensor: Tensor) -> bool:
