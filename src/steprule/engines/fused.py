@@ -321,7 +321,9 @@ def _library_of(form: Form, leaf: Leaf) -> Library:
         ),
         compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
     )
-    return library_for(source_of(layout), ("prepare", "update"), arity=3)
+    return library_for(
+        source_of(layout), ("prepare", "update"), arity=3, title=f"the rule {form.rule.name!r}"
+    )
 
 
 def _bump_versions(params: Sequence[Tensor]) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines.kernel_cache import CompilationError, NativeFunction, library_for
+from steprule.engines.remembered import remembered
 
 try:
     from torch._C._dynamo import guards as guards
@@ -77,10 +78,12 @@ def moved(functions, entries, expected, count, width):
 """
 
 
-@functools.cache
+@remembered
 def native() -> list[NativeFunction]:
     """The loops: ``addresses``, ``differ``, ``moved``."""
-    return library_for(_SOURCE, ("addresses", "differ", "moved"), arity=5, keeps_gil=True).functions
+    names = ("addresses", "differ", "moved")
+    title = "the checks before a step"
+    return library_for(_SOURCE, names, arity=5, keeps_gil=True, title=title).functions
 
 
 @functools.cache
