@@ -255,7 +255,8 @@ class FusedRunner:
                 continue
             readable = type(grad) in _PLAIN and grad.layout is torch.strided
             is_planned = grad.dtype is self.grad_dtype and grad.shape == self.params[i].shape
-            if not readable or not is_planned:
+            # A zero tensor reads as zeros from no memory at all; from freed memory nothing can be.
+            if not (readable and is_planned and (_has_memory(grad) or grad._is_zerotensor())):
                 return False
             # A copy of what is expanded, permuted, lazily conjugated…
             like = torch.empty_like(self.params[i], dtype=self.grad_dtype)

@@ -20,7 +20,7 @@ def remembered(function: Callable[P, T]) -> Callable[P, T]:
     """
     cached = functools.cache(function)
     _shortcuts.append(cached.cache_clear)
-    return cached
+    return cached  # type: ignore[return-value]  # the arguments are hashable
 
 
 def forget_shortcuts() -> None:
