@@ -154,12 +154,17 @@ def run_jobs(jobs: Iterable[Job]) -> Warmed:
 def _run(job: Job) -> list[Kept]:
     from steprule.engines.kernel_cache import cache_folder
 
+    remedy = "set STEPRULE_CACHE_DIR to a folder that can be written to"
+    try:
+        folder = cache_folder()
+    except RuntimeError as error:
+        raise OSError(f"there is no home folder to keep kernels in: {remedy}") from error
     try:
         return job.run()
     except OSError as error:
         raise OSError(
-            f"{error.filename or cache_folder()}: {error.strerror or error}; kernels cannot be "
-            "kept there: set STEPRULE_CACHE_DIR to a folder that can be written to"
+            f"{error.filename or folder}: {error.strerror or error}; kernels cannot be kept "
+            f"there: {remedy}"
         ) from error
 
 
