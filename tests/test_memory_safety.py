@@ -72,7 +72,7 @@ def test_any_order_of_actions(subject: Subject) -> None:
     run_state_machine_as_test(
         lambda: MemoryMachine(subject),
         settings=settings(
-            max_examples=8,
+            max_examples=12,
             stateful_step_count=30,
             deadline=None,  # kernels are compiled on the way
             derandomize=True,
