@@ -22,6 +22,7 @@ from helpers import (
 from torch import nn
 
 import steprule
+from steprule.engines.fused import CHUNK, GRAIN
 from steprule.rules import OPTIMIZERS
 
 NAMES = elementwise_optimizers()
@@ -186,22 +187,32 @@ def test_three_thousand_tiny_tensors() -> None:
     torch.testing.assert_close(params, twins, **TOLERANCES[torch.float32])
 
 
+SIZES = {
+    "large": [700_001, 300_003, 7],
+    # Just below, at and above where another thread joins in, and a chunk's end.
+    "threshold": [GRAIN - CHUNK, CHUNK - 1, 1, 1, GRAIN + CHUNK + 1],
+    "many": [GRAIN // 200 + i % 3 for i in range(700)],
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("name", NAMES)
-def test_threads_give_the_same_bits(name: str) -> None:
-    """Large enough for several threads; the result does not depend on how many."""
+def test_threads_give_the_same_bits(name: str, sizes: str) -> None:
+    """Large enough for several threads; the result does not depend on how many, nor does state."""
     results = []
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             generator = torch.Generator().manual_seed(0)
-            params = [
-                torch.randn(n, generator=generator).requires_grad_() for n in (700_001, 300_003, 7)
-            ]
+            params = [torch.randn(n, generator=generator).requires_grad_() for n in SIZES[sizes]]
             optimizer = OPTIMIZERS[name.lower()](params)
             for _ in gradients(params, 2):
+                params[0].grad[::3] *= 1e-30  # squares of these are flushed, on every thread
                 optimizer.step()
-            results.append([p.detach() for p in params])
+            state = optimizer.state_dict()["state"].values()
+            slots = [value for entry in state for value in entry.values()]
+            results.append([p.detach() for p in params] + slots)
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:

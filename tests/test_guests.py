@@ -92,11 +92,11 @@ def test_a_damaged_kernel_file_is_made_anew(
     monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
     source = "def f(_address, _first, _last):\n    return 0\n"
     names, folder = ("f",), tmp_path / "steprule"
-    kernel_cache._load_or_compile(source, names, 3)
+    kernel_cache._load_or_compile(source, names, 3, "test")
     (file,) = folder.glob("*.kernel")
     whole = file.read_bytes()
     file.write_bytes(bytes(range(128, 256)) * 30)
-    kernel_cache._load_or_compile(source, names, 3)
+    kernel_cache._load_or_compile(source, names, 3, "test")
     assert file.read_bytes()[:64] == whole[:64]
 
 
@@ -105,7 +105,7 @@ def test_numba_does_not_flood_a_debug_log(
 ) -> None:
     monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
     caplog.set_level(logging.DEBUG)
-    kernel_cache._load_or_compile("def f(_a, _b, _c):\n    return 1\n", ("f",), 3)
+    kernel_cache._load_or_compile("def f(_a, _b, _c):\n    return 1\n", ("f",), 3, "test")
     assert len([r for r in caplog.records if r.name.startswith("numba")]) == 0
 
 
@@ -116,19 +116,19 @@ def test_kernels_are_compiled_whatever_numba_is_told(
 
     monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
-    assert kernel_cache._load_or_compile("def f(_a, _b, _c):\n    return 2\n", ("f",), 3)[0]
+    assert kernel_cache._load_or_compile("def f(_a, _b, _c):\n    return 2\n", ("f",), 3, "test")[0]
     assert numba.config.DISABLE_JIT == 1
 
 
 def test_a_kernel_that_cannot_be_compiled_leaves_the_work_to_foreach(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> Any:
         raise OSError("no compiler today")
 
-    monkeypatch.setattr(kernel_cache, "_load_or_compile", kernel_cache._compiled)
+    monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(kernel_cache, "_compile", fail)
-    kernel_cache.library_for.cache_clear()
+    kernel_cache._library.cache_clear()
     param = nn.Parameter(torch.ones(3))
     optimizer = steprule.Adamax([param], lr=0.1)
     trained(optimizer, param)

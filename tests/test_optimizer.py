@@ -328,3 +328,18 @@ def test_differentiable_passes_gradients_through_the_step() -> None:
         (slope,) = torch.autograd.grad(param.sum(), lr)
         expected = -6.0 if cls is optim.SGD else -3.0
         assert slope.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("prepare", ["explain", "init_state"])
+def test_a_first_step_is_still_the_first_after_a_round_trip(prepare: str) -> None:
+    """State made ahead of the first step holds zeros, which dampening must not take for history."""
+    params = [torch.ones(3, requires_grad=True) for _ in range(2)]
+    options = {"lr": 1.0, "momentum": 0.9, "dampening": 0.5}
+    optimizers = [OPTIMIZERS["sgd"]([param], **options) for param in params]
+    for param in params:
+        param.grad = torch.ones(3)
+    getattr(optimizers[0], prepare)()
+    optimizers[0].load_state_dict(optimizers[0].state_dict())
+    for optimizer in optimizers:
+        optimizer.step()
+    assert torch.equal(*params)

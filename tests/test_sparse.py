@@ -205,3 +205,27 @@ def test_an_entry_outside_the_table_is_refused_and_nothing_changes() -> None:
     with pytest.raises(IndexError, match="'table' has an entry for row 9, the parameter has 4"):
         optimizer.step()
     assert (weight == 1).all()
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "SparseAdam"])
+def test_threads_give_the_same_bits(name: str) -> None:
+    """Rows are shared out among threads; entries of one row are added up in one order."""
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            generator = torch.Generator().manual_seed(0)
+            param = torch.randn(4000, 16, generator=generator).requires_grad_()
+            optimizer = OPTIMIZERS[name.lower()]([param], lr=0.1)
+            for _ in range(2):
+                rows = torch.randint(4000, (1, 6000), generator=generator)
+                values = torch.randn(6000, 16, generator=generator)
+                param.grad = torch.sparse_coo_tensor(
+                    rows, values, param.shape, check_invariants=True
+                )
+                optimizer.step()
+            results.append(param.detach())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results[1:])

@@ -22,5 +22,6 @@ from steprule.rule import Range as Range
 from steprule.rule import Slot as Slot
 from steprule.rule import rule as rule
 from steprule.rules import *  # noqa: F403  # every optimizer in the registry
+from steprule.warming import warm as warm
 
 __version__ = "0.1.0"

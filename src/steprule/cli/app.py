@@ -205,5 +205,31 @@ def list_command() -> None:
     print_optimizers()
 
 
+@app.command("warm")
+def warm_command(
+    optimizers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[OPTIMIZER]...", help="Names as in `steprule list`.", show_default="all"
+        ),
+    ] = None,
+    dtypes: Annotated[
+        str, typer.Option(help="Of the parameters, joined by commas: float32,bfloat16…")
+    ] = "float32",
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="Options to compile for (may be repeated), as momentum=0.9,nesterov=true.",
+            show_default="the common combinations",
+        ),
+    ] = None,
+) -> None:
+    """Compile ahead of time what optimizers need at their first step, for containers."""
+    from steprule.cli.warm import warm
+
+    warm(optimizers or (), dtypes, options or ())
+
+
 if find_spec("steprule.cli.plot") is not None:
     app.command("plot")(import_module("steprule.cli.plot").plot)

@@ -284,7 +284,8 @@ class FusedRunner:
                 continue
             readable = type(grad) in _PLAIN and grad.layout is torch.strided
             is_planned = grad.dtype is self.grad_dtype and grad.shape == self.params[i].shape
-            if not readable or not is_planned:
+            # A zero tensor reads as zeros from no memory at all; from freed memory nothing can be.
+            if not (readable and is_planned and (_has_memory(grad) or grad._is_zerotensor())):
                 return False
             # A copy of what is expanded, permuted, lazily conjugated…
             like = torch.empty_like(self.params[i], dtype=self.grad_dtype)
@@ -353,7 +354,9 @@ def _library_of(form: Form, leaf: Leaf) -> Library:
         ),
         compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
     )
-    return library_for(source_of(layout), ("prepare", "update"), arity=3)
+    return library_for(
+        source_of(layout), ("prepare", "update"), arity=3, title=f"the rule {form.rule.name!r}"
+    )
 
 
 def _looks(param: Tensor) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from steprule.engines import Leaf
 from steprule.engines.kernel_cache import CompilationError, Library, library_for
 from steprule.engines.kernel_source import Control, Layout, scalar_row
+from steprule.engines.remembered import remembered
 from steprule.engines.rows_source import RowsControl, rows_source_of
 from steprule.engines.shares import Shares
 from steprule.formats import format_of
@@ -129,7 +130,7 @@ def update_rows(form: Form, leaf: Leaf, numbers: Mapping[str, Any], step: float)
     torch.autograd.graph.increment_version([leaf.param])
 
 
-@functools.cache
+@remembered
 def has_kernel(form: Form, dtype: torch.dtype) -> bool:
     """Whether the kernel is there, or could be compiled."""
     try:
@@ -138,7 +139,7 @@ def has_kernel(form: Form, dtype: torch.dtype) -> bool:
         return False
 
 
-@functools.cache
+@remembered
 def _library(form: Form, dtype: torch.dtype) -> Library:
     stored = ("param", "grad", *form.array_slots)
     layout = Layout(
@@ -147,7 +148,12 @@ def _library(form: Form, dtype: torch.dtype) -> Library:
         count_dtypes=(("step", "float64"),) if form.rule.counts_steps else (),
         compute=_DTYPES[dtype],
     )
-    return library_for(rows_source_of(layout), ("prepare", "update", "merge", "rows"), arity=3)
+    return library_for(
+        rows_source_of(layout),
+        ("prepare", "update", "merge", "rows"),
+        arity=3,
+        title=f"the rule {form.rule.name!r} for sparse rows",
+    )
 
 
 @functools.cache

@@ -17,11 +17,16 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
+
+from steprule.engines.notice import notice_if_slow
+from steprule.engines.remembered import forget_shortcuts
 
 # Raise when what kernels call (kernel_memory.py) changes meaning.
 _FORMAT = "steprule-kernel-2"
@@ -140,7 +145,6 @@ def digest_of(source: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-@functools.cache
 def library_for(
     source: str,
     names: tuple[str, ...],
@@ -148,29 +152,46 @@ def library_for(
     *,
     keeps_gil: bool = False,
     reorders_sums: bool = False,
+    title: str = "a kernel",
 ) -> Library:
     """The functions ``names`` of this source: from memory, from disk, or compiled now.
 
     ``reorders_sums`` lets a sum be taken in several parts at once (else it could not be
-    vectorized); nan and infinity keep their meaning.
+    vectorized); nan and infinity keep their meaning. ``title`` is how people are told what is
+    being compiled, if it takes long.
     """
     if reorders_sums:
         source = f"# {_REORDERS_SUMS}\n{source}"
+    kept = _kept.get()
+    if kept is not None:
+        kept.append(_keep(source, names, arity))
+    return _library(source, names, arity, keeps_gil, title)
+
+
+@functools.cache
+def _library(
+    source: str, names: tuple[str, ...], arity: int, keeps_gil: bool, title: str
+) -> Library:
     with _lock:
-        object_code, symbols = _load_or_compile(source, names, arity)
+        object_code, symbols = _load_or_compile(source, names, arity, title)
     return Library(object_code, symbols, arity, keeps_gil=keeps_gil)
 
 
-def _load_or_compile(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, list[str]]:
+def _load_or_compile(
+    source: str, names: tuple[str, ...], arity: int, title: str
+) -> tuple[bytes, list[str]]:
     try:
         digest = digest_of(source)
-        path = cache_folder() / f"{digest[:32]}.kernel"
+        path = _path_of(digest)
     except (RuntimeError, OSError):  # no home folder: nothing can be kept
-        return _compiled(source, names, arity)
+        with notice_if_slow(title, None):
+            return _compiled(source, names, arity)
     stored = _read(path, digest)
     if stored is None:
-        stored = _compiled(source, names, arity)
-        _write(path, digest, source, *stored)
+        with notice_if_slow(title, path.parent):
+            stored = _compiled(source, names, arity)
+        with contextlib.suppress(OSError):  # costs time later, nothing else
+            _write(path, digest, source, *stored)
     return stored
 
 
@@ -180,6 +201,50 @@ def _compiled(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, l
     except Exception as error:
         message = f"its kernel could not be compiled ({type(error).__name__}: {error})"
         raise CompilationError(message.split("\n")[0]) from error
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is on disk now, and whether it had to be compiled to be there."""
+
+    path: Path
+    was_compiled: bool
+
+
+_kept: ContextVar[list[Kept] | None] = ContextVar("_kept", default=None)
+
+
+@contextlib.contextmanager
+def keeping() -> Iterator[list[Kept]]:
+    """See to it that every kernel asked for inside, by this thread, is on disk afterwards.
+
+    Yields:
+        What was asked for, as it comes.
+
+    Raises:
+        OSError, RuntimeError: (inside) there is no folder, or it cannot be written to.
+    """
+    forget_shortcuts()
+    kept: list[Kept] = []
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
+
+
+def _keep(source: str, names: tuple[str, ...], arity: int) -> Kept:
+    digest = digest_of(source)
+    path = _path_of(digest)
+    with _lock:
+        if _read(path, digest) is not None:
+            return Kept(path, was_compiled=False)
+        _write(path, digest, source, *_compiled(source, names, arity))
+    return Kept(path, was_compiled=True)
+
+
+def _path_of(digest: str) -> Path:
+    return cache_folder() / f"{digest[:32]}.kernel"
 
 
 def _compile(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, list[str]]:
@@ -234,13 +299,13 @@ def _read(path: Path, digest: str) -> tuple[bytes, list[str]] | None:
 
 
 def _write(path: Path, digest: str, source: str, code: bytes, symbols: list[str]) -> None:
-    """Store a kernel, and its source beside it for people; a failure only costs time later."""
+    """Store a kernel, and its source beside it for people."""
     body = " ".join(symbols).encode() + b"\n" + code
     checksum = hashlib.sha256(body).hexdigest().encode()
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _replace(path, b"\n".join([digest.encode(), checksum, body]))
-        _replace(path.with_suffix(".py"), source.encode())
+    # Others may read it (a container's image is built by root and run by someone else).
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    _replace(path, b"\n".join([digest.encode(), checksum, body]))
+    _replace(path.with_suffix(".py"), source.encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -250,6 +315,7 @@ def _replace(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+        temporary.chmod(0o644)  # mkstemp's own is 0600
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from steprule.engines.kernel_cache import CompilationError, NativeFunction, library_for
+from steprule.engines.remembered import remembered
 from steprule.engines.tensor_words import INLINE_AXES, TensorWords, tensor_words, word
 
 try:
@@ -196,13 +197,14 @@ def _source(words: TensorWords) -> str:
     return _SOURCE.format(**places, **folds)
 
 
-@functools.cache
+@remembered
 def native() -> list[NativeFunction]:
     """The loops, by :class:`Native`; call only where :func:`data_ptr_function` gives something."""
     words = tensor_words()
     assert words is not None
     names = tuple(loop.name.lower() for loop in Native)
-    return library_for(_source(words), names, arity=5, keeps_gil=True).functions
+    title = "the checks before a step"
+    return library_for(_source(words), names, arity=5, keeps_gil=True, title=title).functions
 
 
 @functools.cache

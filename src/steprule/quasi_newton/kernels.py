@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines.kernel_cache import Library, library_for
+from steprule.engines.remembered import remembered
 from steprule.engines.shares import Shares
 from steprule.quasi_newton.kernel_source import PASSES, Word, source_of
 
@@ -81,7 +81,7 @@ def _run(
         found.ctypes.data,
         factors.ctypes.data,
     )
-    library = _library(rows.dtype, one.dtype)
+    library = library_of(rows.dtype, one.dtype)
     index = tuple(PASSES).index(name)
     bytes_of_rows = count * size * rows.element_size()
     threads = min(torch.get_num_threads(), blocks, 1 + bytes_of_rows // GRAIN)
@@ -93,7 +93,9 @@ def _run(
     return found
 
 
-@functools.cache
-def _library(stored: torch.dtype, number: torch.dtype) -> Library:
+@remembered
+def library_of(stored: torch.dtype, number: torch.dtype) -> Library:
+    """The passes over rows of one dtype and vectors of another."""
     source = source_of(NAMES[stored], NAMES[number])
-    return library_for(source, tuple(PASSES), arity=3, reorders_sums=True)
+    title = "LBFGS's passes over its history"
+    return library_for(source, tuple(PASSES), arity=3, reorders_sums=True, title=title)

@@ -6,11 +6,12 @@ as long as a pass over a history of 10,000 values.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from steprule.engines.remembered import remembered
 
 Matrix = NDArray[np.float64]
 Slots = NDArray[np.intp]
@@ -40,11 +41,13 @@ def solve_transposed(matrix, stride, order, count, x):
 """
 
 
-@functools.cache
-def _native() -> Any:
+@remembered
+def native() -> Any:
+    """The two functions of the source above."""
     from steprule.engines.kernel_cache import library_for  # loads the compiler's back end
 
-    return library_for(_SOURCE, ("solve", "solve_transposed"), arity=5).functions
+    names = ("solve", "solve_transposed")
+    return library_for(_SOURCE, names, arity=5, title="LBFGS's triangle").functions
 
 
 def solved(
@@ -60,7 +63,7 @@ def solved(
     """
     found = np.array(right, dtype=np.float64)
     slots = np.ascontiguousarray(order, dtype=np.int64)
-    _native()[is_transposed](
+    native()[is_transposed](
         matrix.ctypes.data, matrix.shape[1], slots.ctypes.data, len(slots), found.ctypes.data
     )
     return found

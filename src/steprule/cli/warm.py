@@ -1,0 +1,99 @@
+"""`steprule warm`: compile ahead of time what optimizers need at their first step."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from steprule.cli.errors import CommandError
+from steprule.warming import Job, Warmed, jobs_for, run_jobs
+
+WORDS = {"true": True, "false": False, "none": None}
+
+
+def warm(optimizers: Sequence[str], dtypes: str, options: Sequence[str]) -> Warmed:
+    """Compile and print what came of it.
+
+    Args:
+        optimizers: names; none for all.
+        dtypes: names joined by commas.
+        options: sets of `NAME=VALUE`, joined by commas.
+
+    Raises:
+        CommandError: something unknown, or a folder that cannot be written to.
+    """
+    if options and not optimizers:
+        raise CommandError("--options: name the optimizers that have them (steprule warm sgd ...)")
+    variants = [parse_options(text) for text in options]
+    began = time.perf_counter()
+    try:
+        jobs = jobs_for(optimizers, [d.strip().lower() for d in dtypes.split(",")], variants)
+        warmed = run_jobs(_shown(jobs))
+    except (TypeError, ValueError, OSError) as error:
+        raise CommandError(str(error)) from error
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{warmed} ({time.perf_counter() - began:.1f} s)")
+    return warmed
+
+
+def _shown(jobs: Sequence[Job]) -> Iterator[Job]:
+    """The jobs, each while a progress bar says which it is."""
+    progress = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=Console(),
+        transient=True,
+        disable=not sys.stdout.isatty(),
+    )
+    with progress:
+        task = progress.add_task("", total=len(jobs))
+        for job in jobs:
+            progress.update(task, description=job.label)
+            yield job
+            progress.advance(task)
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """Return `momentum=0.9,nesterov=true,betas=(0.9,0.99)` as a dict.
+
+    Raises:
+        CommandError: it has not this form.
+    """
+    found: dict[str, Any] = {}
+    for part in _split(text):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not name.isidentifier():
+            raise CommandError(f"--options {text}: expected NAME=VALUE, got {part.strip()!r}")
+        if name in found:
+            raise CommandError(f"--options {text}: {name} is given twice")
+        found[name] = _value(value)
+    return found
+
+
+def _split(text: str) -> list[str]:
+    """Parts between commas, but for commas within parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _value(text: str) -> Any:
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text  # a word, as in line_search_fn=strong_wolfe
