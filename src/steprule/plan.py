@@ -7,7 +7,7 @@ numbers alone (a schedule's new lr) only refreshes the tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,23 @@ class Settings:
     numbers: dict[str, Any]
     engine: str
     has_tensors: bool
+
+    def take_numbers(self, now: tuple[Any, ...]) -> bool:
+        """Take over new values if nothing but plain numbers has changed, as a schedule does.
+
+        A weight decay of 0 is another form than one above; pairs are taken apart elsewhere.
+        """
+        if self.has_tensors:
+            return False
+        changed = {}
+        for key, new, old in zip(self.keys, now, self.signature, strict=True):
+            if new is not old:
+                if key not in self.numbers or key == "weight_decay" or type(new) is not float:
+                    return False
+                changed[key] = new
+        self.numbers.update(changed)
+        self.signature = now
+        return True
 
 
 @dataclass
@@ -290,11 +307,13 @@ class Plan:
             return False
         if not settings.same_params.are(params):
             return False
-        if settings.has_tensors or _differ(map(group.get, settings.keys), settings.signature):
-            renewed = _settings(self.context, i)
-            if renewed.form != settings.form or renewed.engine != settings.engine:
-                return False
-            self.settings[i] = renewed
+        now = tuple(map(group.get, settings.keys))
+        if settings.has_tensors or _differ(now, settings.signature):
+            if not settings.take_numbers(now):
+                renewed = _settings(self.context, i)
+                if renewed.form != settings.form or renewed.engine != settings.engine:
+                    return False
+                self.settings[i] = renewed
             for runner in self._runners:
                 if i in runner.groups:
                     runner.set_numbers(i, self._plain_numbers(i))
@@ -380,9 +399,9 @@ def _settings(context: Context, index: int) -> Settings:
     )
 
 
-def _differ(values: Iterable[Any], known: tuple[Any, ...]) -> bool:
+def _differ(values: tuple[Any, ...], known: tuple[Any, ...]) -> bool:
     try:
-        return tuple(values) != known
+        return values != known
     except RuntimeError:  # a tensor of several elements has no truth value
         return True
 

@@ -8,7 +8,7 @@ stale address is not a wrong number but corrupted memory.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter, is_
 from typing import Any
 
@@ -194,7 +194,8 @@ class FusedRunner:
         self._row_of = row_of
         self._group_rows = np.array([row_of[leaf.group] for leaf in leaves], dtype=np.int64)
         hyperparameters = [n for n in self.form.scalars if n not in SUPPLIED]
-        self._numbers = np.zeros((len(self.groups), max(1, len(hyperparameters))))
+        self._numbers_of_group = len(hyperparameters)
+        self._numbers = array("d", bytes(8 * max(1, len(self.groups) * len(hyperparameters))))
         self._first = np.array([float(leaf.is_first) for leaf in leaves])
         row = scalar_row(self.form.recording())
         self._scalars = np.zeros((count, max(1, len(row))))
@@ -211,20 +212,20 @@ class FusedRunner:
             Control.COLUMNS: self._columns,
             Control.COUNTS: self._counts,
             Control.GROUPS: self._group_rows,
-            Control.NUMBERS: self._numbers,
             Control.FIRST: self._first,
             Control.SCALARS: self._scalars,
             Control.CHUNKS: self._chunks,
         }
         for word, table in tables.items():
             self._control[word] = table.ctypes.data
+        self._control[Control.NUMBERS] = self._numbers.buffer_info()[0]
         self._control[Control.TENSORS] = count
         self._address = self._control.ctypes.data
 
-    def set_numbers(self, group: int, numbers: Iterable[float]) -> None:
+    def set_numbers(self, group: int, numbers: Sequence[float]) -> None:
         """Put a group's hyperparameters in force from the next step on."""
-        for i, number in enumerate(numbers):
-            self._numbers[self._row_of[group], i] = number
+        start = self._row_of[group] * self._numbers_of_group
+        self._numbers[start : start + len(numbers)] = array("d", numbers)
 
     def _is_small(self) -> bool:
         return sum(self._sizes) <= HELD_ELEMENTS

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from steprule.engines.kernel_cache import CompilationError, NativeFunction, library_for
 from steprule.engines.remembered import remembered
-from steprule.engines.tensor_words import INLINE_AXES, TensorWords, tensor_words, word
+from steprule.engines.tensor_words import INLINE_AXES, TOLD, TensorWords, tensor_words, word
 
 try:
     from torch._C._dynamo import guards as guards
@@ -52,8 +52,10 @@ _FOLD = """\
 {pad}    for axis in range(axes):
 {pad}        fold = (fold ^ load_int64(impl + {sizes}, axis)) * {factor}
 {pad}        fold = (fold ^ load_int64(impl + {strides}, axis)) * {factor}
-{pad}    for k in range(4):
-{pad}        fold = (fold ^ load_int64(impl + {kind}, k)) * {factor}
+{pad}    fold = (fold ^ load_int64(impl + {kind}, 0)) * {factor}
+{pad}    fold = (fold ^ load_int64(impl + {kind}, 1)) * {factor}
+{pad}    fold = (fold ^ (load_int64(impl + {kind}, 2) & {told})) * {factor}
+{pad}    fold = (fold ^ load_int64(impl + {kind}, 3)) * {factor}
 """
 
 _SOURCE = """\
@@ -190,6 +192,7 @@ def _source(words: TensorWords) -> str:
         "sizes": words.shape + 8,
         "strides": words.shape + 8 * (1 + INLINE_AXES),
         "kind": words.shape + 8 * (1 + 2 * INLINE_AXES),
+        "told": TOLD,
         "dict_keys": _DICT_KEYS,
         "factor": -7046029254386353131,  # odd, so that no change of one word is lost
     }

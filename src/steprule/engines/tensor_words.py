@@ -20,6 +20,9 @@ from torch import Tensor
 INLINE_AXES = 5
 # Words from the number of axes to the last one: sizes, strides, and four more.
 SHAPE_WORDS = 1 + 2 * INLINE_AXES + 4
+# What the word of dtype and flags tells: dtype and device. Of the flags behind them, some are never
+# set to anything.
+TOLD = (1 << 40) - 1
 # No tensor has fewer words than this before its last one.
 _TENSOR_WORDS = 22
 
@@ -100,8 +103,8 @@ def _tells_kinds(base: Tensor, shape: int) -> bool:
     plain = torch.zeros(2, dtype=torch.complex64, device="cpu")
     others = [base[:2], base[:2].double(), plain.conj(), torch.empty(2, device="meta")]
     last = shape + SHAPE_WORDS - 2
-    kinds = {tuple(_words(x._cdata, last + 2)[last:]) for x in (plain, *others)}
-    return len(kinds) == 1 + len(others)
+    words = [_words(x._cdata, last + 2)[last:] for x in (plain, *others)]
+    return len({(kind & TOLD, keys) for kind, keys in words}) == len(words)
 
 
 def _counter_of(shape: int) -> tuple[int, int] | None:
