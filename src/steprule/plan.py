@@ -44,6 +44,7 @@ class Settings:
     numbers: dict[str, Any]
     engine: str
     has_tensors: bool
+    state_names: tuple[str, ...]
 
     def take_numbers(self, now: tuple[Any, ...]) -> bool:
         """Take over new values if nothing but plain numbers has changed, as a schedule does.
@@ -166,7 +167,9 @@ class Plan:
         for i, settings in enumerate(self.settings):
             for position, param in enumerate(settings.params):
                 if param.grad is not None:
-                    found.append((self._checked_leaf(i, position), position))
+                    leaf = self._checked_leaf(i, position)
+                    check_state(self.context.rule, leaf.param, leaf.state, leaf.label)
+                    found.append((leaf, position))
         return found
 
     def _checked_leaf(self, group_index: int, position: int) -> Leaf:
@@ -196,7 +199,6 @@ class Plan:
             if _touches_every_row(form):
                 grad = grad.to_dense()
         state = self.context.state.get(param, {})
-        check_state(self.context.rule, param, state, label)
         return Leaf(param, grad, state, group_index, param in self.context.fresh, label)
 
     def _check_kind(self, param: Tensor, grad: Tensor, label: str) -> None:
@@ -338,7 +340,8 @@ class Plan:
         for seat in self._loose:
             if seat.param.grad is not None:
                 leaf = self._checked_leaf(seat.group, seat.position)
-                self._make_state(leaf)
+                if not all(map(leaf.state.__contains__, self.settings[seat.group].state_names)):
+                    self._make_state(leaf)
                 loose.setdefault((seat.engine, self.settings[seat.group].form), []).append(leaf)
         numbers = {i: settings.numbers for i, settings in enumerate(self.settings)}
         for runner in self._runners:
@@ -396,6 +399,7 @@ def _settings(context: Context, index: int) -> Settings:
         numbers=numbers,
         engine=requested_engine(context.engine, options),
         has_tensors=has_tensors,
+        state_names=(*(("step",) if rule.counts_steps else ()), *form.present_slots),
     )
 
 

@@ -12,7 +12,7 @@ from steprule.engines import Leaf, Numbers
 from steprule.engines.eager import VOCABULARY, supply_scalars
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
-from steprule.recording import NUMBER_OPERATIONS, Operation, Recording, Value
+from steprule.recording import NUMBER_OPERATIONS, Recording, Value
 from steprule.shared_terms import Form
 
 TensorList = list[Tensor]
@@ -80,8 +80,9 @@ def _update(form: Form, recording: Recording, leaves: list[Leaf], scalars: dict[
     owned: set[Value] = set()
     for name, tensors in [*zip(names, stored, strict=True), ("grad", [x.grad for x in leaves])]:
         value = recording.array_inputs[name]
-        values[value] = [real_view(t).to(compute) for t in tensors]
-        if tensors[0].dtype.to_real() != compute:
+        values[value] = [t if t.dtype is compute else real_view(t).to(compute) for t in tensors]
+        # What is stored will be written anyway: at its last use it is as good as a temporary.
+        if tensors[0].dtype.to_real() != compute or name != "grad":
             owned.add(value)
     _replay(recording, values, owned)
     # An array handed on to another place may be a view of what is written first.
@@ -96,7 +97,8 @@ def _update(form: Form, recording: Recording, leaves: list[Leaf], scalars: dict[
             continue
         # Only plain floats are stored by the tensors themselves; a format may do more.
         for target, value in zip(tensors, _as_list(values, new, len(leaves)), strict=True):
-            format_of(target).write(target, value)
+            if value is not target:  # it was not updated in place
+                format_of(target).write(target, value)
     for name in form.scalar_slots:
         new = recording.outputs[name]
         for leaf in leaves:
@@ -117,31 +119,43 @@ def _replay(recording: Recording, values: dict[Value, Any], owned: set[Value]) -
             if isinstance(x, Value) and x.is_array:
                 last_use[x] = i
     kept = {x for x in recording.outputs.values() if isinstance(x, Value)}
+
+    def is_last(x: Any, i: int) -> bool:
+        return x in owned and x not in kept and last_use[x] == i
+
     for i, operation in enumerate(operations):
-        arguments = [values[x] if isinstance(x, Value) else x for x in operation.operands]
-        first = operation.operands[0]
-        may_reuse = first in owned and first not in kept and last_use[first] == i
-        values[operation.result] = _run(operation, arguments, in_place=may_reuse)
-        owned.add(operation.result)
-        for x in operation.operands:
-            if isinstance(x, Value) and x in owned and x not in kept and last_use[x] == i:
+        operands = operation.operands
+        if operation.name in _COMMUTING and not is_last(operands[0], i):
+            is_second_better = is_last(operands[1], i) or not _is_array(operands[0])
+            operands = operands[::-1] if is_second_better else operands
+        arguments = [values[x] if isinstance(x, Value) else x for x in operands]
+        result = _run(operation.name, arguments, in_place=is_last(operands[0], i))
+        for x in set(operands):
+            if isinstance(x, Value) and is_last(x, i):
                 del values[x]
                 owned.discard(x)
+        values[operation.result] = result
+        owned.add(operation.result)
 
 
-def _run(operation: Operation, arguments: list[Any], *, in_place: bool) -> TensorList:
-    name = operation.name
+def _is_array(x: Any) -> bool:
+    return isinstance(x, Value) and x.is_array
+
+
+def _run(name: str, arguments: list[Any], *, in_place: bool) -> TensorList:
     is_list = [isinstance(x, list) for x in arguments]
-    if name in _COMMUTING and not is_list[0]:
-        arguments = arguments[::-1]
-        is_list = is_list[::-1]
     if name in _UNARY or (name in _BINARY and is_list[0]):
         function = getattr(torch, _foreach_name(name, is_list) + ("_" if in_place else ""))
         result = function(*arguments)
         return cast(TensorList, arguments[0] if in_place else list(result))
     count = len(next(x for x, it_is in zip(arguments, is_list, strict=True) if it_is))
     columns = [x if it_is else [x] * count for x, it_is in zip(arguments, is_list, strict=True)]
-    return [_PER_TENSOR[name](*row) for row in zip(*columns, strict=True)]
+    found = []
+    for row in zip(*columns, strict=True):
+        result = _PER_TENSOR[name](*row)
+        # A choice may be one of its operands, which others may still need.
+        found.append(result.clone() if any(result is x for x in row) else result)
+    return found
 
 
 def _foreach_name(name: str, is_list: list[bool]) -> str:
