@@ -376,6 +376,26 @@ def test_native_loops_are_in_use() -> None:
     assert data_ptr_function() is not None
 
 
+def test_native_loops_come_into_use_once_a_run_is_going_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A script of a few steps does not wait for their compilation."""
+    monkeypatch.setattr("steprule.engines.native_checks._is_wanted", False)
+    params, results = [nn.Parameter(torch.ones(3)) for _ in range(60)], []
+    optimizer, twin = steprule.Adam(params), nn.Parameter(torch.ones(3))
+    reference = torch.optim.Adam([twin])
+    for step in range(40):
+        for param in (*params, twin):
+            param.grad = torch.full((3,), 0.1 * step)
+        optimizer.step()
+        reference.step()
+        results.append(optimizer._plan._runners[0]._gradients is not None)
+    assert not any(results[:16])
+    assert all(results[20:])
+    for param in params:
+        torch.testing.assert_close(param, twin)
+
+
 def test_plain_calls_see_what_the_native_loops_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a torch that lacks its compiler's helpers the checks are the same, only slower."""
     reference = run(steprule.Adam, Case("Adam", {}), steps=4)

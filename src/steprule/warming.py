@@ -325,11 +325,13 @@ def _count_in_double(entry: dict[str, Any]) -> None:
 
 
 def _keep_checks() -> list[Kept]:
-    from steprule.engines.addresses import addresses_of
     from steprule.engines.kernel_cache import keeping
+    from steprule.engines.native_checks import native
+    from steprule.engines.tensor_words import tensor_words
 
     with keeping() as kept:
-        addresses_of((torch.zeros(1, device="cpu"),))
+        if tensor_words() is not None:
+            native()
     return kept
 
 

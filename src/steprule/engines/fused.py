@@ -22,6 +22,7 @@ from steprule.engines.gradients import Gradients
 from steprule.engines.kernel_cache import Library, can_convert_half, library_for
 from steprule.engines.kernel_source import Control, Layout, scalar_row, source_of
 from steprule.engines.likeness import Likeness
+from steprule.engines.native_checks import want_native
 from steprule.engines.shares import Shares
 from steprule.engines.team import has_team
 from steprule.engines.unmoved import Unmoved
@@ -36,6 +37,8 @@ CHUNK = 8192
 GRAIN = 1 << 16
 # Up to so many elements a step may keep the interpreter's lock: it takes a few milliseconds.
 HELD_ELEMENTS = 1 << 22
+# Steps after which a run is one that the native checks are worth compiling for.
+EARNED_AFTER = 16
 # How often gradients of another kind than before are learned anew.
 NATIVE_TRIES = 4
 
@@ -163,6 +166,7 @@ class FusedRunner:
         self._active: Sequence[Tensor] = ()
         self._addresses = array("q")
         self._holds_lock = False
+        self._steps = 0
         self._shares: dict[int, Shares] = {}
 
     def _memorise(self) -> None:
@@ -332,6 +336,9 @@ class FusedRunner:
                     self._gradients.bump_versions()
                 else:
                     _bump_versions(self._active)
+                self._steps += 1
+                if self._steps == EARNED_AFTER:
+                    want_native()
         finally:
             self._grads = ()
             self._active = ()

@@ -255,6 +255,7 @@ def _compile(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, li
     # It logs every instruction that it looks at, for whoever logs at level DEBUG.
     logging.getLogger("numba").setLevel(max(logging.WARNING, logging.getLogger("numba").level))
     namespace = kernel_namespace()
+    known = {*namespace, "__builtins__"}
     exec(compile(source, "<steprule kernel>", "exec"), namespace)
     signature = numba.int64(*[numba.int64] * arity)
     # On the source's first line, so that it is part of what the kernel is named by.
@@ -271,6 +272,8 @@ def _compile(source: str, names: tuple[str, ...], arity: int) -> tuple[bytes, li
     config: Any = numba.config
     disabled, config.DISABLE_JIT = config.DISABLE_JIT, 0
     try:
+        for name in set(namespace) - known - set(names):  # what the functions call
+            namespace[name] = compiler(**options)(namespace[name])
         for name in names:
             dispatcher = compiler(signature, **options)(namespace[name])
             compiled = next(iter(dispatcher.overloads.values()))

@@ -41,24 +41,22 @@ class Native(enum.IntEnum):
     BUMP = 5
 
 
-# Sizes, strides and kind of the tensor at `impl`, folded into one word, `fold`; of a tensor that
-# keeps its sizes elsewhere, a word that no other has.
-_FOLD = """\
-{pad}axes = load_int64(impl + {shape}, 0)
-{pad}fold = axes
-{pad}if axes < 0 or axes > {inline}:
-{pad}    fold = -1 - impl
-{pad}else:
-{pad}    for axis in range(axes):
-{pad}        fold = (fold ^ load_int64(impl + {sizes}, axis)) * {factor}
-{pad}        fold = (fold ^ load_int64(impl + {strides}, axis)) * {factor}
-{pad}    fold = (fold ^ load_int64(impl + {kind}, 0)) * {factor}
-{pad}    fold = (fold ^ load_int64(impl + {kind}, 1)) * {factor}
-{pad}    fold = (fold ^ (load_int64(impl + {kind}, 2) & {told})) * {factor}
-{pad}    fold = (fold ^ load_int64(impl + {kind}, 3)) * {factor}
-"""
-
 _SOURCE = """\
+def fold_of(impl):
+    # Sizes, strides and kind folded into one word; of a tensor that keeps its sizes elsewhere, a
+    # word that no other has.
+    axes = load_int64(impl + {shape}, 0)
+    fold = axes
+    if axes < 0 or axes > {inline}:
+        return -1 - impl
+    for axis in range(axes):
+        fold = (fold ^ load_int64(impl + {sizes}, axis)) * {factor}
+        fold = (fold ^ load_int64(impl + {strides}, axis)) * {factor}
+    fold = (fold ^ load_int64(impl + {kind}, 0)) * {factor}
+    fold = (fold ^ load_int64(impl + {kind}, 1)) * {factor}
+    fold = (fold ^ (load_int64(impl + {kind}, 2) & {told})) * {factor}
+    return (fold ^ load_int64(impl + {kind}, 3)) * {factor}
+
 def addresses(data_ptr, items, found, count, _width):
     for i in range(count):
         store_int64(found, i, call_with_pointer(data_ptr, load_int64(items, i)))
@@ -73,8 +71,7 @@ def differ(items, known, found, count, _width):
 
 def folds(impls, found, count, _a, _b):
     for i in range(count):
-        impl = load_int64(impls, i)
-{fold_8}        store_int64(found, i, fold)
+        store_int64(found, i, fold_of(load_int64(impls, i)))
     return 0
 
 def moved(control, records, found, count, width):
@@ -109,7 +106,7 @@ def moved(control, records, found, count, width):
                 return 0
             if load_int64(storage + {data}, 0) != load_int64(record, 2):
                 return 0
-{fold_12}            if fold != load_int64(record, 3):
+            if fold_of(impl) != load_int64(record, 3):
                 return 0
     store_int64(found, 0, 0)
     return 0
@@ -137,22 +134,21 @@ def grads(control, records, found, count, _width):
                 prefetch(ahead + {kind})
         record = records + 40 * i
         impl = load_int64(record, 0)
-        param = impl
         storage = load_int64(impl + {storage}, 0)
         if storage == 0:
             return 0
         if load_int64(storage + {data}, 0) != load_int64(record, 1):
             return 0
-{fold_8}        if fold != load_int64(record, 2):
+        if fold_of(impl) != load_int64(record, 2):
             return 0
-        meta = load_int64(param + {autograd}, 0)
+        meta = load_int64(impl + {autograd}, 0)
         if meta == 0:
             return 0
         impl = load_int64(meta + {grad}, 0)
         if impl == undefined:
             store_int64(found, i, 0)
         else:
-{fold_12}            if fold != load_int64(record, 3):
+            if fold_of(impl) != load_int64(record, 3):
                 return 0
             storage = load_int64(impl + {storage}, 0)
             if storage == 0:
@@ -196,8 +192,7 @@ def _source(words: TensorWords) -> str:
         "dict_keys": _DICT_KEYS,
         "factor": -7046029254386353131,  # odd, so that no change of one word is lost
     }
-    folds = {f"fold_{pad}": _FOLD.format(pad=" " * pad, **places) for pad in (8, 12)}
-    return _SOURCE.format(**places, **folds)
+    return _SOURCE.format(**places)
 
 
 @remembered
@@ -210,9 +205,22 @@ def native() -> list[NativeFunction]:
     return library_for(_source(words), names, arity=5, keeps_gil=True, title=title).functions
 
 
-@functools.cache
+_is_wanted = False
+
+
+def want_native() -> None:
+    """Use the loops from now on: a script of a few steps should not wait for their compilation."""
+    global _is_wanted
+    _is_wanted = True
+
+
 def data_ptr_function() -> int | None:
-    """Address of torch's ``void* f(PyObject*)``; None unless all is as the loops expect."""
+    """Address of torch's ``void* f(PyObject*)``; None if the loops are not wanted, or not safe."""
+    return _data_ptr_function() if _is_wanted else None
+
+
+@functools.cache
+def _data_ptr_function() -> int | None:
     address = getattr(guards, "_torchinductor_pyobject_tensor_data_ptr", None)
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
     if not isinstance(address, int) or not has_lock or sys.implementation.name != "cpython":

@@ -29,30 +29,36 @@ class Unmoved:
         self._tensors = tuple(entry[name] for entry in entries for name in names)
         self._known: list[Any] = []
         self._records: array[int] | None = None
-        if (
-            data_ptr_function() is None
-            or any(type(entry) is not dict for entry in entries)
-            or not all(map(has_plain_shape, self._tensors))
-        ):
+        self._may_be_native = all(type(entry) is dict for entry in entries) and all(
+            map(has_plain_shape, self._tensors)
+        )
+        if self._may_be_native and data_ptr_function() is not None:
+            self._go_native()
+        else:
             self._known = [_looks(tensor) for tensor in self._tensors]
-            return
+
+    def hold(self) -> bool:
+        """Whether nothing was replaced, removed, moved or reshaped."""
+        if self._records is not None:
+            native()[Native.MOVED](
+                self._control.buffer_info()[0],
+                self._records.buffer_info()[0],
+                self._found.buffer_info()[0],
+                len(self._entries),
+                len(self._names),
+            )
+            return not self._found[0]
+        holds = self._hold_by_python()
+        if holds and self._may_be_native and data_ptr_function() is not None:
+            self._go_native()
+        return holds
+
+    def _go_native(self) -> None:
         get_item = ctypes.cast(ctypes.pythonapi.PyDict_GetItemWithError, ctypes.c_void_p).value
         self._control = array("q", [get_item or 0, items_of(self._entries), *map(id, self._names)])
         self._records = records_of(self._tensors)
         self._found = array("q", [0])
-
-    def hold(self) -> bool:
-        """Whether nothing was replaced, removed, moved or reshaped."""
-        if self._records is None:
-            return self._hold_by_python()
-        native()[Native.MOVED](
-            self._control.buffer_info()[0],
-            self._records.buffer_info()[0],
-            self._found.buffer_info()[0],
-            len(self._entries),
-            len(self._names),
-        )
-        return not self._found[0]
+        self._known.clear()
 
     def _hold_by_python(self) -> bool:
         tensors = iter(self._tensors)
