@@ -23,6 +23,7 @@ FORBIDDEN = {
     "rules": ("steprule.engines", "steprule.plan", "steprule.formats", "numba"),
     "formats": ("steprule.engines", "steprule.rule", "steprule.rules", "steprule.optimizer"),
     "engines": ("steprule.optimizer", "steprule.rules", "steprule.plan", "steprule.cli"),
+    "settings.py": ("steprule.optimizer", "steprule.rules", "steprule.plan", "steprule.cli"),
     "plan.py": ("steprule.optimizer", "steprule.rules", "steprule.cli"),
     "optimizer.py": ("steprule.rules", "steprule.cli"),
     "schedules": ("torch", "steprule.optimizer", "steprule.lr_scheduler", "steprule.cli"),

@@ -15,8 +15,8 @@ from steprule import optimizer as optimizer
 from steprule import schedules as schedules
 from steprule import swa_utils as swa_utils
 from steprule.custom import make_optimizer as make_optimizer
+from steprule.learning_rate import set_learning_rate as set_learning_rate
 from steprule.optimizer import Optimizer as Optimizer
-from steprule.optimizer import set_learning_rate as set_learning_rate
 from steprule.plotting import plot_schedule as plot_schedule
 from steprule.rule import Range as Range
 from steprule.rule import Slot as Slot

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.explain import Explanation, explanation_of
+from steprule.hooks import hooked
 from steprule.options import check_options, check_spelling
 from steprule.param_groups import (
     ParamsT,
@@ -22,23 +22,23 @@ from steprule.param_groups import (
     listed_groups,
     split_names,
 )
-from steprule.plan import FLAGS, Context, Plan, Seat, requested_engine
+from steprule.plan import Plan, Seat
 from steprule.rule import Rule
 from steprule.scheduled import (
     SCHEDULES,
     STEP,
     advance_schedules,
     packed_schedules,
-    replace_schedule,
     split_schedules,
     steps_seen,
     unpacked_schedules,
     with_schedules,
 )
 from steprule.schedules import Schedule
+from steprule.settings import FLAGS, Context, requested_engine
 from steprule.state import LoadPlan, StateDict, ensure_state, moved, packed_state
 
-__all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required", "set_learning_rate"]
+__all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
 
 # What any numeric option takes: a number, a 1-element tensor, or a schedule.
 Number: TypeAlias = float | Tensor | Schedule
@@ -303,7 +303,7 @@ class Optimizer(torch.optim.Optimizer):
         self._zero_grad_profile_name = f"Optimizer.zero_grad#{self.__class__.__name__}.zero_grad"
         step = self.__class__.step
         if not getattr(step, "hooked", False):
-            self.__class__.step = _hooked(step)  # type: ignore[method-assign]
+            self.__class__.step = hooked(step)  # type: ignore[method-assign]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters.
@@ -486,97 +486,7 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _hooked(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A step within its hooks; under the profiler by torch's own wrapper, which records it too.
-
-    A subclass's step may call the one it overrides: hooks then run once, around the outer one.
-    """
-    recorded = torch.optim.Optimizer.profile_hook_step(step)
-
-    @functools.wraps(step)
-    def outermost(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if self._is_stepping:
-            return step(self, *args, **kwargs)
-        self._is_stepping = True
-        try:
-            if torch._C._autograd._profiler_enabled():
-                result = recorded(self, *args, **kwargs)
-            else:
-                result = _between_hooks(step, self, args, kwargs)
-        finally:
-            self._is_stepping = False
-        if self.rule is None:  # otherwise the update has done it
-            advance_schedules(self.param_groups)
-        return result
-
-    outermost.hooked = True  # type: ignore[attr-defined]  # torch's base class asks
-    return outermost
-
-
-def _between_hooks(
-    step: Callable[..., Any], optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """A step between its hooks; hooks are given the optimizer among the arguments, as by torch."""
-    given = (optimizer, *args)
-    everyones = torch_optimizer._global_optimizer_pre_hooks.values()
-    for before in (*everyones, *optimizer._optimizer_step_pre_hooks.values()):
-        changed = before(optimizer, given, kwargs)
-        if changed is None:
-            continue
-        if not (isinstance(changed, tuple) and len(changed) == 2):
-            raise RuntimeError(
-                "a step pre-hook must return None or a tuple of (new_args, new_kwargs), "
-                f"but got {changed!r}"
-            )
-        given, kwargs = changed
-    result = step(*given, **kwargs)
-    everyones = torch_optimizer._global_optimizer_post_hooks.values()
-    for after in (*optimizer._optimizer_step_post_hooks.values(), *everyones):
-        after(optimizer, given, kwargs)
-    return result
-
-
 # A step is not for the compiler: it would trace the planning, and again with every new plan.
 _disable_dynamo: Any = torch._disable_dynamo  # type: ignore[attr-defined]
 _uncompiled = _disable_dynamo(lambda self, closure: self.step(closure))
-_hooked_step = _hooked(lambda self, *args, **kwargs: self._step(*args, **kwargs))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: Number | Iterable[Number]) -> None:
-    """Set the learning rate of every group, from the next step on.
-
-    A number ends the schedule that a group's learning rate had. A schedule takes the place of
-    one, and goes on at the step the optimizer's schedules have reached.
-
-    Args:
-        optimizer: any optimizer, torch's included.
-        lr: one value for all groups, or one for each; a schedule needs an optimizer of steprule.
-
-    Raises:
-        ValueError: not as many values as groups, or a value below 0; nothing is changed.
-        TypeError: not a number, or a schedule for an optimizer of torch; nothing is changed.
-    """
-    groups = optimizer.param_groups
-    several = isinstance(lr, Iterable) and not isinstance(lr, Tensor)
-    rates = list(cast("Iterable[Number]", lr)) if several else [lr] * len(groups)
-    if len(rates) != len(groups):
-        raise ValueError(f"got {len(rates)} learning rates for {len(groups)} parameter groups")
-    step = steps_seen(groups)
-    numbers = [rate(step) if isinstance(rate, Schedule) else rate for rate in rates]
-    for i, (rate, number) in enumerate(zip(rates, numbers, strict=True)):
-        if isinstance(rate, Schedule) and not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"group {i}: {type(optimizer).__name__} of torch cannot follow {rate!r}: use "
-                "steprule's, or a scheduler"
-            )
-        check_options(None, {"lr": number}, f"group {i}: ")
-    for group, rate, number in zip(groups, rates, numbers, strict=True):
-        replace_schedule(group, "lr", rate if isinstance(rate, Schedule) else None, step)
-        held = group["lr"]
-        is_own = sum(held is other["lr"] for other in groups) == 1
-        if isinstance(held, Tensor) and is_own and not isinstance(number, Tensor):
-            held.detach().fill_(float(cast(float, number)))  # a captured graph reads this one
-        else:
-            group["lr"] = number
-    if isinstance(optimizer, Optimizer) and optimizer._plan is not None:
-        optimizer._plan.has_schedules = any(SCHEDULES in group for group in groups)
+_hooked_step = hooked(lambda self, *args, **kwargs: self._step(*args, **kwargs))

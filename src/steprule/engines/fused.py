@@ -1,49 +1,23 @@
-"""The fused engine: one compiled kernel for all parameters of a form, on the CPU.
+"""The fused engine: what its kernels can take, and what can share one.
 
-A :class:`FusedRunner` keeps the addresses of everything that a kernel touches. Before each step
-it looks again at all that may have moved (gradients, ``param.data``, replaced state), for a
-stale address is not a wrong number but corrupted memory.
+A kernel reaches everything by address on the CPU (fused_runner.py runs it), so that this is also
+the list of what must hold for that to be safe.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Mapping, Sequence
-from operator import attrgetter, is_
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from steprule.engines import Leaf
-from steprule.engines.addresses import addresses_of
-from steprule.engines.gradients import Gradients
-from steprule.engines.kernel_cache import Library, can_convert_half, library_for
-from steprule.engines.kernel_source import Control, Layout, scalar_row, source_of
-from steprule.engines.likeness import Likeness
-from steprule.engines.native_checks import want_native
-from steprule.engines.shares import Shares
-from steprule.engines.team import has_team
-from steprule.engines.unmoved import Unmoved
-from steprule.formats import format_of
-from steprule.formats.floating import FLOATING, compute_dtype
-from steprule.rule import SUPPLIED
+from steprule.engines.kernel_cache import can_convert_half
+from steprule.formats.floating import FLOATING
 from steprule.shared_terms import Form
 
-# Elements of one chunk: small enough to spread evenly, large enough to hide its set-up.
-CHUNK = 8192
-# Elements for each thread: with fewer, another thread costs more than it saves.
-GRAIN = 1 << 16
-# Up to so many elements a step may keep the interpreter's lock: it takes a few milliseconds.
-HELD_ELEMENTS = 1 << 22
-# Steps after which a run is one that the native checks are worth compiling for.
-EARNED_AFTER = 16
-# How often gradients of another kind than before are learned anew.
-NATIVE_TRIES = 4
-
-_PLAIN = {Tensor, torch.nn.Parameter}
-_grad_of = attrgetter("grad")
+PLAIN = {Tensor, torch.nn.Parameter}
 
 
 class FusedEngine:
@@ -58,7 +32,7 @@ class FusedEngine:
         if form.capturable:
             return "capturable=True keeps the step count on the device"
         param = leaf.param
-        if type(param) not in _PLAIN or type(leaf.grad) not in _PLAIN:
+        if type(param) not in PLAIN or type(leaf.grad) not in PLAIN:
             return f"{type(param).__name__} is a tensor subclass"
         if param.device.type != "cpu":
             return f"the parameter is on {param.device.type}; the kernel is for the CPU"
@@ -74,7 +48,7 @@ class FusedEngine:
             return "the parameter is a lazy conjugate or negative view"
         if not _is_dense(param):
             return "the parameter is a strided view with gaps, or overlaps itself"
-        if not _has_memory(param):
+        if not has_memory(param):
             return "the parameter has no memory of its own"
         return _state_refusal(leaf, form)
 
@@ -82,20 +56,21 @@ class FusedEngine:
 def _state_refusal(leaf: Leaf, form: Form) -> str | None:
     for name in form.array_slots:
         slot = leaf.state[name]
-        if type(slot) not in _PLAIN or slot.device.type != "cpu" or slot.dtype not in FLOATING:
+        if type(slot) not in PLAIN or slot.device.type != "cpu" or slot.dtype not in FLOATING:
             return f"its state {name!r} is not a plain CPU tensor of a floating dtype"
         if slot.stride() != leaf.param.stride() and slot.numel() > 1:
             return f"its state {name!r} is laid out in memory otherwise than the parameter"
-        if slot.is_conj() or slot.is_neg() or not _has_memory(slot):
+        if slot.is_conj() or slot.is_neg() or not has_memory(slot):
             return f"its state {name!r} has no memory of its own"
-    for name in _counts(form):
+    for name in counts_of(form):
         count = leaf.state[name]
         if count.device.type != "cpu" or count.dtype not in (torch.float32, torch.float64):
             return f"its {name!r} is not a CPU tensor of float32 or float64"
     return None
 
 
-def _has_memory(tensor: Tensor) -> bool:
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the tensor's elements are somewhere (or it has none)."""
     try:
         return tensor.data_ptr() != 0 or tensor.numel() == 0
     except RuntimeError:  # functorch wrappers, fake tensors
@@ -113,7 +88,8 @@ def _is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def _counts(form: Form) -> tuple[str, ...]:
+def counts_of(form: Form) -> tuple[str, ...]:
+    """The step count, if there is one, and the slots of one number."""
     step = ("step",) if form.rule.counts_steps else ()
     return (*step, *form.scalar_slots)
 
@@ -126,7 +102,7 @@ def layout_key(form: Form, leaf: Leaf) -> Any:
         leaf.grad.dtype,
         leaf.param.is_contiguous(),
         tuple(leaf.state[name].dtype for name in form.array_slots),
-        tuple(leaf.state[name].dtype for name in _counts(form)),
+        tuple(leaf.state[name].dtype for name in counts_of(form)),
     )
 
 
@@ -147,230 +123,3 @@ def overlapping(leaves: Sequence[Leaf], form: Form) -> set[int]:
         if end > furthest:
             furthest, owner = end, i
     return found
-
-
-class FusedRunner:
-    """One kernel and the tables it reads, for the leaves of one layout."""
-
-    def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
-        self.form = form
-        self.params = tuple(leaf.param for leaf in leaves)
-        self.labels = [leaf.label for leaf in leaves]
-        self.groups = sorted({leaf.group for leaf in leaves})
-        self.grad_dtype = leaves[0].grad.dtype
-        self._states = [leaf.state for leaf in leaves]
-        self._library = _library_of(form, leaves[0])
-        self._memorise()
-        self._make_tables(leaves)
-        self._grads: tuple[Any, ...] = ()
-        self._active: Sequence[Tensor] = ()
-        self._addresses = array("q")
-        self._holds_lock = False
-        self._steps = 0
-        self._shares: dict[int, Shares] = {}
-
-    def _memorise(self) -> None:
-        """Keep what :meth:`collect` compares with."""
-        params = self.params
-        self._param_addresses = addresses_of(params)
-        self._sizes = [p.numel() for p in params]
-        self._empty = [i for i, size in enumerate(self._sizes) if size == 0]
-        # While these are alive, no other tensor can be given one of the addresses.
-        self._kept = [p.detach() for p in params]
-        names = (*self.form.array_slots, *_counts(self.form))
-        self._slots = [tuple(state[name] for state in self._states) for name in names]
-        self._same_params = [_looks(p) for p in params]
-        self._same_slots = Unmoved(self._states, names) if names else None
-        self._usual_grads: Likeness | None = None
-        self._gradients: Gradients | None = None
-        self._native_tries = NATIVE_TRIES if self._is_small() else 0
-
-    def _make_tables(self, leaves: Sequence[Leaf]) -> None:
-        count = len(leaves)
-        scale = 2 if leaves[0].param.is_complex() else 1
-        sizes = [size * scale for size in self._sizes]
-        arrays = len(self.form.array_slots)
-        columns = [self._param_addresses, *map(addresses_of, self._slots[:arrays])]
-        self._columns = np.array(columns, dtype=np.int64)
-        counts = [addresses_of(tensors) for tensors in self._slots[arrays:]]
-        self._counts = np.array(counts or [array("q", [0])], dtype=np.int64)
-        row_of = {group: i for i, group in enumerate(self.groups)}
-        self._row_of = row_of
-        self._group_rows = np.array([row_of[leaf.group] for leaf in leaves], dtype=np.int64)
-        hyperparameters = [n for n in self.form.scalars if n not in SUPPLIED]
-        self._numbers_of_group = len(hyperparameters)
-        self._numbers = array("d", bytes(8 * max(1, len(self.groups) * len(hyperparameters))))
-        self._first = np.array([float(leaf.is_first) for leaf in leaves])
-        row = scalar_row(self.form.recording())
-        self._scalars = np.zeros((count, max(1, len(row))))
-        chunks = [
-            (i, start, min(CHUNK, size - start))
-            for i, size in enumerate(sizes)
-            for start in range(0, size, CHUNK)
-        ]
-        self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
-        self._chunk_count = len(chunks)
-        self._elements = sum(sizes)
-        self._control = np.zeros(len(Control), dtype=np.int64)
-        tables: Mapping[Control, np.ndarray[Any, Any]] = {
-            Control.COLUMNS: self._columns,
-            Control.COUNTS: self._counts,
-            Control.GROUPS: self._group_rows,
-            Control.FIRST: self._first,
-            Control.SCALARS: self._scalars,
-            Control.CHUNKS: self._chunks,
-        }
-        for word, table in tables.items():
-            self._control[word] = table.ctypes.data
-        self._control[Control.NUMBERS] = self._numbers.buffer_info()[0]
-        self._control[Control.TENSORS] = count
-        self._address = self._control.ctypes.data
-
-    def set_numbers(self, group: int, numbers: Sequence[float]) -> None:
-        """Put a group's hyperparameters in force from the next step on."""
-        start = self._row_of[group] * self._numbers_of_group
-        self._numbers[start : start + len(numbers)] = array("d", numbers)
-
-    def _is_small(self) -> bool:
-        return sum(self._sizes) <= HELD_ELEMENTS
-
-    def collect(self) -> bool:
-        """Look at all that may have moved since the last step, and take this step's gradients.
-
-        Returns:
-            False if anything is no longer as it was planned: plan anew.
-        """
-        if self._same_slots is not None and not self._same_slots.hold():
-            return False
-        if self._gradients is not None and has_team():
-            found = self._gradients.find()
-            if found is not None:
-                self._take(found)
-                return True
-            self._gradients = None
-        if [_looks(p) for p in self.params] != self._same_params:
-            return False
-        return self._collect_grads()
-
-    def _take(self, found: array[int]) -> None:
-        """Take the addresses that the native loop found; nothing keeps these gradients alive."""
-        self._addresses = found
-        self._holds_lock = True
-        self._active = self.params if found[len(self.params)] else ()
-
-    def _collect_grads(self) -> bool:
-        grads: tuple[Any, ...] = tuple(map(_grad_of, self.params))
-        if self._usual_grads is not None and self._usual_grads.holds(grads):
-            self._addresses = addresses_of(grads)
-            self._active = self.params
-            self._watch(grads)
-        elif not self._collect_unusual(grads):
-            return False
-        else:
-            grads = self._grads
-        for i in self._empty:
-            self._addresses[i] = grads[i] is not None
-        self._grads = grads
-        found = np.count_nonzero(np.frombuffer(self._addresses, dtype=np.int64))
-        return bool(found == len(self._active))
-
-    def _watch(self, grads: tuple[Any, ...]) -> None:
-        """From the next step on find gradients like these natively."""
-        if self._native_tries and Gradients.can_find(self.params, grads):
-            self._native_tries -= 1
-            self._gradients = Gradients(self.params, grads)
-
-    def _collect_unusual(self, grads: tuple[Any, ...]) -> bool:
-        """Take gradients one by one: some are missing, or must be copied to be read."""
-        taken = []
-        for i, grad in enumerate(grads):
-            if grad is None or self._fits(i, grad):
-                taken.append(grad)
-                continue
-            readable = type(grad) in _PLAIN and grad.layout is torch.strided
-            is_planned = grad.dtype is self.grad_dtype and grad.shape == self.params[i].shape
-            # A zero tensor reads as zeros from no memory at all; from freed memory nothing can be.
-            if not (readable and is_planned and (_has_memory(grad) or grad._is_zerotensor())):
-                return False
-            # A copy of what is expanded, permuted, lazily conjugated…
-            like = torch.empty_like(self.params[i], dtype=self.grad_dtype)
-            taken.append(like.copy_(grad))
-        self._grads = tuple(taken)
-        self._active = [p for p, g in zip(self.params, taken, strict=True) if g is not None]
-        self._addresses = array("q", (0 if g is None else g.data_ptr() for g in taken))
-        if all(map(is_, taken, grads)) and len(self._active) == len(self.params):
-            self._usual_grads = Likeness(grads)
-        return True
-
-    def _fits(self, i: int, grad: Tensor) -> bool:
-        """Whether a gradient can be read where it is."""
-        param = self.params[i]
-        return (
-            type(grad) in _PLAIN
-            and grad.layout is torch.strided
-            and grad.dtype is self.grad_dtype
-            and grad.shape == param.shape
-            and (grad.stride() == param.stride() or grad.numel() < 2)
-            and not grad.is_conj()
-            and not grad.is_neg()
-            and not grad._is_zerotensor()
-        )
-
-    def run(self) -> None:
-        """Update the parameters whose gradients :meth:`collect` took."""
-        try:
-            if self._active:
-                self._control[Control.GRADS] = self._addresses.buffer_info()[0]
-                library, holds_lock = self._library, self._holds_lock
-                prepare, update = library.locked if holds_lock else library.functions
-                prepare(self._address, 0, 0)
-                threads = min(torch.get_num_threads(), 1 + self._elements // GRAIN)
-                if threads == 1:
-                    update(self._address, 0, self._chunk_count)
-                else:
-                    shares = self._shares.get(threads)
-                    if shares is None:
-                        shares = self._shares[threads] = Shares(self._edges(threads))
-                    shares.run(library, 1, self._address, holds_lock=holds_lock)
-                if holds_lock and self._gradients is not None:
-                    self._gradients.bump_versions()
-                else:
-                    _bump_versions(self._active)
-                self._steps += 1
-                if self._steps == EARNED_AFTER:
-                    want_native()
-        finally:
-            self._grads = ()
-            self._active = ()
-            self._holds_lock = False
-
-    def _edges(self, threads: int) -> np.ndarray[Any, Any]:
-        """Where each thread's chunks begin (and the last one's end): about equal work for each."""
-        ends = np.cumsum(self._chunks[:, 2])
-        cuts = np.searchsorted(ends, np.linspace(0, ends[-1], threads + 1)[1:-1]) + 1
-        return np.array([0, *cuts, self._chunk_count], dtype=np.int64)
-
-
-def _library_of(form: Form, leaf: Leaf) -> Library:
-    stored = [("param", leaf.param), ("grad", leaf.grad)]
-    stored += [(name, leaf.state[name]) for name in form.array_slots]
-    layout = Layout(
-        form=form,
-        formats=tuple((name, format_of(tensor)) for name, tensor in stored),
-        count_dtypes=tuple(
-            (name, str(leaf.state[name].dtype).removeprefix("torch.")) for name in _counts(form)
-        ),
-        compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
-    )
-    return library_for(
-        source_of(layout), ("prepare", "update"), arity=3, title=f"the rule {form.rule.name!r}"
-    )
-
-
-def _looks(param: Tensor) -> tuple[Any, ...]:
-    return param.data_ptr(), param.shape, param.stride()
-
-
-def _bump_versions(params: Sequence[Tensor]) -> None:
-    """Let a graph that saved a parameter know of the change, as an in-place operation does."""
-    torch.autograd.graph.increment_version(params)
