@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines import Leaf, Numbers
+from steprule.engines.combined import TRUTHS, Instruction, instructions_of
 from steprule.engines.eager import VOCABULARY, supply_scalars
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
@@ -84,7 +86,7 @@ def _update(form: Form, recording: Recording, leaves: list[Leaf], scalars: dict[
         # What is stored will be written anyway: at its last use it is as good as a temporary.
         if tensors[0].dtype.to_real() != compute or name != "grad":
             owned.add(value)
-    _replay(recording, values, owned)
+    _replay(_instructions(form), recording, values, owned)
     # An array handed on to another place may be a view of what is written first.
     for name in names:
         new = recording.outputs[name]
@@ -110,32 +112,60 @@ def _as_list(values: dict[Value, Any], output: Value | float | None, count: int)
     return value if isinstance(value, list) else [torch.tensor(value)] * count
 
 
-def _replay(recording: Recording, values: dict[Value, Any], owned: set[Value]) -> None:
-    """Run the array operations, reusing the memory of temporaries at their last use."""
-    operations = recording.array_operations
+@functools.cache
+def _instructions(form: Form) -> list[Instruction]:
+    return instructions_of(form.recording())
+
+
+def _replay(
+    instructions: list[Instruction],
+    recording: Recording,
+    values: dict[Value, Any],
+    owned: set[Value],
+) -> None:
+    """Run the instructions, reusing the memory of what is needed no more."""
     last_use: dict[Value, int] = {}
-    for i, operation in enumerate(operations):
-        for x in operation.operands:
-            if isinstance(x, Value) and x.is_array:
-                last_use[x] = i
+    for i, instruction in enumerate(instructions):
+        for x in instruction.operands:
+            if _is_array(x):
+                last_use[cast(Value, x)] = i
     kept = {x for x in recording.outputs.values() if isinstance(x, Value)}
 
     def is_last(x: Any, i: int) -> bool:
         return x in owned and x not in kept and last_use[x] == i
 
-    for i, operation in enumerate(operations):
-        operands = operation.operands
-        if operation.name in _COMMUTING and not is_last(operands[0], i):
+    def value_of(x: Any) -> Any:
+        return values[x] if isinstance(x, Value) else x
+
+    for i, instruction in enumerate(instructions):
+        name, operands = instruction.name, instruction.operands
+        if name in _COMMUTING and not is_last(operands[0], i):
             is_second_better = is_last(operands[1], i) or not _is_array(operands[0])
             operands = operands[::-1] if is_second_better else operands
-        arguments = [values[x] if isinstance(x, Value) else x for x in operands]
-        result = _run(operation.name, arguments, in_place=is_last(operands[0], i))
+        arguments = [value_of(x) for x in operands]
+        in_place = is_last(operands[0], i)
+        if instruction.factor is None:
+            result = _run(name, arguments, in_place=in_place)
+        else:
+            factor = instruction.sign * value_of(instruction.factor)
+            result = _run_combined(name, arguments, factor, in_place=in_place)
         for x in set(operands):
             if isinstance(x, Value) and is_last(x, i):
                 del values[x]
                 owned.discard(x)
-        values[operation.result] = result
-        owned.add(operation.result)
+        values[instruction.result] = result
+        if name not in TRUTHS:  # a number cannot be put in a truth value's place
+            owned.add(instruction.result)
+
+
+def _run_combined(name: str, arguments: list[Any], factor: float, *, in_place: bool) -> TensorList:
+    if name == "scaled":
+        function = torch._foreach_add_ if in_place else torch._foreach_add
+        result: Any = function(*arguments, alpha=factor)
+    else:
+        function = getattr(torch, f"_foreach_{name}" + ("_" if in_place else ""))
+        result = function(*arguments, value=factor)
+    return cast(TensorList, arguments[0] if in_place else list(result))
 
 
 def _is_array(x: Any) -> bool:
