@@ -381,6 +381,7 @@ def test_native_loops_come_into_use_once_a_run_is_going_on(
 ) -> None:
     """A script of a few steps does not wait for their compilation."""
     monkeypatch.setattr("steprule.engines.native_checks._is_wanted", False)
+    monkeypatch.setattr("steprule.engines.native_checks._are_compiled", lambda: False)
     params, results = [nn.Parameter(torch.ones(3)) for _ in range(60)], []
     optimizer, twin = steprule.Adam(params), nn.Parameter(torch.ones(3))
     reference = torch.optim.Adam([twin])

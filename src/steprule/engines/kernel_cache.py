@@ -243,6 +243,14 @@ def _keep(source: str, names: tuple[str, ...], arity: int) -> Kept:
     return Kept(path, was_compiled=True)
 
 
+def is_kept(source: str) -> bool:
+    """Whether this kernel is on disk: to be had in milliseconds."""
+    try:
+        return _path_of(digest_of(source)).exists()
+    except (RuntimeError, OSError):
+        return False
+
+
 def _path_of(digest: str) -> Path:
     return cache_folder() / f"{digest[:32]}.kernel"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.engines.kernel_cache import CompilationError, NativeFunction, library_for
+from steprule.engines.kernel_cache import CompilationError, NativeFunction, is_kept, library_for
 from steprule.engines.remembered import remembered
 from steprule.engines.tensor_words import INLINE_AXES, TOLD, TensorWords, tensor_words, word
 
@@ -209,14 +209,20 @@ _is_wanted = False
 
 
 def want_native() -> None:
-    """Use the loops from now on: a script of a few steps should not wait for their compilation."""
+    """Use the loops from now on, compiled or not: a few steps should not wait for that."""
     global _is_wanted
     _is_wanted = True
 
 
 def data_ptr_function() -> int | None:
     """Address of torch's ``void* f(PyObject*)``; None if the loops are not wanted, or not safe."""
-    return _data_ptr_function() if _is_wanted else None
+    return _data_ptr_function() if _is_wanted or _are_compiled() else None
+
+
+@functools.cache
+def _are_compiled() -> bool:
+    words = tensor_words()
+    return words is not None and is_kept(_source(words))
 
 
 @functools.cache
