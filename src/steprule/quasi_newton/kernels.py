@@ -14,9 +14,12 @@ from steprule.engines.shares import Shares
 from steprule.quasi_newton.kernel_source import PASSES, Word, source_of
 
 # Columns of a block of `project` and `combine`: only the vectors must stay in the cache.
-COLUMNS = 4096
-# `peel` keeps the block of rows itself: within one core's second-level cache.
-PEEL_BYTES = 512 * 1024
+COLUMNS = 16_384
+# `peel` keeps the block of rows itself, read twice: beyond one core's second-level cache, since
+# shorter pieces of rows take longer from memory than the second reading from the third level.
+PEEL_BYTES = 2 << 20
+# A short vector is cut into so many blocks at the least.
+BLOCKS = 8
 # Bytes of rows for each thread: with fewer, another thread costs more than it saves.
 GRAIN = 1 << 20
 
@@ -61,9 +64,9 @@ def _run(
 ) -> Matrix:
     """Run one pass; return its sums, ``sums`` numbers a row of ``rows`` for each block."""
     count, size = rows.shape
-    columns = COLUMNS
-    if name == "peel":
-        columns = max(256, PEEL_BYTES // (rows.element_size() * max(count, 1)) // 64 * 64)
+    most = COLUMNS if name != "peel" else PEEL_BYTES // (rows.element_size() * max(count, 1))
+    # Some blocks for every thread, but never by their number: sums must not depend on it.
+    columns = max(256, min(most, size // BLOCKS) // 64 * 64)
     blocks = -(-size // columns)
     found = np.empty((blocks, sums * count))
     factors = np.array([scale])
