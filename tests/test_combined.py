@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import steprule
 from steprule.engines.combined import instructions_of
@@ -59,8 +60,21 @@ def masks(param, grad, a, *, lr):  # type: ignore[no-untyped-def]
     return param - lr * (grad * (grad > a)), a + 0.5 * (grad < param)
 
 
+@steprule.rule
+def scales_old(param, grad, a, b, *, lr):  # type: ignore[no-untyped-def]
+    """A slot's new value may be made of another's old one, in whose memory it must not stay."""
+    return param - lr * grad, param * 0.5, a + grad
+
+
+@steprule.rule
+def rotates(param, grad, a, b, *, lr):  # type: ignore[no-untyped-def]
+    return param - lr * grad, b, a + grad
+
+
 @pytest.mark.parametrize(
-    ("rule", "options"), [(shares, {"c": 0.3}), (masks, {})], ids=["shares", "masks"]
+    ("rule", "options"),
+    [(scales_old, {}), (rotates, {}), (shares, {"c": 0.3}), (masks, {})],
+    ids=["scales_old", "rotates", "shares", "masks"],
 )
 def test_combined_passes_give_the_rules_numbers(rule: Any, options: Any) -> None:
     cls, results = steprule.make_optimizer(rule, lr=0.1, **options), []
@@ -77,3 +91,12 @@ def test_combined_passes_give_the_rules_numbers(rule: Any, options: Any) -> None
         results.append([*params, *(x for p in params for x in optimizer.state[p].values())])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_gradient_is_left_alone_beside_one_of_another_dtype() -> None:
+    params = [nn.Parameter(torch.ones(4)) for _ in range(2)]
+    for param, dtype in zip(params, (torch.bfloat16, torch.float32), strict=True):
+        param.grad_dtype = None
+        param.grad = torch.ones(4, dtype=dtype)
+    steprule.Adam(params, lr=0.1, foreach=True, weight_decay=0.1).step()
+    assert all(torch.equal(param.grad.float(), torch.ones(4)) for param in params)

@@ -249,3 +249,78 @@ def test_a_slot_may_take_what_another_held(rule: Any) -> None:
         results.append([param.detach(), *optimizer.state[param].values()])
     for other in results[1:]:
         torch.testing.assert_close(results[0], other)
+
+
+@pytest.mark.parametrize("engine", ["fused", "foreach", "eager"])
+def test_momentum_may_come_and_change_later(engine: str) -> None:
+    results = []
+    for cls, how in ((steprule.SGD, {"engine": engine}), (torch.optim.SGD, {})):
+        param = nn.Parameter(torch.zeros(1))
+        optimizer = cls([param], lr=1.0, **how)
+        for momentum in (0.0, 0.0, 0.9, 0.9, 0.5, 0.9):
+            optimizer.param_groups[0]["momentum"] = momentum
+            trained(optimizer, param)
+        results.append(param.detach())
+    torch.testing.assert_close(*results)
+
+
+def test_betas_in_a_list_may_be_changed_in_place() -> None:
+    results = []
+    for cls in (steprule.Adam, torch.optim.Adam):
+        param = nn.Parameter(torch.zeros(1))
+        optimizer = cls([param], lr=1.0)
+        betas = [0.9, 0.999]
+        optimizer.param_groups[0]["betas"] = betas
+        for beta in (0.9, 0.9, 0.1):
+            betas[0] = beta
+            trained(optimizer, param)
+        results.append(param.detach())
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("what", ["param", "state"])
+def test_swapped_tensors_are_seen(what: str) -> None:
+    """torch.utils.swap_tensors leaves the object and changes what is in it."""
+    results = []
+    for cls in (steprule.Adam, torch.optim.Adam):
+        param = nn.Parameter(torch.zeros(3))
+        optimizer = cls([param], lr=0.1)
+        trained(optimizer, param, steps=3)
+        if what == "param":
+            param.grad = None
+            torch.utils.swap_tensors(param, nn.Parameter(torch.ones(3)))
+        else:
+            torch.utils.swap_tensors(optimizer.state[param]["exp_avg"], torch.full((3,), 5.0))
+        trained(optimizer, param, steps=3)
+        results.append(param.detach())
+    torch.testing.assert_close(*results)
+
+
+def test_a_step_refused_half_way_does_not_lose_versions() -> None:
+    fast, loose = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4, 4)[:, :2])
+    optimizer = steprule.SGD([fast, loose], lr=0.1)
+    for _ in range(3):
+        fast.grad, loose.grad = torch.ones(3), torch.ones(4, 2)
+        optimizer.step()
+    loose.data = torch.ones(3, 3)[:, :2]
+    with pytest.raises(RuntimeError, match="shape"):
+        optimizer.step()
+    fast.grad, loose.grad = torch.ones(5)[2:], None
+    product = (fast * fast).sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+def test_lazy_conjugate_data_is_told_from_what_it_is_a_view_of() -> None:
+    param = nn.Parameter(torch.tensor([2.0 + 3.0j]))
+    optimizer = steprule.SGD([param], lr=1.0)
+    for _ in range(3):
+        param.grad = torch.tensor([1.0 + 1.0j])
+        optimizer.step()
+    param.data = param.data.conj()
+    before = param.detach().clone()
+    param.grad = torch.tensor([1.0 + 1.0j])
+    with pytest.raises(RuntimeError, match="conj"):
+        optimizer.step()
+    assert torch.equal(param.detach(), before)

@@ -15,6 +15,7 @@ from steprule.shared_terms import Form, form_of
 
 _ENGINE_OPTIONS = ("foreach", "fused", "capturable", "differentiable")
 _SHARED_OPTIONS = ("maximize", "weight_decay", "decoupled_weight_decay")
+_IMMUTABLE = {float, int, bool, type(None), tuple, str}
 # Options of every optimizer that are on or off.
 FLAGS = ("maximize", "decoupled_weight_decay", *_ENGINE_OPTIONS)
 
@@ -55,14 +56,16 @@ class Settings:
     def take_numbers(self, now: tuple[Any, ...]) -> bool:
         """Take over new values if nothing but plain numbers has changed, as a schedule does.
 
-        A weight decay of 0 is another form than one above; pairs are taken apart elsewhere.
+        A weight decay of 0 is another form than one above, and so is whatever a slot depends on
+        (momentum); pairs are taken apart elsewhere.
         """
         if self.has_tensors:
             return False
         changed = {}
         for key, new, old in zip(self.keys, now, self.signature, strict=True):
             if new is not old:
-                if key not in self.numbers or key == "weight_decay" or type(new) is not float:
+                makes_form = key == "weight_decay" or key in self.form.switches
+                if key not in self.numbers or makes_form or type(new) is not float:
                     return False
                 changed[key] = new
         self.numbers.update(changed)
@@ -126,12 +129,15 @@ def settings_of(context: Context, index: int) -> Settings:
             numbers[name] = None
         else:
             numbers[name] = _number(value, as_tensors, f"{name} of group {index}")
+    signature = tuple(map(group.get, keys))
+    # What can be changed in place (a tensor, a list, an array) is looked at anew each time.
+    has_tensors |= not all(type(x) in _IMMUTABLE for x in signature)
     return Settings(
         group=group,
         params=list(group["params"]),
         same_params=SameObjects(group["params"]),
         keys=keys,
-        signature=tuple(map(group.get, keys)),
+        signature=signature,
         form=form,
         numbers=numbers,
         engine=requested_engine(context.engine, options),

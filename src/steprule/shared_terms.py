@@ -49,6 +49,11 @@ class Form:
         """The slots with one number for the whole parameter."""
         return tuple(n for n in self.present_slots if self.rule.slots[n].is_scalar)
 
+    @functools.cached_property
+    def switches(self) -> frozenset[str]:
+        """The options that decide which slots there are."""
+        return frozenset(slot.when for slot in self.rule.slots.values() if slot.when is not None)
+
     def __call__(self, param: Any, grad: Any, *slots: Any, **scalars: Any) -> Any:
         """The whole update of one parameter: shared terms, then the rule."""
         if self.maximize:

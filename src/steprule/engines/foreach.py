@@ -84,15 +84,15 @@ def _update(form: Form, recording: Recording, leaves: list[Leaf], scalars: dict[
         value = recording.array_inputs[name]
         values[value] = [t if t.dtype is compute else real_view(t).to(compute) for t in tensors]
         # What is stored will be written anyway: at its last use it is as good as a temporary.
-        if tensors[0].dtype.to_real() != compute or name != "grad":
+        if name != "grad" or all(t.dtype.to_real() != compute for t in tensors):
             owned.add(value)
-    _replay(_instructions(form), recording, values, owned)
-    # An array handed on to another place may be a view of what is written first.
+    homes = {recording.array_inputs[name]: name for name in names}
+    _replay(_instructions(form), recording, values, owned, homes)
+    # What lies in the memory of another output would be overwritten when that one is stored.
     for name in names:
         new = recording.outputs[name]
-        for other in names:
-            if other != name and isinstance(new, Value) and new == recording.array_inputs[other]:
-                values[new] = [tensor.clone() for tensor in values[new]]
+        if isinstance(new, Value) and homes.get(new, name) != name:
+            values[new] = [tensor.clone() for tensor in values[new]]
     for name, tensors in zip(names, stored, strict=True):
         new = recording.outputs[name]
         if new == recording.array_inputs[name] and tensors[0].dtype.to_real() == compute:
@@ -122,13 +122,13 @@ def _replay(
     recording: Recording,
     values: dict[Value, Any],
     owned: set[Value],
+    homes: dict[Value, str],
 ) -> None:
-    """Run the instructions, reusing the memory of what is needed no more."""
-    last_use: dict[Value, int] = {}
-    for i, instruction in enumerate(instructions):
-        for x in instruction.operands:
-            if _is_array(x):
-                last_use[cast(Value, x)] = i
+    """Run the instructions, reusing the memory of what is needed no more.
+
+    ``homes`` says in which stored array's memory a value lies.
+    """
+    last_use = {x: i for i, instruction in enumerate(instructions) for x in instruction.operands}
     kept = {x for x in recording.outputs.values() if isinstance(x, Value)}
 
     def is_last(x: Any, i: int) -> bool:
@@ -149,6 +149,8 @@ def _replay(
         else:
             factor = instruction.sign * value_of(instruction.factor)
             result = _run_combined(name, arguments, factor, in_place=in_place)
+        if in_place and operands[0] in homes:
+            homes[instruction.result] = homes[operands[0]]
         for x in set(operands):
             if isinstance(x, Value) and is_last(x, i):
                 del values[x]

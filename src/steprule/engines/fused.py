@@ -64,6 +64,8 @@ def _state_refusal(leaf: Leaf, form: Form) -> str | None:
             return f"its state {name!r} has no memory of its own"
     for name in counts_of(form):
         count = leaf.state[name]
+        if type(count) not in PLAIN or count.layout is not torch.strided or not has_memory(count):
+            return f"its {name!r} is not a plain tensor with memory of its own"
         if count.device.type != "cpu" or count.dtype not in (torch.float32, torch.float64):
             return f"its {name!r} is not a CPU tensor of float32 or float64"
     return None

@@ -25,7 +25,6 @@ from steprule.engines.kernel_source import Control, Layout, scalar_row, source_o
 from steprule.engines.likeness import Likeness
 from steprule.engines.native_checks import want_native
 from steprule.engines.shares import Shares
-from steprule.engines.team import has_team
 from steprule.engines.unmoved import Unmoved
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype
@@ -36,8 +35,6 @@ from steprule.shared_terms import Form
 CHUNK = 8192
 # Elements for each thread: with fewer, another thread costs more than it saves.
 GRAIN = 1 << 16
-# Up to so many elements a step may keep the interpreter's lock: it takes a few milliseconds.
-HELD_ELEMENTS = 1 << 22
 # Steps after which a run is one that the native checks are worth compiling for.
 EARNED_AFTER = 16
 # How often gradients of another kind than before are learned anew.
@@ -62,7 +59,7 @@ class FusedRunner:
         self._grads: tuple[Any, ...] = ()
         self._active: Sequence[Tensor] = ()
         self._addresses = array("q")
-        self._holds_lock = False
+        self._is_native = False
         self._steps = 0
         self._shares: dict[int, Shares] = {}
 
@@ -80,7 +77,7 @@ class FusedRunner:
         self._same_slots = Unmoved(self._states, names) if names else None
         self._usual_grads: Likeness | None = None
         self._gradients: Gradients | None = None
-        self._native_tries = NATIVE_TRIES if self._is_small() else 0
+        self._native_tries = NATIVE_TRIES
 
     def _make_tables(self, leaves: Sequence[Leaf]) -> None:
         count = len(leaves)
@@ -128,9 +125,6 @@ class FusedRunner:
         start = self._row_of[group] * self._numbers_of_group
         self._numbers[start : start + len(numbers)] = array("d", numbers)
 
-    def _is_small(self) -> bool:
-        return sum(self._sizes) <= HELD_ELEMENTS
-
     def collect(self) -> bool:
         """Look at all that may have moved since the last step, and take this step's gradients.
 
@@ -139,21 +133,19 @@ class FusedRunner:
         """
         if self._same_slots is not None and not self._same_slots.hold():
             return False
-        if self._gradients is not None and has_team():
-            found = self._gradients.find()
+        if self._gradients is not None:
+            grads = tuple(map(_grad_of, self.params))
+            found = self._gradients.find(grads)
             if found is not None:
-                self._take(found)
+                self._addresses, self._grads = found, grads
+                self._active = self.params if found[len(self.params)] else ()
+                self._is_native = True
                 return True
             self._gradients = None
+        self._is_native = False
         if [_looks(p) for p in self.params] != self._same_params:
             return False
         return self._collect_grads()
-
-    def _take(self, found: array[int]) -> None:
-        """Take the addresses that the native loop found; nothing keeps these gradients alive."""
-        self._addresses = found
-        self._holds_lock = True
-        self._active = self.params if found[len(self.params)] else ()
 
     def _collect_grads(self) -> bool:
         grads: tuple[Any, ...] = tuple(map(_grad_of, self.params))
@@ -215,11 +207,12 @@ class FusedRunner:
 
     def run(self) -> None:
         """Update the parameters whose gradients :meth:`collect` took."""
+        # Kept alive here: another thread may step meanwhile.
+        addresses, grads, active = self._addresses, self._grads, self._active
         try:
-            if self._active:
-                self._control[Control.GRADS] = self._addresses.buffer_info()[0]
-                library, holds_lock = self._library, self._holds_lock
-                prepare, update = library.locked if holds_lock else library.functions
+            if active:
+                self._control[Control.GRADS] = addresses.buffer_info()[0]
+                prepare, update = self._library.functions
                 prepare(self._address, 0, 0)
                 threads = min(torch.get_num_threads(), 1 + self._elements // GRAIN)
                 if threads == 1:
@@ -228,18 +221,18 @@ class FusedRunner:
                     shares = self._shares.get(threads)
                     if shares is None:
                         shares = self._shares[threads] = Shares(self._edges(threads))
-                    shares.run(library, 1, self._address, holds_lock=holds_lock)
-                if holds_lock and self._gradients is not None:
+                    shares.run(self._library, 1, self._address)
+                if self._is_native and self._gradients is not None:
                     self._gradients.bump_versions()
                 else:
-                    _bump_versions(self._active)
+                    _bump_versions(active)
                 self._steps += 1
                 if self._steps == EARNED_AFTER:
                     want_native()
         finally:
+            del grads
             self._grads = ()
             self._active = ()
-            self._holds_lock = False
 
     def _edges(self, threads: int) -> np.ndarray[Any, Any]:
         """Where each thread's chunks begin (and the last one's end): about equal work for each."""
@@ -265,7 +258,8 @@ def _library_of(form: Form, leaf: Leaf) -> Library:
 
 
 def _looks(param: Tensor) -> tuple[Any, ...]:
-    return param.data_ptr(), param.shape, param.stride()
+    lazy = param.is_conj(), param.is_neg()
+    return param.data_ptr(), param.shape, param.stride(), param.dtype, *lazy
 
 
 def _bump_versions(params: Sequence[Tensor]) -> None:

@@ -1,8 +1,4 @@
-"""The addresses of many parameters' gradients by one native loop, and that all else is as planned.
-
-No Python object is made or touched, and so none keeps the gradients alive: the interpreter's lock
-must be held until they have been read.
-"""
+"""The addresses of many gradients by one native loop, and that parameters are as planned."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steprule.engines.native_checks import Native, data_ptr_function, native
+from steprule.engines.native_checks import Native, data_ptr_function, items_of, native
 from steprule.engines.tensor_words import half_word, has_plain_shape, tensor_words, word
 from steprule.engines.unmoved import folds_of
 
@@ -34,8 +30,8 @@ class Gradients:
         for param, grad, (param_fold, grad_fold) in zip(params, grads, folds, strict=True):
             start = int(grad.storage_offset()) * grad.element_size()
             memory = param.untyped_storage().data_ptr()
-            self._records.extend((param._cdata, memory, param_fold, grad_fold, start))
-        self._control = array("q", [words.undefined])
+            self._records.extend((memory, param_fold, grad_fold, start))
+        self._control = array("q", [items_of(self._tensors), 0, id(None)])
         self._counts_natively = all(
             half_word(word(p._cdata + words.counter) + words.version) == p._version for p in params
         )
@@ -50,12 +46,16 @@ class Gradients:
             has_plain_shape(tensor) and tensor.numel() for tensor in (*params, *grads)
         )
 
-    def find(self) -> array[int] | None:
+    def find(self, grads: tuple[Tensor | None, ...]) -> array[int] | None:
         """The address of each gradient, 0 for none; behind them, how many there are.
+
+        Args:
+            grads: the parameters' gradients; to be kept alive as long as the addresses are used.
 
         Returns:
             None if a parameter moved, or a gradient is unlike those it was made of.
         """
+        self._control[1] = items_of(grads)
         native()[Native.GRADS](
             self._control.buffer_info()[0],
             self._records.buffer_info()[0],
@@ -69,7 +69,7 @@ class Gradients:
         """Let graphs that saved a parameter know of its change: those that had a gradient."""
         if self._counts_natively:
             found = self._found.buffer_info()[0]
-            native()[Native.BUMP](self._records.buffer_info()[0], found, self._count, 0, 0)
+            native()[Native.BUMP](items_of(self._tensors), found, self._count, 0, 0)
         else:
             pairs = zip(self._tensors, self._found, strict=False)
             torch.autograd.graph.increment_version([p for p, where in pairs if where])

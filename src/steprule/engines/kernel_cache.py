@@ -50,10 +50,6 @@ class Library:
         symbols: the functions' names in it, in the order of the source.
         arity: how many integers each takes.
         keeps_gil: for functions that read Python objects; others release the GIL while they run.
-
-    Attributes:
-        functions: to be called from Python.
-        locked: the same, keeping the GIL.
     """
 
     def __init__(
@@ -69,12 +65,10 @@ class Library:
         # Numba's own calling convention: result pointer, exception pointer, then the arguments.
         kinds = [ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * arity]
 
-        def callable_by(make: Any) -> list[NativeFunction]:
-            prototype = make(*kinds)
-            return [functools.partial(prototype(x), result, result + 16) for x in self.addresses]
-
-        self.locked = callable_by(ctypes.PYFUNCTYPE)
-        self.functions = self.locked if keeps_gil else callable_by(ctypes.CFUNCTYPE)
+        prototype = (ctypes.PYFUNCTYPE if keeps_gil else ctypes.CFUNCTYPE)(*kinds)
+        self.functions: list[NativeFunction] = [
+            functools.partial(prototype(address), result, result + 16) for address in self.addresses
+        ]
 
 
 @functools.cache

@@ -82,6 +82,7 @@ def moved(control, records, found, count, width):
         if i + 8 < count:
             prefetch(load_int64(entries, i + 8))
             for k in range(width):
+                prefetch(load_int64(records, 4 * ((i + 8) * width + k)))
                 ahead = load_int64(records, 4 * ((i + 8) * width + k) + 1)
                 prefetch(ahead)
                 prefetch(ahead + {shape})
@@ -92,15 +93,17 @@ def moved(control, records, found, count, width):
             prefetch(keys + 64)
             prefetch(keys + 128)
             for k in range(width):
-                ahead = load_int64(records, 4 * ((i + 4) * width + k) + 1)
-                prefetch(load_int64(ahead + {storage}, 0))
+                ahead = load_int64(records, 4 * ((i + 4) * width + k))
+                prefetch(load_int64(load_int64(ahead + {tensor}, 0) + {storage}, 0))
         entry = load_int64(entries, i)
         for k in range(width):
             record = records + 32 * (i * width + k)
             tensor = call_with_pointers(get_item, entry, load_int64(control, 2 + k))
             if tensor != load_int64(record, 0):
                 return 0
-            impl = load_int64(record, 1)
+            impl = load_int64(tensor + {tensor}, 0)
+            if impl != load_int64(record, 1):
+                return 0
             storage = load_int64(impl + {storage}, 0)
             if storage == 0:
                 return 0
@@ -112,43 +115,40 @@ def moved(control, records, found, count, width):
     return 0
 
 def grads(control, records, found, count, _width):
-    undefined = load_int64(control, 0)
-    given = 0
+    params = load_int64(control, 0)
+    given = load_int64(control, 1)
+    none = load_int64(control, 2)
+    number = 0
     store_int64(found, count + 1, 1)
     for i in range(count):
-        if i + 12 < count:
-            ahead = load_int64(records, 5 * (i + 12))
+        if i + 8 < count:
+            prefetch(load_int64(given, i + 8))
+            ahead = load_int64(load_int64(params, i + 8) + {tensor}, 0)
             prefetch(ahead)
             prefetch(ahead + {shape})
             prefetch(ahead + {kind})
-        if i + 8 < count:
-            ahead = load_int64(records, 5 * (i + 8))
-            prefetch(load_int64(ahead + {storage}, 0))
-            prefetch(load_int64(ahead + {autograd}, 0))
         if i + 4 < count:
-            ahead = load_int64(load_int64(records, 5 * (i + 4)) + {autograd}, 0)
-            if ahead != 0:
-                ahead = load_int64(ahead + {grad}, 0)
+            ahead = load_int64(load_int64(params, i + 4) + {tensor}, 0)
+            prefetch(load_int64(ahead + {storage}, 0))
+            if load_int64(given, i + 4) != none:
+                ahead = load_int64(load_int64(given, i + 4) + {tensor}, 0)
                 prefetch(ahead)
                 prefetch(ahead + {shape})
                 prefetch(ahead + {kind})
-        record = records + 40 * i
-        impl = load_int64(record, 0)
+        record = records + 32 * i
+        impl = load_int64(load_int64(params, i) + {tensor}, 0)
         storage = load_int64(impl + {storage}, 0)
         if storage == 0:
             return 0
-        if load_int64(storage + {data}, 0) != load_int64(record, 1):
+        if load_int64(storage + {data}, 0) != load_int64(record, 0):
             return 0
-        if fold_of(impl) != load_int64(record, 2):
+        if fold_of(impl) != load_int64(record, 1):
             return 0
-        meta = load_int64(impl + {autograd}, 0)
-        if meta == 0:
-            return 0
-        impl = load_int64(meta + {grad}, 0)
-        if impl == undefined:
+        if load_int64(given, i) == none:
             store_int64(found, i, 0)
         else:
-            if fold_of(impl) != load_int64(record, 3):
+            impl = load_int64(load_int64(given, i) + {tensor}, 0)
+            if fold_of(impl) != load_int64(record, 2):
                 return 0
             storage = load_int64(impl + {storage}, 0)
             if storage == 0:
@@ -156,20 +156,22 @@ def grads(control, records, found, count, _width):
             data = load_int64(storage + {data}, 0)
             if data == 0:
                 return 0
-            store_int64(found, i, data + load_int64(record, 4))
-            given += 1
-    store_int64(found, count, given)
+            store_int64(found, i, data + load_int64(record, 3))
+            number += 1
+    store_int64(found, count, number)
     store_int64(found, count + 1, 0)
     return 0
 
-def bump(records, found, count, _a, _b):
+def bump(params, found, count, _a, _b):
     for i in range(count):
         if i + 16 < count:
-            prefetch(load_int64(records, 5 * (i + 16)))
+            prefetch(load_int64(load_int64(params, i + 16) + {tensor}, 0))
         if i + 8 < count:
-            prefetch(load_int64(load_int64(records, 5 * (i + 8)) + {counter}, 0))
+            ahead = load_int64(load_int64(params, i + 8) + {tensor}, 0)
+            prefetch(load_int64(ahead + {counter}, 0))
         if load_int64(found, i) != 0:
-            version = load_int64(load_int64(records, 5 * i) + {counter}, 0) + {version}
+            impl = load_int64(load_int64(params, i) + {tensor}, 0)
+            version = load_int64(impl + {counter}, 0) + {version}
             store_int64(version, 0, load_int64(version, 0) + 1)
     return 0
 """
@@ -177,11 +179,10 @@ def bump(records, found, count, _a, _b):
 
 def _source(words: TensorWords) -> str:
     places = {
+        "tensor": words.tensor,
         "shape": words.shape,
         "storage": words.storage,
         "data": words.data,
-        "autograd": words.autograd,
-        "grad": words.grad,
         "counter": words.counter,
         "version": words.version,
         "inline": INLINE_AXES,
@@ -253,4 +254,4 @@ def _can_compile() -> bool:
 def items_of(objects: list[Any] | tuple[Any, ...]) -> int:
     """The address of the first item's."""
     where = id(objects) + _HEADER
-    return word(where) if type(objects) is list else where
+    return word(where) if isinstance(objects, list) else where

@@ -25,11 +25,8 @@ class Shares:
         self._words = np.zeros(7, dtype=np.int64)
         self._address = self._words.ctypes.data
 
-    def run(self, library: Library, index: int, control: int, *, holds_lock: bool = False) -> None:
-        """Call function ``index`` of the library as ``f(control, first, last)`` on each share.
-
-        With ``holds_lock`` (where there is a team) no other Python thread runs meanwhile.
-        """
+    def run(self, library: Library, index: int, control: int) -> None:
+        """Call function ``index`` of the library as ``f(control, first, last)`` on each share."""
         crew = team()
         threads = len(self._edges) - 1
         if crew is not None:
@@ -41,7 +38,7 @@ class Shares:
                 self._edges.ctypes.data,
                 *crew.queries,
             )
-            crew.run(self._address, threads, holds_lock=holds_lock)
+            crew.run(self._address, threads)
             return
         function = functools.partial(library.functions[index], control)
         workers().run(

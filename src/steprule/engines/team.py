@@ -68,7 +68,6 @@ class Team:
         address = ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p).value or 0
         kinds = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         self._region = ctypes.CFUNCTYPE(None, *kinds)(address)
-        self._locked_region = ctypes.PYFUNCTYPE(None, *kinds)(address)
         self.queries = [
             ctypes.cast(function, ctypes.c_void_p).value
             for function in (runtime.omp_get_thread_num, runtime.omp_get_num_threads)
@@ -76,10 +75,9 @@ class Team:
         self._engine = execution_engine(llvm.parse_assembly(_TEAM))
         self.entry = self._engine.get_function_address("steprule_team")
 
-    def run(self, task_address: int, threads: int, *, holds_lock: bool = False) -> None:
+    def run(self, task_address: int, threads: int) -> None:
         """Run a task (laid out as above) to its end; the caller's thread takes part."""
-        region = self._locked_region if holds_lock else self._region
-        region(self.entry, task_address, threads, 0)
+        self._region(self.entry, task_address, threads, 0)
 
 
 @functools.cache
@@ -89,11 +87,6 @@ def team() -> Team | None:
         return None
     runtimes = filter(None, map(_opened, _loaded_runtimes()))
     return next((Team(runtime) for runtime in runtimes), None)
-
-
-def has_team() -> bool:
-    """Whether work for several threads can be done without Python threads."""
-    return team() is not None
 
 
 def _opened(path: str) -> Any:

@@ -32,23 +32,19 @@ class TensorWords:
     """Offsets in bytes.
 
     Attributes:
+        tensor: of the tensor's own address in the Python object.
         shape: of the number of axes; sizes, strides, the offset into the storage, the number of
             elements, the dtype with flags, and the kinds of tensor it is, follow.
         storage: of the storage's address.
         data: of the data's address in a storage.
-        autograd: of the address of what autograd keeps of a parameter, 0 if it keeps nothing.
-        grad: of the gradient's address there.
-        undefined: what stands there where there is no gradient.
         counter: of the address of what counts in-place changes.
         version: of the count there.
     """
 
+    tensor: int
     shape: int
     storage: int
     data: int
-    autograd: int
-    grad: int
-    undefined: int
     counter: int
     version: int
 
@@ -56,38 +52,31 @@ class TensorWords:
 @functools.cache
 def tensor_words() -> TensorWords | None:
     """The offsets; None if anything is not found, or is not what it should be."""
+    with torch.inference_mode(False):
+        return _found_words()
+
+
+def _found_words() -> TensorWords | None:
     base = torch.zeros(200, dtype=torch.float32, device="cpu")
     probe = base.as_strided((2, 3, 5), (31, 7, 1), 6)
     words = _words(probe._cdata, _TENSOR_WORDS)
     shape = _shape_of(words)
     storage = _place(words, probe.untyped_storage()._cdata)
-    if shape is None or storage is None:
+    tensor = _place(_words(id(probe), torch._C.TensorBase.__basicsize__ // 8), probe._cdata)
+    if shape is None or storage is None or tensor is None:
         return None
     data = _place(_words(words[storage], 4), base.data_ptr())
     counter = _counter_of(shape)
     if data is None or counter is None or not _tells_kinds(base, shape):
         return None
-    with_grad, without = torch.nn.Parameter(base), torch.nn.Parameter(base)
-    with_grad.grad = probe_grad = torch.ones_like(base)
-    kept = [_words(p._cdata, _TENSOR_WORDS) for p in (with_grad, without)]
-    plain = _words(base._cdata, _TENSOR_WORDS)
-    # The word in which a parameter has an address and a plain tensor has none.
-    for autograd in range(storage + 1, shape):
-        if plain[autograd] == 0 and all(_may_be_address(k[autograd]) for k in kept):
-            grad = _place(_words(kept[0][autograd], 8), probe_grad._cdata)
-            if grad is not None:
-                undefined = _words(kept[1][autograd], 8)[grad]
-                return TensorWords(
-                    shape=8 * shape,
-                    storage=8 * storage,
-                    data=8 * data,
-                    autograd=8 * autograd,
-                    grad=8 * grad,
-                    undefined=undefined,
-                    counter=8 * counter[0],
-                    version=8 * counter[1],
-                )
-    return None
+    return TensorWords(
+        tensor=8 * tensor,
+        shape=8 * shape,
+        storage=8 * storage,
+        data=8 * data,
+        counter=8 * counter[0],
+        version=8 * counter[1],
+    )
 
 
 def _shape_of(words: list[int]) -> int | None:

@@ -85,4 +85,5 @@ def folds_of(tensors: Sequence[Tensor]) -> array[int]:
 
 
 def _looks(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.data_ptr(), tensor.shape, tensor.stride()
+    lazy = tensor.is_conj(), tensor.is_neg()
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, *lazy
