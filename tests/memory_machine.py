@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import select
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -347,12 +347,13 @@ def _end_child(task: Callable[[], Any]) -> None:
 
 
 def _exit_code(child: int, seconds: float = 60.0) -> int:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    raise AssertionError("the child's step did not end")
+    handle = os.pidfd_open(child)
+    try:
+        has_ended = bool(select.select([handle], [], [], seconds)[0])
+    finally:
+        os.close(handle)
+    if not has_ended:
+        os.kill(child, 9)
+    _, status = os.waitpid(child, 0)
+    assert has_ended, "the child's step did not end"
+    return os.waitstatus_to_exitcode(status)

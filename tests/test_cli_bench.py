@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pages import Links
 
 import steprule
 import steprule.bench.peers.peer
@@ -123,22 +123,6 @@ def test_every_table_runs_and_the_json_has_all_of_it() -> None:
                 assert contender["readings"] == list(values)
                 assert contender["minimum"] <= contender["median"] <= contender["maximum"]
     assert record["tables"]["steps"]["rows"][0]["other_readings"]["copy"]
-
-
-class Links(HTMLParser):
-    """Collects what a page refers to, and its tags."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.references: list[str] = []
-        self.ids: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [value or "" for name, value in attrs if name in ("src", "href")]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
 
 
 def test_the_page_stands_alone_with_its_plots_beside_it() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pages import Links
 
 import steprule
 from steprule.cli import contenders as contenders_module
@@ -182,25 +182,6 @@ def test_output_without_a_terminal_is_plain_and_says_where_the_report_is(
     assert "Report: steprule-report/report.html" in out
     for column in ("train loss", "test accuracy", "step() median", "state"):
         assert column in out
-
-
-class Links(HTMLParser):
-    """Collects what a page refers to and the ids it gives."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.references: list[str] = []
-        self.ids: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href", "action"):
-                self.references.append(value or "")
-            if name == "id":
-                self.ids.append(value or "")
 
 
 def test_the_page_stands_alone() -> None:

@@ -223,7 +223,7 @@ class Plan:
         if not settings.same_params.are(params):
             return False
         now = tuple(map(group.get, settings.keys))
-        if settings.has_tensors or differ(now, settings.signature):
+        if settings.is_mutable or differ(now, settings.signature):
             if not settings.take_numbers(now):
                 renewed = settings_of(self.context, i)
                 if renewed.form != settings.form or renewed.engine != settings.engine:

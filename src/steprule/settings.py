@@ -50,7 +50,7 @@ class Settings:
     form: Form
     numbers: dict[str, Any]
     engine: str
-    has_tensors: bool
+    is_mutable: bool
     state_names: tuple[str, ...]
 
     def take_numbers(self, now: tuple[Any, ...]) -> bool:
@@ -59,7 +59,7 @@ class Settings:
         A weight decay of 0 is another form than one above, and so is whatever a slot depends on
         (momentum); pairs are taken apart elsewhere.
         """
-        if self.has_tensors:
+        if self.is_mutable:
             return False
         changed = {}
         for key, new, old in zip(self.keys, now, self.signature, strict=True):
@@ -117,21 +117,21 @@ def settings_of(context: Context, index: int) -> Settings:
     options = context.options_of(group)
     form = form_of(rule, options)
     as_tensors = bool(options.get("differentiable") or options.get("capturable"))
-    has_tensors = False
+    is_mutable = False
     numbers: dict[str, Any] = {}
     values = rule.scalar_values(options)
     if form.decay != "none":
         values["weight_decay"] = options["weight_decay"]
         values["lr"] = options["lr"]
     for name, value in values.items():
-        has_tensors |= isinstance(value, Tensor)
+        is_mutable |= isinstance(value, Tensor)
         if value is None and not rule.elementwise:  # left to the rule
             numbers[name] = None
         else:
             numbers[name] = _number(value, as_tensors, f"{name} of group {index}")
     signature = tuple(map(group.get, keys))
-    # What can be changed in place (a tensor, a list, an array) is looked at anew each time.
-    has_tensors |= not all(type(x) in _IMMUTABLE for x in signature)
+    # What can be changed in place (a tensor, a list, an array) is looked at anew at every step.
+    is_mutable |= not all(type(x) in _IMMUTABLE for x in signature)
     return Settings(
         group=group,
         params=list(group["params"]),
@@ -141,7 +141,7 @@ def settings_of(context: Context, index: int) -> Settings:
         form=form,
         numbers=numbers,
         engine=requested_engine(context.engine, options),
-        has_tensors=has_tensors,
+        is_mutable=is_mutable,
         state_names=(*(("step",) if rule.counts_steps else ()), *form.present_slots),
     )
 

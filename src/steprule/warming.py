@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from steprule.optimizer import Optimizer
 from steprule.quasi_newton import LBFGS
 from steprule.rules import OPTIMIZERS
 from steprule.shared_terms import form_of
+from steprule.spelling import suggestion
 
 if TYPE_CHECKING:  # it loads the compiler's back end: only when something is compiled
     from steprule.engines.kernel_cache import Kept
@@ -191,8 +191,7 @@ def _dtype_of(dtype: str | torch.dtype) -> torch.dtype:
 
 def _unknown(kind: str, given: object, known: Iterable[str]) -> str:
     names = list(known)
-    close = difflib.get_close_matches(str(given).lower(), names, n=1)
-    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    meant = suggestion(str(given).lower(), names)
     return f"unknown {kind} {given!r}{meant}; valid: {', '.join(names)}"
 
 

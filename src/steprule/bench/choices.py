@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 
 from steprule.cli.errors import CommandError
+from steprule.spelling import suggestion
 
 
 def chosen(
@@ -29,8 +29,7 @@ def chosen(
         return []
     for name in names:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            meant = suggestion(name, known)
             raise CommandError(
                 f"{what}: unknown {name!r}{meant}; valid: {', '.join([*known, *words])}"
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from steprule.cli.errors import CommandError
 from steprule.cli.numbers import learning_rate
 from steprule.engines import ENGINE_NAMES
 from steprule.rules import OPTIMIZERS
+from steprule.spelling import suggestion
 
 ENGINES = ("auto", *ENGINE_NAMES)
 
@@ -175,8 +175,7 @@ def _torch_mode(
 
 
 def _unknown(label: str, name: str, known: Mapping[str, Any], is_torch: bool) -> str:
-    close = get_close_matches(name, known, n=1)
-    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    meant = suggestion(name, known)
     whose = "torch's" if is_torch else "steprule's"
     return f"--optimizers: unknown optimizer {label!r}{meant}; {whose} are {', '.join(known)}" + (
         "" if is_torch else "; 'all' takes every one, 'torch:NAME' torch's own class"

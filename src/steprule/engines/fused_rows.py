@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines import Leaf
+from steprule.engines.fused import PLAIN
 from steprule.engines.kernel_cache import CompilationError, Library, library_for
 from steprule.engines.kernel_source import Control, Layout, scalar_row
 from steprule.engines.remembered import remembered
@@ -27,7 +28,6 @@ from steprule.shared_terms import Form
 # Elements for each thread; rows lie anywhere in memory, so that each costs more than in fused.py.
 GRAIN = 1 << 14
 
-_PLAIN = {Tensor, torch.nn.Parameter}
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -41,7 +41,7 @@ def takes(leaf: Leaf, form: Form) -> bool:
         and grad.sparse_dim() == 1
         and dtype in _DTYPES
         and all(
-            type(table) in _PLAIN
+            type(table) in PLAIN
             and table.dtype is dtype
             and table.device.type == "cpu"
             and table.is_contiguous()

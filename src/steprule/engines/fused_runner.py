@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from steprule.engines import Leaf
-from steprule.engines.addresses import addresses_of
 from steprule.engines.fused import PLAIN, counts_of, has_memory
 from steprule.engines.gradients import Gradients
 from steprule.engines.kernel_cache import Library, library_for
@@ -25,7 +24,7 @@ from steprule.engines.kernel_source import Control, Layout, scalar_row, source_o
 from steprule.engines.likeness import Likeness
 from steprule.engines.native_checks import want_native
 from steprule.engines.shares import Shares
-from steprule.engines.unmoved import Unmoved
+from steprule.engines.unmoved import Unmoved, looks_of
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype
 from steprule.rule import SUPPLIED
@@ -49,7 +48,6 @@ class FusedRunner:
     def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
         self.form = form
         self.params = tuple(leaf.param for leaf in leaves)
-        self.labels = [leaf.label for leaf in leaves]
         self.groups = sorted({leaf.group for leaf in leaves})
         self.grad_dtype = leaves[0].grad.dtype
         self._states = [leaf.state for leaf in leaves]
@@ -66,14 +64,14 @@ class FusedRunner:
     def _memorise(self) -> None:
         """Keep what :meth:`collect` compares with."""
         params = self.params
-        self._param_addresses = addresses_of(params)
+        self._param_addresses = _addresses_of(params)
         self._sizes = [p.numel() for p in params]
         self._empty = [i for i, size in enumerate(self._sizes) if size == 0]
         # While these are alive, no other tensor can be given one of the addresses.
         self._kept = [p.detach() for p in params]
         names = (*self.form.array_slots, *counts_of(self.form))
         self._slots = [tuple(state[name] for state in self._states) for name in names]
-        self._same_params = [_looks(p) for p in params]
+        self._same_params = [looks_of(p) for p in params]
         self._same_slots = Unmoved(self._states, names) if names else None
         self._usual_grads: Likeness | None = None
         self._gradients: Gradients | None = None
@@ -84,9 +82,9 @@ class FusedRunner:
         scale = 2 if leaves[0].param.is_complex() else 1
         sizes = [size * scale for size in self._sizes]
         arrays = len(self.form.array_slots)
-        columns = [self._param_addresses, *map(addresses_of, self._slots[:arrays])]
+        columns = [self._param_addresses, *map(_addresses_of, self._slots[:arrays])]
         self._columns = np.array(columns, dtype=np.int64)
-        counts = [addresses_of(tensors) for tensors in self._slots[arrays:]]
+        counts = [_addresses_of(tensors) for tensors in self._slots[arrays:]]
         self._counts = np.array(counts or [array("q", [0])], dtype=np.int64)
         row_of = {group: i for i, group in enumerate(self.groups)}
         self._row_of = row_of
@@ -133,8 +131,8 @@ class FusedRunner:
         """
         if self._same_slots is not None and not self._same_slots.hold():
             return False
+        grads = tuple(map(_grad_of, self.params))
         if self._gradients is not None:
-            grads = tuple(map(_grad_of, self.params))
             found = self._gradients.find(grads)
             if found is not None:
                 self._addresses, self._grads = found, grads
@@ -143,14 +141,13 @@ class FusedRunner:
                 return True
             self._gradients = None
         self._is_native = False
-        if [_looks(p) for p in self.params] != self._same_params:
+        if [looks_of(p) for p in self.params] != self._same_params:
             return False
-        return self._collect_grads()
+        return self._collect_grads(grads)
 
-    def _collect_grads(self) -> bool:
-        grads: tuple[Any, ...] = tuple(map(_grad_of, self.params))
+    def _collect_grads(self, grads: tuple[Any, ...]) -> bool:
         if self._usual_grads is not None and self._usual_grads.holds(grads):
-            self._addresses = addresses_of(grads)
+            self._addresses = _addresses_of(grads)
             self._active = self.params
             self._watch(grads)
         elif not self._collect_unusual(grads):
@@ -257,9 +254,8 @@ def _library_of(form: Form, leaf: Leaf) -> Library:
     )
 
 
-def _looks(param: Tensor) -> tuple[Any, ...]:
-    lazy = param.is_conj(), param.is_neg()
-    return param.data_ptr(), param.shape, param.stride(), param.dtype, *lazy
+def _addresses_of(tensors: tuple[Tensor, ...]) -> array[int]:
+    return array("q", map(Tensor.data_ptr, tensors))
 
 
 def _bump_versions(params: Sequence[Tensor]) -> None:

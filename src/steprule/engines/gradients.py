@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steprule.engines.native_checks import Native, data_ptr_function, items_of, native
+from steprule.engines.native_checks import Native, is_native, items_of, native
 from steprule.engines.tensor_words import half_word, has_plain_shape, tensor_words, word
 from steprule.engines.unmoved import folds_of
 
@@ -42,7 +42,7 @@ class Gradients:
     @staticmethod
     def can_find(params: Sequence[Tensor], grads: Sequence[Tensor]) -> bool:
         """Whether the loop can be used: small numbers of axes, no empty tensors."""
-        return data_ptr_function() is not None and all(
+        return is_native() and all(
             has_plain_shape(tensor) and tensor.numel() for tensor in (*params, *grads)
         )
 

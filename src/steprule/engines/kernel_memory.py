@@ -122,29 +122,17 @@ def _denormal_intrinsics() -> tuple[Any, Any]:
     return flush_denormals, restore_denormals
 
 
-def _caller(count: int) -> Any:
-    """An intrinsic that calls a C function of so many pointers and gives the address it returns."""
-    pointer = ir.IntType(8).as_pointer()
+@intrinsic
+def call_with_pointers(_typing: Any, function: Any, first: Any, second: Any) -> tuple[Any, Any]:
+    """The address that a C function of two pointers returns."""
 
     def generate(_context: Any, b: ir.IRBuilder, _signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(pointer, [pointer] * count)
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(pointer, [pointer] * 2)
         callee = b.inttoptr(args[0], kind.as_pointer())
         return b.ptrtoint(b.call(callee, [b.inttoptr(x, pointer) for x in args[1:]]), _I64)
 
-    signature = types.int64(*[types.int64] * (1 + count))
-    if count == 1:
-
-        @intrinsic
-        def call_with_pointer(_typing: Any, function: Any, argument: Any) -> tuple[Any, Any]:
-            return signature, generate
-
-        return call_with_pointer
-
-    @intrinsic
-    def call_with_pointers(_typing: Any, function: Any, a: Any, b: Any) -> tuple[Any, Any]:
-        return signature, generate
-
-    return call_with_pointers
+    return types.int64(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic
@@ -184,6 +172,6 @@ def kernel_namespace() -> dict[str, Any]:
     for name, kind in kinds.items():
         names[f"load_{name}"], names[f"store_{name}"] = _accessors(*kind)
     names["prefetch"] = prefetch
-    names["call_with_pointer"], names["call_with_pointers"] = _caller(1), _caller(2)
+    names["call_with_pointers"] = call_with_pointers
     names["flush_denormals"], names["restore_denormals"] = _denormal_intrinsics()
     return names

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.engines.native_checks import guards
+try:
+    from torch._C._dynamo import guards
+except ImportError:  # pragma: no cover  # a torch without its compiler
+    guards = None  # type: ignore[assignment]
 
 
 class Likeness:

@@ -1,28 +1,22 @@
 """Native loops over Python's and torch's own objects: what a thousand Python calls would take.
 
-Besides the words of tensors (tensor_words.py) they use torch's C function from a Python tensor to
-its memory's address, which its compiler's generated code uses too. Objects lie all over memory, so
-the loops ask for those of the rows to come while they look at one.
+They read the words of tensors (tensor_words.py). Objects lie all over memory, so the loops ask for
+those of the rows to come while they look at one.
 """
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import functools
 import sys
+from array import array
+from collections.abc import Sequence
+from operator import is_
 from typing import Any
-
-from torch import Tensor
 
 from steprule.engines.kernel_cache import CompilationError, NativeFunction, is_kept, library_for
 from steprule.engines.remembered import remembered
 from steprule.engines.tensor_words import INLINE_AXES, TOLD, TensorWords, tensor_words, word
-
-try:
-    from torch._C._dynamo import guards as guards
-except ImportError:  # pragma: no cover  # a torch without its compiler
-    guards = None  # type: ignore[assignment]
 
 # Where a tuple keeps its items: behind its header. A list has their address there.
 _HEADER = tuple.__basicsize__
@@ -33,12 +27,11 @@ _DICT_KEYS = 32
 class Native(enum.IntEnum):
     """Index of each loop in :func:`native`."""
 
-    ADDRESSES = 0
-    DIFFER = 1
-    FOLDS = 2
-    MOVED = 3
-    GRADS = 4
-    BUMP = 5
+    DIFFER = 0
+    FOLDS = 1
+    MOVED = 2
+    GRADS = 3
+    BUMP = 4
 
 
 _SOURCE = """\
@@ -56,11 +49,6 @@ def fold_of(impl):
     fold = (fold ^ load_int64(impl + {kind}, 1)) * {factor}
     fold = (fold ^ (load_int64(impl + {kind}, 2) & {told})) * {factor}
     return (fold ^ load_int64(impl + {kind}, 3)) * {factor}
-
-def addresses(data_ptr, items, found, count, _width):
-    for i in range(count):
-        store_int64(found, i, call_with_pointer(data_ptr, load_int64(items, i)))
-    return 0
 
 def differ(items, known, found, count, _width):
     for i in range(count):
@@ -198,7 +186,7 @@ def _source(words: TensorWords) -> str:
 
 @remembered
 def native() -> list[NativeFunction]:
-    """The loops, by :class:`Native`; call only where :func:`data_ptr_function` gives something."""
+    """The loops, by :class:`Native`; call only where :func:`is_native` holds."""
     words = tensor_words()
     assert words is not None
     names = tuple(loop.name.lower() for loop in Native)
@@ -215,9 +203,9 @@ def want_native() -> None:
     _is_wanted = True
 
 
-def data_ptr_function() -> int | None:
-    """Address of torch's ``void* f(PyObject*)``; None if the loops are not wanted, or not safe."""
-    return _data_ptr_function() if _is_wanted or _are_compiled() else None
+def is_native() -> bool:
+    """Whether the loops are to be used: wanted or compiled already, and safe here."""
+    return (_is_wanted or _are_compiled()) and _are_safe()
 
 
 @functools.cache
@@ -227,21 +215,14 @@ def _are_compiled() -> bool:
 
 
 @functools.cache
-def _data_ptr_function() -> int | None:
-    address = getattr(guards, "_torchinductor_pyobject_tensor_data_ptr", None)
+def _are_safe() -> bool:
+    """Whether Python and torch keep their objects as the loops expect."""
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if not isinstance(address, int) or not has_lock or sys.implementation.name != "cpython":
-        return None
-    probe = Tensor([1.0, 2.0])[1:]
-    function = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)
+    if not has_lock or sys.implementation.name != "cpython" or tensor_words() is None:
+        return False
+    probe = object()
     pair, both = (None, probe), [None, probe]
-    works = (
-        function(id(probe)) == probe.data_ptr()
-        and word(items_of(pair) + 8) == id(probe)
-        and word(items_of(both) + 8) == id(probe)
-        and tensor_words() is not None
-    )
-    return address if works and _can_compile() else None
+    return all(word(items_of(x) + 8) == id(probe) for x in (pair, both)) and _can_compile()
 
 
 def _can_compile() -> bool:
@@ -255,3 +236,14 @@ def items_of(objects: list[Any] | tuple[Any, ...]) -> int:
     """The address of the first item's."""
     where = id(objects) + _HEADER
     return word(where) if isinstance(objects, list) else where
+
+
+def are_same(objects: Sequence[Any], known: tuple[Any, ...]) -> bool:
+    """Whether two sequences of equal length hold the very same objects."""
+    if not is_native() or not isinstance(objects, (list, tuple)):
+        return all(map(is_, objects, known))
+    found = array("q", [0])
+    native()[Native.DIFFER](
+        items_of(objects), items_of(known), found.buffer_info()[0], len(known), 1
+    )
+    return not found[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.engines.native_checks import Native, data_ptr_function, items_of, native
+from steprule.engines.native_checks import Native, is_native, items_of, native
 from steprule.engines.tensor_words import has_plain_shape
 
 
@@ -32,10 +32,10 @@ class Unmoved:
         self._may_be_native = all(type(entry) is dict for entry in entries) and all(
             map(has_plain_shape, self._tensors)
         )
-        if self._may_be_native and data_ptr_function() is not None:
+        if self._may_be_native and is_native():
             self._go_native()
         else:
-            self._known = [_looks(tensor) for tensor in self._tensors]
+            self._known = [looks_of(tensor) for tensor in self._tensors]
 
     def hold(self) -> bool:
         """Whether nothing was replaced, removed, moved or reshaped."""
@@ -49,7 +49,7 @@ class Unmoved:
             )
             return not self._found[0]
         holds = self._hold_by_python()
-        if holds and self._may_be_native and data_ptr_function() is not None:
+        if holds and self._may_be_native and is_native():
             self._go_native()
         return holds
 
@@ -65,7 +65,7 @@ class Unmoved:
         for entry in self._entries:
             if any(entry.get(name) is not next(tensors) for name in self._names):
                 return False
-        return [_looks(tensor) for tensor in self._tensors] == self._known
+        return [looks_of(tensor) for tensor in self._tensors] == self._known
 
 
 def records_of(tensors: Sequence[Tensor]) -> array[int]:
@@ -84,6 +84,7 @@ def folds_of(tensors: Sequence[Tensor]) -> array[int]:
     return found
 
 
-def _looks(tensor: Tensor) -> tuple[Any, ...]:
+def looks_of(tensor: Tensor) -> tuple[Any, ...]:
+    """What must stay as it is for the tensor's memory to be read and written as planned."""
     lazy = tensor.is_conj(), tensor.is_neg()
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, *lazy

@@ -12,6 +12,8 @@ from __future__ import annotations
 import enum
 import functools
 
+from steprule.formats import Format
+
 
 class Word(enum.IntEnum):
     """Words of the control block."""
@@ -142,14 +144,13 @@ PASSES = {"project": _PROJECT, "peel": _PEEL, "combine": _COMBINE}
 
 
 @functools.cache
-def source_of(stored: str, number: str) -> str:
-    """The passes over rows of dtype ``stored``, for vectors of dtype ``number``."""
-    widths = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+def source_of(stored: Format, number: Format) -> str:
+    """The passes over rows that are ``stored`` so, for vectors of plain numbers."""
     words = {
-        "stored": stored,
-        "number": number,
-        "stored_bytes": widths[stored],
-        "bytes": widths[number],
+        "stored": stored.name,
+        "number": number.name,
+        "stored_bytes": stored.bytes_for(1),
+        "bytes": number.bytes_for(1),
     }
     functions = [
         f"def {name}(control, first, last):\n{_HEAD}{body.format(**words)}    return 0\n"

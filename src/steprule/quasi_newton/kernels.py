@@ -11,6 +11,7 @@ from torch import Tensor
 from steprule.engines.kernel_cache import Library, library_for
 from steprule.engines.remembered import remembered
 from steprule.engines.shares import Shares
+from steprule.formats.floating import FLOATING
 from steprule.quasi_newton.kernel_source import PASSES, Word, source_of
 
 # Columns of a block of `project` and `combine`: only the vectors must stay in the cache.
@@ -23,12 +24,7 @@ BLOCKS = 8
 # Bytes of rows for each thread: with fewer, another thread costs more than it saves.
 GRAIN = 1 << 20
 
-NAMES = {
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-    torch.float32: "float32",
-    torch.float64: "float64",
-}
+STORED = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 NUMBERS = (torch.float32, torch.float64)
 
 Matrix = np.ndarray[Any, Any]
@@ -99,6 +95,6 @@ def _run(
 @remembered
 def library_of(stored: torch.dtype, number: torch.dtype) -> Library:
     """The passes over rows of one dtype and vectors of another."""
-    source = source_of(NAMES[stored], NAMES[number])
+    source = source_of(FLOATING[stored], FLOATING[number])
     title = "LBFGS's passes over its history"
     return library_for(source, tuple(PASSES), arity=3, reorders_sums=True, title=title)
