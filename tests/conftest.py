@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from steprule.engines import native_checks
+from steprule.engines.native import loops
 
 
 @pytest.fixture(autouse=True)
 def native_loops() -> Iterator[None]:
     """Runs of a few steps do without the native loops; tests are about them, too."""
-    before = native_checks._is_wanted
-    native_checks._is_wanted = True
+    before = loops._is_wanted
+    loops._is_wanted = True
     yield
-    native_checks._is_wanted = before
+    loops._is_wanted = before

@@ -241,30 +241,37 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        before = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(bool(self.defaults.get("differentiable")))
-        try:
-            self._update()
-        finally:
-            torch._C._set_grad_enabled(before)
+        plan = self._plan
+        if plan is not None and not self._is_own(plan):
+            plan = self._plan = None
+        if plan is None or not plan.step_whole():
+            before = torch.is_grad_enabled()
+            torch._C._set_grad_enabled(bool(self.defaults.get("differentiable")))
+            try:
+                plan = self._update(plan)
+            finally:
+                torch._C._set_grad_enabled(before)
+        if plan.has_schedules:
+            advance_schedules(self.param_groups)
         return loss
 
-    def _update(self) -> None:
-        """Update the parameters by the rule."""
-        plan = self._plan
-        if (
-            plan is None
-            or plan.context.state is not self.state
-            or plan.context.groups is not self.param_groups
-            or plan.context.engine != self.engine
-            or not plan.is_current()
-        ):
+    def _is_own(self, plan: Plan) -> bool:
+        """Whether a plan is one for the present lists and dicts."""
+        context = plan.context
+        return (
+            context.state is self.state
+            and context.groups is self.param_groups
+            and context.engine == self.engine
+        )
+
+    def _update(self, plan: Plan | None) -> Plan:
+        """Update the parameters by the rule; return the plan, made anew if it no longer holds."""
+        if plan is None or not plan.is_current():
             self._plan = None
             plan = self._plan = Plan(self._context())
             self._say_what_fell_back(plan)
         plan.run()
-        if plan.has_schedules:
-            advance_schedules(self.param_groups)
+        return plan
 
     def _say_what_fell_back(self, plan: Plan) -> None:
         """Warn, once, of parameters that an engine asked for by name does not take."""

@@ -25,6 +25,7 @@ from steprule.scheduled import SCHEDULES
 from steprule.settings import Context, Settings, differ, settings_of
 from steprule.shared_terms import Form
 from steprule.state import check_state, ensure_state
+from steprule.whole_steps import WholeSteps
 
 
 @dataclass
@@ -59,6 +60,8 @@ class Plan:
         self._same_states = SameObjects(context.state.values())
         self._loose = [seat for seat in self.seats if seat.engine not in ("fused", "none")]
         self._dormant = [seat.param for seat in self.seats if seat.engine == "none"]
+        runners = [] if self._loose else self._runners
+        self._whole = WholeSteps(context, self.settings, runners, self._dormant, self._groups_hold)
         if not all(runner.collect() for runner in self._runners):
             raise RuntimeError(
                 "a gradient or parameter has no memory (its storage was freed): "
@@ -202,16 +205,24 @@ class Plan:
         names = [name for name in settings.form.scalars if name not in SUPPLIED]
         return [settings.numbers[name] for name in names]
 
+    def step_whole(self) -> bool:
+        """Carry out one step by one native call if all is as planned; else do nothing."""
+        return self._whole.step()
+
     def is_current(self) -> bool:
         """Whether the plan still fits; takes this step's numbers and gradients if it does."""
-        groups = self.context.groups
         return (
-            len(groups) == len(self.settings)
-            and all(self._group_holds(i, group) for i, group in enumerate(groups))
+            self._groups_hold()
             and self._states_hold()
             and not any(param.grad is not None for param in self._dormant)
             and all(seat.fits() for seat in self._loose)
             and all(runner.collect() for runner in self._runners)
+        )
+
+    def _groups_hold(self) -> bool:
+        groups = self.context.groups
+        return len(groups) == len(self.settings) and all(
+            self._group_holds(i, group) for i, group in enumerate(groups)
         )
 
     def _group_holds(self, i: int, group: dict[str, Any]) -> bool:
@@ -265,6 +276,7 @@ class Plan:
             self.context.fresh.difference_update(
                 seat.param for seat in self.seats if seat.param.grad is not None
             )
+        self._whole.learn()
 
 
 def _touches_every_row(form: Form) -> bool:

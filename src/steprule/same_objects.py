@@ -22,6 +22,6 @@ class SameObjects:
             return False
         if len(objects) < _MANY:
             return all(map(is_, objects, self._objects))
-        from steprule.engines.native_checks import are_same  # loads the compiler's back end
+        from steprule.engines.native.loops import are_same  # loads the compiler's back end
 
         return are_same(objects, self._objects)

@@ -325,8 +325,8 @@ def _count_in_double(entry: dict[str, Any]) -> None:
 
 def _keep_checks() -> list[Kept]:
     from steprule.engines.kernel_cache import keeping
-    from steprule.engines.native_checks import native
-    from steprule.engines.tensor_words import tensor_words
+    from steprule.engines.native.loops import native
+    from steprule.engines.native.tensor_words import tensor_words
 
     with keeping() as kept:
         if tensor_words() is not None:

@@ -126,7 +126,7 @@ def update_rows(form: Form, leaf: Leaf, numbers: Mapping[str, Any], step: float)
         rows(control, 0, distinct)
     else:
         edges = np.linspace(0, distinct, threads + 1).astype(np.int64)
-        Shares(edges).run(library, 3, control)
+        Shares(library, 3, control, edges).run()
     torch.autograd.graph.increment_version([leaf.param])
 
 

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from steprule.engines import Leaf
 from steprule.engines.fused import PLAIN, counts_of, has_memory
-from steprule.engines.gradients import Gradients
 from steprule.engines.kernel_cache import Library, library_for
 from steprule.engines.kernel_source import Control, Layout, scalar_row, source_of
 from steprule.engines.likeness import Likeness
-from steprule.engines.native_checks import want_native
+from steprule.engines.native.loops import is_native, want_native
+from steprule.engines.native.loops_source import Outcome, Watched
+from steprule.engines.native.watch import Watch
 from steprule.engines.shares import Shares
-from steprule.engines.unmoved import Unmoved, looks_of
+from steprule.engines.unmoved import Unmoved
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype
 from steprule.rule import SUPPLIED
@@ -37,7 +38,7 @@ GRAIN = 1 << 16
 # Steps after which a run is one that the native checks are worth compiling for.
 EARNED_AFTER = 16
 # How often gradients of another kind than before are learned anew.
-NATIVE_TRIES = 4
+TRIES = 4
 
 _grad_of = attrgetter("grad")
 
@@ -57,9 +58,9 @@ class FusedRunner:
         self._grads: tuple[Any, ...] = ()
         self._active: Sequence[Tensor] = ()
         self._addresses = array("q")
-        self._is_native = False
         self._steps = 0
         self._shares: dict[int, Shares] = {}
+        self.is_watched = False
 
     def _memorise(self) -> None:
         """Keep what :meth:`collect` compares with."""
@@ -69,13 +70,13 @@ class FusedRunner:
         self._empty = [i for i, size in enumerate(self._sizes) if size == 0]
         # While these are alive, no other tensor can be given one of the addresses.
         self._kept = [p.detach() for p in params]
-        names = (*self.form.array_slots, *counts_of(self.form))
-        self._slots = [tuple(state[name] for state in self._states) for name in names]
-        self._same_params = [looks_of(p) for p in params]
-        self._same_slots = Unmoved(self._states, names) if names else None
+        self._names = (*self.form.array_slots, *counts_of(self.form))
+        self._slots = [tuple(state[name] for state in self._states) for name in self._names]
+        self._unmoved = Unmoved(params, self._states, self._names)
         self._usual_grads: Likeness | None = None
-        self._gradients: Gradients | None = None
-        self._native_tries = NATIVE_TRIES
+        self._watch: Watch | None = None
+        self._may_be_watched = True
+        self._tries = TRIES
 
     def _make_tables(self, leaves: Sequence[Leaf]) -> None:
         count = len(leaves)
@@ -102,7 +103,7 @@ class FusedRunner:
         ]
         self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
         self._chunk_count = len(chunks)
-        self._elements = sum(sizes)
+        self.elements = sum(sizes)
         self._control = np.zeros(len(Control), dtype=np.int64)
         tables: Mapping[Control, np.ndarray[Any, Any]] = {
             Control.COLUMNS: self._columns,
@@ -129,27 +130,35 @@ class FusedRunner:
         Returns:
             False if anything is no longer as it was planned: plan anew.
         """
-        if self._same_slots is not None and not self._same_slots.hold():
-            return False
         grads = tuple(map(_grad_of, self.params))
-        if self._gradients is not None:
-            found = self._gradients.find(grads)
-            if found is not None:
-                self._addresses, self._grads = found, grads
-                self._active = self.params if found[len(self.params)] else ()
-                self._is_native = True
-                return True
-            self._gradients = None
-        self._is_native = False
-        if [looks_of(p) for p in self.params] != self._same_params:
-            return False
-        return self._collect_grads(grads)
+        outcome = self._look(grads)
+        self.is_watched = outcome == Outcome.AS_PLANNED
+        if self._watch is not None and self.is_watched:
+            found = self._watch.addresses
+            self._addresses, self._grads = found, grads
+            self._active = self.params if found[len(self.params)] else ()
+            return True
+        return outcome == Outcome.UNLIKE and self._collect_grads(grads)
+
+    def _look(self, grads: tuple[Any, ...]) -> int:
+        """Whether all is as planned, gradients included; without a watch these are not looked at."""
+        if self._watch is not None:
+            return self._watch.check(grads)
+        if not self._unmoved.hold():
+            return Outcome.CHANGED
+        if self._may_be_watched and is_native():
+            self._may_be_watched = False
+            if Watch.takes(self.params, self._states):
+                self._watch = Watch(self.params, self._states, self._names)
+        return Outcome.UNLIKE
 
     def _collect_grads(self, grads: tuple[Any, ...]) -> bool:
         if self._usual_grads is not None and self._usual_grads.holds(grads):
             self._addresses = _addresses_of(grads)
             self._active = self.params
-            self._watch(grads)
+            if self._watch is not None and self._tries:
+                self._tries -= 1
+                self._watch.expect(grads)
         elif not self._collect_unusual(grads):
             return False
         else:
@@ -159,12 +168,6 @@ class FusedRunner:
         self._grads = grads
         found = np.count_nonzero(np.frombuffer(self._addresses, dtype=np.int64))
         return bool(found == len(self._active))
-
-    def _watch(self, grads: tuple[Any, ...]) -> None:
-        """From the next step on find gradients like these natively."""
-        if self._native_tries and Gradients.can_find(self.params, grads):
-            self._native_tries -= 1
-            self._gradients = Gradients(self.params, grads)
 
     def _collect_unusual(self, grads: tuple[Any, ...]) -> bool:
         """Take gradients one by one: some are missing, or must be copied to be read."""
@@ -211,16 +214,13 @@ class FusedRunner:
                 self._control[Control.GRADS] = addresses.buffer_info()[0]
                 prepare, update = self._library.functions
                 prepare(self._address, 0, 0)
-                threads = min(torch.get_num_threads(), 1 + self._elements // GRAIN)
+                threads = self.threads()
                 if threads == 1:
                     update(self._address, 0, self._chunk_count)
                 else:
-                    shares = self._shares.get(threads)
-                    if shares is None:
-                        shares = self._shares[threads] = Shares(self._edges(threads))
-                    shares.run(self._library, 1, self._address)
-                if self._is_native and self._gradients is not None:
-                    self._gradients.bump_versions()
+                    self._shares_for(threads).run()
+                if self._watch is not None and self.is_watched:
+                    self._watch.bump_versions()
                 else:
                     _bump_versions(active)
                 self._steps += 1
@@ -230,6 +230,37 @@ class FusedRunner:
             del grads
             self._grads = ()
             self._active = ()
+
+    def threads(self) -> int:
+        """How many threads the kernel is worth now."""
+        return min(torch.get_num_threads(), 1 + self.elements // GRAIN)
+
+    def watched_block(self, threads: int) -> array[int] | None:
+        """The block of the watch, told of the kernel and so many threads; None if not watched."""
+        watch = self._watch
+        if watch is None or not self.is_watched:
+            return None
+        shares = self._shares_for(threads) if threads > 1 else None
+        prepare, update = self._library.addresses
+        watch.tell(
+            {
+                Watched.CONTROL: self._address,
+                Watched.PREPARE: prepare,
+                Watched.UPDATE: update,
+                Watched.SCRATCH: self._library.scratch,
+                Watched.CHUNKS: self._chunk_count,
+                Watched.TASK: 0 if shares is None else shares.task,
+                Watched.THREADS: threads,
+            }
+        )
+        return watch.block
+
+    def _shares_for(self, threads: int) -> Shares:
+        shares = self._shares.get(threads)
+        if shares is None:
+            shares = Shares(self._library, 1, self._address, self._edges(threads))
+            self._shares[threads] = shares
+        return shares
 
     def _edges(self, threads: int) -> np.ndarray[Any, Any]:
         """Where each thread's chunks begin (and the last one's end): about equal work for each."""

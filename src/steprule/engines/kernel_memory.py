@@ -123,16 +123,17 @@ def _denormal_intrinsics() -> tuple[Any, Any]:
 
 
 @intrinsic
-def call_with_pointers(_typing: Any, function: Any, first: Any, second: Any) -> tuple[Any, Any]:
-    """The address that a C function of two pointers returns."""
+def call_native(_typing: Any, function: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+    """Call a C function of up to five integers or addresses; more than it takes do no harm.
+
+    What a function of 32 bits leaves above them is undefined.
+    """
 
     def generate(_context: Any, b: ir.IRBuilder, _signature: Any, args: Any) -> Any:
-        pointer = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(pointer, [pointer] * 2)
-        callee = b.inttoptr(args[0], kind.as_pointer())
-        return b.ptrtoint(b.call(callee, [b.inttoptr(x, pointer) for x in args[1:]]), _I64)
+        kind = ir.FunctionType(_I64, [_I64] * (len(args) - 1))
+        return b.call(b.inttoptr(args[0], kind.as_pointer()), args[1:])
 
-    return types.int64(types.int64, types.int64, types.int64), generate
+    return types.int64(*[types.int64] * 6), generate
 
 
 @intrinsic
@@ -172,6 +173,6 @@ def kernel_namespace() -> dict[str, Any]:
     for name, kind in kinds.items():
         names[f"load_{name}"], names[f"store_{name}"] = _accessors(*kind)
     names["prefetch"] = prefetch
-    names["call_with_pointers"] = call_with_pointers
+    names["call_native"] = call_native
     names["flush_denormals"], names["restore_denormals"] = _denormal_intrinsics()
     return names

@@ -14,33 +14,44 @@ from steprule.engines.workers import workers
 
 
 class Shares:
-    """The memory in which a team of threads is told its task: kept, so that it stays valid.
+    """Function ``index`` of a library, to be called as ``f(control, first, last)`` on each share.
 
     Args:
         edges: where each share begins, and the last one's end.
+
+    Attributes:
+        task: the address of what a team of threads is told (team.py).
     """
 
-    def __init__(self, edges: np.ndarray[Any, Any]) -> None:
-        self._edges = edges
-        self._words = np.zeros(7, dtype=np.int64)
-        self._address = self._words.ctypes.data
-
-    def run(self, library: Library, index: int, control: int) -> None:
-        """Call function ``index`` of the library as ``f(control, first, last)`` on each share."""
+    def __init__(
+        self, library: Library, index: int, control: int, edges: np.ndarray[Any, Any]
+    ) -> None:
         crew = team()
-        threads = len(self._edges) - 1
-        if crew is not None:
-            self._words[:] = (
+        self._edges = edges
+        self._function = functools.partial(library.functions[index], control)
+        self.threads = len(edges) - 1
+        self._words = np.array(
+            [
                 library.addresses[index],
                 library.scratch,
                 control,
-                threads,
-                self._edges.ctypes.data,
-                *crew.queries,
-            )
-            crew.run(self._address, threads)
+                self.threads,
+                edges.ctypes.data,
+                *(crew.queries if crew is not None else (0, 0)),
+            ],
+            dtype=np.int64,
+        )
+        self.task = int(self._words.ctypes.data)
+
+    def run(self) -> None:
+        """Do all shares and return."""
+        crew = team()
+        if crew is not None:
+            crew.run(self.task, self.threads)
             return
-        function = functools.partial(library.functions[index], control)
         workers().run(
-            [functools.partial(function, low, high) for low, high in pairwise(self._edges.tolist())]
+            [
+                functools.partial(self._function, low, high)
+                for low, high in pairwise(self._edges.tolist())
+            ]
         )

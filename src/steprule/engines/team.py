@@ -67,9 +67,10 @@ class Team:
     def __init__(self, runtime: Any) -> None:
         address = ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p).value or 0
         kinds = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        self.region = address
         self._region = ctypes.CFUNCTYPE(None, *kinds)(address)
         self.queries = [
-            ctypes.cast(function, ctypes.c_void_p).value
+            ctypes.cast(function, ctypes.c_void_p).value or 0
             for function in (runtime.omp_get_thread_num, runtime.omp_get_num_threads)
         ]
         self._engine = execution_engine(llvm.parse_assembly(_TEAM))

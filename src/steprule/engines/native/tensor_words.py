@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,8 @@ SHAPE_WORDS = 1 + 2 * INLINE_AXES + 4
 TOLD = (1 << 40) - 1
 # No tensor has fewer words than this before its last one.
 _TENSOR_WORDS = 22
+# Nor what autograd keeps of it.
+_AUTOGRAD_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class TensorWords:
             elements, the dtype with flags, and the kinds of tensor it is, follow.
         storage: of the storage's address.
         data: of the data's address in a storage.
+        autograd: of the address of what autograd keeps of a tensor, 0 if it keeps nothing.
+        grad: of the gradient's own address there.
+        undefined: what stands there where there is no gradient.
         counter: of the address of what counts in-place changes.
         version: of the count there.
     """
@@ -45,6 +51,9 @@ class TensorWords:
     shape: int
     storage: int
     data: int
+    autograd: int
+    grad: int
+    undefined: int
     counter: int
     version: int
 
@@ -67,13 +76,17 @@ def _found_words() -> TensorWords | None:
         return None
     data = _place(_words(words[storage], 4), base.data_ptr())
     counter = _counter_of(shape)
-    if data is None or counter is None or not _tells_kinds(base, shape):
+    grad = _grad_of(base, range(storage + 1, shape))
+    if data is None or counter is None or grad is None or not _tells_kinds(base, shape):
         return None
     return TensorWords(
         tensor=8 * tensor,
         shape=8 * shape,
         storage=8 * storage,
         data=8 * data,
+        autograd=8 * grad[0],
+        grad=8 * grad[1],
+        undefined=grad[2],
         counter=8 * counter[0],
         version=8 * counter[1],
     )
@@ -110,6 +123,22 @@ def _counter_of(shape: int) -> tuple[int, int] | None:
         )
     both = found[0] & found[1]
     return both.pop() if len(both) == 1 else None
+
+
+def _grad_of(base: Tensor, places: Iterable[int]) -> tuple[int, int, int] | None:
+    """Word of autograd's part in a tensor, of the gradient in it, and what no gradient looks like."""
+    given, bare = torch.nn.Parameter(base), torch.nn.Parameter(base)
+    given.grad = torch.ones_like(base)
+    with_grad, without, plain = (_words(x._cdata, _TENSOR_WORDS) for x in (given, bare, base))
+    for place in places:
+        # A plain tensor has none; a parameter has one of its own.
+        others = {with_grad[place], without[place]}
+        if plain[place] == 0 and len(others) == 2 and all(map(_may_be_address, others)):
+            grad = _place(_words(with_grad[place], _AUTOGRAD_WORDS), given.grad._cdata)
+            if grad is not None:
+                undefined = _words(without[place], _AUTOGRAD_WORDS)[grad]
+                return (place, grad, undefined) if _may_be_address(undefined) else None
+    return None
 
 
 def _may_be_address(x: int) -> bool:

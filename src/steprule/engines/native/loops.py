@@ -1,0 +1,104 @@
+"""The native loops, compiled once they are worth it, and used where they are safe."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from array import array
+from collections.abc import Sequence
+from operator import is_
+from typing import Any
+
+from steprule.engines.kernel_cache import CompilationError, NativeFunction, is_kept, library_for
+from steprule.engines.kernel_source import Control
+from steprule.engines.native.loops_source import HEADER, LENGTH, Loop, World, source_of
+from steprule.engines.native.tensor_words import TensorWords, tensor_words, word
+from steprule.engines.remembered import remembered
+
+
+@remembered
+def native() -> list[NativeFunction]:
+    """The loops, by :class:`Loop`; call only where :func:`is_native` holds."""
+    words = tensor_words()
+    assert words is not None
+    names = tuple(loop.name.lower() for loop in Loop)
+    title = "the checks before a step"
+    return library_for(_source(words), names, arity=4, keeps_gil=True, title=title).functions
+
+
+def _source(words: TensorWords) -> str:
+    return source_of(words, Control.GRADS)
+
+
+_is_wanted = False
+
+
+def want_native() -> None:
+    """Use the loops from now on, compiled or not: a few steps should not wait for that."""
+    global _is_wanted
+    _is_wanted = True
+
+
+def is_native() -> bool:
+    """Whether the loops are to be used: wanted or compiled already, and safe here."""
+    return (_is_wanted or _are_compiled()) and _are_safe()
+
+
+@functools.cache
+def _are_compiled() -> bool:
+    words = tensor_words()
+    return words is not None and is_kept(_source(words))
+
+
+@functools.cache
+def _are_safe() -> bool:
+    """Whether Python and torch keep their objects as the loops expect."""
+    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if not has_lock or sys.implementation.name != "cpython" or tensor_words() is None:
+        return False
+    probe = object()
+    pair, both, named = (None, probe), [None, probe], {"none": None, "probe": probe}
+    has_items = all(word(items_of(x) + 8) == id(probe) for x in (pair, both))
+    has_length = all(word(id(x) + LENGTH) == 2 for x in (pair, both, named))
+    return has_items and has_length and _can_compile()
+
+
+def _can_compile() -> bool:
+    try:
+        return len(native()) > 0
+    except CompilationError:
+        return False
+
+
+@functools.cache
+def world() -> array[int]:
+    """What the loops must be told of this process: see :class:`World`."""
+    words = tensor_words()
+    assert words is not None
+    known = array("q", bytes(8 * (World.CELL + 3)))
+    next_item = ctypes.cast(ctypes.pythonapi.PyDict_Next, ctypes.c_void_p).value
+    known[World.NEXT_ITEM] = next_item or 0
+    known[World.NONE] = id(None)
+    known[World.UNDEFINED] = words.undefined
+    return known
+
+
+def address_of(words: array[int]) -> int:
+    """Where an array's first word is."""
+    return words.buffer_info()[0]
+
+
+def items_of(objects: list[Any] | tuple[Any, ...]) -> int:
+    """The address of the first item's."""
+    where = id(objects) + HEADER
+    return word(where) if isinstance(objects, list) else where
+
+
+def are_same(objects: Sequence[Any], known: tuple[Any, ...]) -> bool:
+    """Whether two sequences of equal length hold the very same objects."""
+    if not is_native() or not isinstance(objects, (list, tuple)):
+        return all(map(is_, objects, known))
+    found = array("q", [0])
+    native()[Loop.DIFFER](items_of(objects), items_of(known), len(known), address_of(found))
+    return not found[0]
