@@ -26,7 +26,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import steprule
 
-SHAPES = [(5, 7), (6, 6), (3,), (), (0, 3), (2, 3, 4, 2), (130, 70)]
+SHAPES = [(5, 7), (6, 6), (3,), (), (2, 3, 4, 2), (130, 70)]
+# Which the native loops do not take.
+ODD_SHAPES = [(0, 3), (2, 1, 2, 1, 2, 1)]
 # Enough for several threads, whatever the engine thinks is enough; never expanded or permuted,
 # since copying so much is parallel in torch, which hangs in a forked child.
 LARGE = (400_003,)
@@ -100,8 +102,13 @@ class MemoryMachine(RuleBasedStateMachine):
 
     # -- between steps ----------------------------------------------------------------------
 
-    @rule(kinds=st.lists(st.sampled_from([*GRADIENTS, "bfloat16"]), min_size=1, max_size=4))
-    def give_gradients(self, kinds: list[str]) -> None:
+    @rule(
+        kinds=st.lists(st.sampled_from([*GRADIENTS, "bfloat16"]), min_size=1, max_size=4),
+        settled=st.booleans(),
+    )
+    def give_gradients(self, kinds: list[str], settled: bool = False) -> None:
+        if settled:
+            self.settle()
         for i, (param, twin) in enumerate(self._pairs()):
             kind = kinds[i % len(kinds)]
             if param.shape == LARGE and kind not in LARGE_GRADIENTS:
@@ -135,8 +142,16 @@ class MemoryMachine(RuleBasedStateMachine):
         else:
             param.grad = values
 
-    @rule(index=indices, how=st.sampled_from(DATA), keep=st.booleans(), then=st.booleans())
-    def swap_data(self, index: int, how: str, keep: bool, then: bool) -> None:
+    @rule(
+        index=indices,
+        how=st.sampled_from(DATA),
+        keep=st.booleans(),
+        settled=st.booleans(),
+        then=st.booleans(),
+    )
+    def swap_data(self, index: int, how: str, keep: bool, settled: bool, then: bool) -> None:
+        if settled:
+            self.settle()
         param, twin = self._pair(index)
         if keep:  # else its memory may be anyone's at once
             self.watch.retire(param)
@@ -155,8 +170,16 @@ class MemoryMachine(RuleBasedStateMachine):
         if then:
             self.step()
 
-    @rule(index=indices, how=st.sampled_from(STATE), keep=st.booleans(), then=st.booleans())
-    def edit_state(self, index: int, how: str, keep: bool, then: bool) -> None:
+    @rule(
+        index=indices,
+        how=st.sampled_from(STATE),
+        keep=st.booleans(),
+        settled=st.booleans(),
+        then=st.booleans(),
+    )
+    def edit_state(self, index: int, how: str, keep: bool, settled: bool, then: bool) -> None:
+        if settled:
+            self.settle()
         param, twin = self._pair(index)
         if not self.ours.state.get(param) or not self.theirs.state.get(twin):
             return
@@ -208,7 +231,7 @@ class MemoryMachine(RuleBasedStateMachine):
         self.step()
 
     @precondition(lambda self: len(list(self._pairs())) < 7)
-    @rule(shapes=st.lists(st.sampled_from(SHAPES), min_size=1, max_size=2))
+    @rule(shapes=st.lists(st.sampled_from([*SHAPES, *ODD_SHAPES]), min_size=1, max_size=2))
     def add_group(self, shapes: list[tuple[int, ...]]) -> None:
         pairs = self._new_params(shapes)
         self.ours.add_param_group({"params": [pair[0] for pair in pairs], "lr": 0.02})
@@ -275,6 +298,12 @@ class MemoryMachine(RuleBasedStateMachine):
     def gradients_and_step(self, kinds: list[str]) -> None:
         self.give_gradients(kinds)
         self.step()
+
+    def settle(self) -> None:
+        """Several steps alike: from then on one native call does all of a step."""
+        self.give_gradients(["fresh"])
+        for _ in range(3):
+            self.step()
 
     def _compare(self) -> None:
         tolerance = TOLERANCES[self.subject.dtype]

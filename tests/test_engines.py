@@ -371,7 +371,7 @@ def test_own_workers_give_the_bits_that_torchs_team_gives(monkeypatch: pytest.Mo
 
 def test_native_loops_are_in_use() -> None:
     """A new torch may keep sizes elsewhere: steps are then right, but slower than they need be."""
-    from steprule.engines.native_checks import is_native
+    from steprule.engines.native.loops import is_native
 
     assert is_native()
 
@@ -380,8 +380,8 @@ def test_native_loops_come_into_use_once_a_run_is_going_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A script of a few steps does not wait for their compilation."""
-    monkeypatch.setattr("steprule.engines.native_checks._is_wanted", False)
-    monkeypatch.setattr("steprule.engines.native_checks._are_compiled", lambda: False)
+    monkeypatch.setattr("steprule.engines.native.loops._is_wanted", False)
+    monkeypatch.setattr("steprule.engines.native.loops._are_compiled", lambda: False)
     params, results = [nn.Parameter(torch.ones(3)) for _ in range(60)], []
     optimizer, twin = steprule.Adam(params), nn.Parameter(torch.ones(3))
     reference = torch.optim.Adam([twin])
@@ -390,7 +390,7 @@ def test_native_loops_come_into_use_once_a_run_is_going_on(
             param.grad = torch.full((3,), 0.1 * step)
         optimizer.step()
         reference.step()
-        results.append(optimizer._plan._runners[0]._gradients is not None)
+        results.append(optimizer._plan._runners[0]._watch is not None)
     assert not any(results[:16])
     assert all(results[20:])
     for param in params:
@@ -400,7 +400,7 @@ def test_native_loops_come_into_use_once_a_run_is_going_on(
 def test_plain_calls_see_what_the_native_loops_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a torch that lacks its compiler's helpers the checks are the same, only slower."""
     reference = run(steprule.Adam, Case("Adam", {}), steps=4)
-    for user in ("gradients", "native_checks", "unmoved"):
+    for user in ("fused_runner", "native.loops"):
         monkeypatch.setattr(f"steprule.engines.{user}.is_native", lambda: False)
     monkeypatch.setattr("steprule.engines.likeness.guards", None)
     params, optimizer = run(steprule.Adam, Case("Adam", {}), steps=4)
@@ -423,7 +423,7 @@ def test_a_parameter_reshaped_in_place_is_seen(
 ) -> None:
     """The address stays: only sizes and strides tell."""
     if not native:
-        monkeypatch.setattr("steprule.engines.unmoved.is_native", lambda: False)
+        monkeypatch.setattr("steprule.engines.fused_runner.is_native", lambda: False)
     size, reshape = RESHAPES[kind]
     whole = torch.ones(40)
     param = nn.Parameter(whole[:size])

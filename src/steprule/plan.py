@@ -241,7 +241,7 @@ class Plan:
                     return False
                 self.settings[i] = renewed
             for runner in self._runners:
-                if i in runner.groups:
+                if i in runner.row_of:
                     runner.set_numbers(i, self._plain_numbers(i))
         return True
 

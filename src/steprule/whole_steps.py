@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -50,12 +51,24 @@ class WholeSteps:
         from steprule.engines.native.loops_source import Outcome
 
         outcome = self._whole.run()
-        if outcome == Outcome.GROUPS_CHANGED and self._renew() and self._is_plain():
-            self._whole.watch_groups(self._groups())
+        if outcome == Outcome.GROUPS_CHANGED and self._take_numbers():
             outcome = self._whole.run()
         if outcome != Outcome.AS_PLANNED:
             self._whole = None
         return outcome == Outcome.AS_PLANNED
+
+    def _take_numbers(self) -> bool:
+        """Whether nothing but numbers has changed in the groups; these are then in force."""
+        return (
+            self._whole is not None
+            and self._renew()
+            and not any(settings.is_mutable for settings in self._settings)
+            and all(map(is_, self._lists(), self._watched_lists))
+            and self._whole.renew_groups()
+        )
+
+    def _lists(self) -> list[Any]:
+        return [settings.group["params"] for settings in self._settings]
 
     def learn(self) -> None:
         """Take the next steps so, if what the last one saw allows it."""
@@ -72,6 +85,7 @@ class WholeSteps:
             if WholeStep.takes(self._runners):
                 self._tries -= 1
                 state = self._context.state
+                self._watched_lists = self._lists()
                 self._whole = WholeStep(self._groups(), state, self._dormant, self._runners)
 
     def _is_plain(self) -> bool:

@@ -88,7 +88,7 @@ class FusedRunner:
         counts = [_addresses_of(tensors) for tensors in self._slots[arrays:]]
         self._counts = np.array(counts or [array("q", [0])], dtype=np.int64)
         row_of = {group: i for i, group in enumerate(self.groups)}
-        self._row_of = row_of
+        self.row_of = row_of
         self._group_rows = np.array([row_of[leaf.group] for leaf in leaves], dtype=np.int64)
         hyperparameters = [n for n in self.form.scalars if n not in SUPPLIED]
         self._numbers_of_group = len(hyperparameters)
@@ -121,7 +121,7 @@ class FusedRunner:
 
     def set_numbers(self, group: int, numbers: Sequence[float]) -> None:
         """Put a group's hyperparameters in force from the next step on."""
-        start = self._row_of[group] * self._numbers_of_group
+        start = self.row_of[group] * self._numbers_of_group
         self._numbers[start : start + len(numbers)] = array("d", numbers)
 
     def collect(self) -> bool:
@@ -141,7 +141,7 @@ class FusedRunner:
         return outcome == Outcome.UNLIKE and self._collect_grads(grads)
 
     def _look(self, grads: tuple[Any, ...]) -> int:
-        """Whether all is as planned, gradients included; without a watch these are not looked at."""
+        """Whether all is as planned; without a watch, all but the gradients."""
         if self._watch is not None:
             return self._watch.check(grads)
         if not self._unmoved.hold():

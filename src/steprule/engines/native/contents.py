@@ -6,8 +6,8 @@ from array import array
 from collections.abc import Container, Sequence
 from typing import Any
 
-from steprule.engines.native.loops import address_of
-from steprule.engines.native.loops_source import Row
+from steprule.engines.native.loops import address_of, native, world
+from steprule.engines.native.loops_source import Loop, Outcome, Row
 
 
 class Contents:
@@ -18,7 +18,6 @@ class Contents:
     """
 
     def __init__(self, things: Sequence[tuple[Any, Container[Any] | None]]) -> None:
-        self._things = [thing for thing, _ in things]  # kept alive: the rows have their addresses
         known = [_known(thing, keys) for thing, keys in things]
         # In one array, so that the loop finds what comes next beside it.
         self._known = array("q", [word for words in known for word in words])
@@ -35,6 +34,18 @@ class Contents:
             start += 8 * len(words)
         self.address = address_of(self._rows)
         self.count = len(things)
+        self._dicts = [thing for thing, keys in things if keys is not None]
+        # The rows have addresses of objects: none may be given to another one.
+        self._held = [(thing, list(thing)) for thing, _ in things]
+        self._values = [list(thing.values()) for thing in self._dicts]
+
+    def renew(self) -> bool:
+        """Take the dicts' present values for known; False if they have other keys than before."""
+        values = [list(thing.values()) for thing in self._dicts]
+        outcome = array("q", [0])
+        native()[Loop.RENEW](self.address, self.count, address_of(world()), address_of(outcome))
+        self._values = values
+        return outcome[0] == Outcome.AS_PLANNED
 
 
 def _known(thing: Any, keys: Container[Any] | None) -> list[int]:

@@ -24,6 +24,7 @@ class Loop(enum.IntEnum):
     CHECK = 2
     BUMP = 3
     STEP = 4
+    RENEW = 5
 
 
 class World(enum.IntEnum):
@@ -280,6 +281,30 @@ def check(watch, world, found, _):
 
 def bump(watch, _a, _b, _c):
     count_changes(watch)
+    return 0
+
+def renew(rows, count, world, found):
+    # Take the present values in dicts for known, where any matter; keys must be as they were.
+    next_item = load_int64(world, {NEXT_ITEM})
+    cell = world + 8 * {CELL}
+    store_int64(found, 0, {CHANGED})
+    for i in range(count):
+        row = rows + 8 * {row_words} * i
+        thing = load_int64(row, {row_THING})
+        known = load_int64(row, {row_KNOWN})
+        number = load_int64(row, {row_COUNT})
+        if load_int64(row, {row_IS_DICT}) == 0:
+            continue
+        if load_int64(thing + {length}, 0) != number:
+            return 0
+        store_int64(cell, 0, 0)
+        for k in range(number):
+            call_native(next_item, thing, cell, cell + 8, cell + 16, 0)
+            if load_int64(cell, 1) != load_int64(known, 2 * k):
+                return 0
+            if load_int64(known, 2 * k + 1) != 0:
+                store_int64(known, 2 * k + 1, load_int64(cell, 2))
+    store_int64(found, 0, {AS_PLANNED})
     return 0
 
 def step(whole, world, found, _):

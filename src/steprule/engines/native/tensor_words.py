@@ -126,7 +126,7 @@ def _counter_of(shape: int) -> tuple[int, int] | None:
 
 
 def _grad_of(base: Tensor, places: Iterable[int]) -> tuple[int, int, int] | None:
-    """Word of autograd's part in a tensor, of the gradient in it, and what no gradient looks like."""
+    """Word of autograd's part in a tensor, word of the gradient there, and what none looks like."""
     given, bare = torch.nn.Parameter(base), torch.nn.Parameter(base)
     given.grad = torch.ones_like(base)
     with_grad, without, plain = (_words(x._cdata, _TENSOR_WORDS) for x in (given, bare, base))

@@ -63,7 +63,9 @@ class WholeStep:
         self._for = (address_of(self._block), address_of(world()), address_of(self._outcome), 0)
         self._threads = -1
         self._crew: Any = None
-        self.watch_groups(groups)
+        self._groups = Contents(groups)
+        self._block[Whole.GROUPS] = self._groups.address
+        self._block[Whole.GROUP_COUNT] = self._groups.count
 
     @staticmethod
     def takes(runners: Sequence[Runner]) -> bool:
@@ -71,11 +73,9 @@ class WholeStep:
         few = sum(runner.elements for runner in runners) <= MOST_ELEMENTS
         return few and all(runner.threads() == 1 or team() is not None for runner in runners)
 
-    def watch_groups(self, groups: Things) -> None:
-        """Take the groups' present contents for what is planned."""
-        self._groups = Contents(groups)
-        self._block[Whole.GROUPS] = self._groups.address
-        self._block[Whole.GROUP_COUNT] = self._groups.count
+    def renew_groups(self) -> bool:
+        """Take the groups' present numbers for what is planned; False if more has changed."""
+        return self._groups.renew()
 
     def run(self) -> int:
         """Check everything and, if all is as planned, carry out the step.
@@ -84,9 +84,9 @@ class WholeStep:
             An :class:`~.loops_source.Outcome`; nothing was done but on ``AS_PLANNED``.
         """
         crew = team()
-        if torch.get_num_threads() != self._threads or crew is not self._crew:
-            if not self.takes(self._runners) or not self._prepare(crew):
-                return Outcome.UNLIKE
+        is_prepared = torch.get_num_threads() == self._threads and crew is self._crew
+        if not is_prepared and not (self.takes(self._runners) and self._prepare(crew)):
+            return Outcome.UNLIKE
         native()[Loop.STEP](*self._for)
         return self._outcome[0]
 
