@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from itertools import chain
 from typing import Any
 
@@ -510,3 +511,72 @@ def test_a_zero_tensor_without_memory_is_a_gradient() -> None:
     param.grad = torch._efficientzerotensor(3)
     optimizer.step()
     assert torch.equal(param, torch.ones(3))
+
+
+@pytest.mark.parametrize("engine", ["eager", "foreach"])
+def test_no_gradient_outlives_zero_grad(engine: str) -> None:
+    """What is kept from step to step must not keep a model's gradients in memory."""
+    params = [nn.Parameter(torch.ones(3)) for _ in range(3)]
+    optimizer = steprule.Adam(params, engine=engine)
+    for _ in gradients(params, 4):
+        optimizer.step()
+        seen = [weakref.ref(param.grad) for param in params if param.grad is not None]
+        optimizer.zero_grad()
+        assert len(seen) == 3
+        assert all(ref() is None for ref in seen)
+
+
+@pytest.mark.parametrize("engine", ["eager", "foreach"])
+def test_what_is_gathered_once_is_seen_to_change(engine: str) -> None:
+    """Gradients go, come back, change their dtype; state is cleared; on one of two engines."""
+    results = []
+    for cls, how in ((steprule.Adam, {"engine": engine}), (torch.optim.Adam, {})):
+        params = [nn.Parameter(torch.full((4,), 1.0 + i)) for i in range(3)]
+        optimizer = cls(params, lr=0.1, **how)
+        for step, _ in enumerate(gradients(params, 14)):
+            if step in (3, 4):
+                params[1].grad = None
+            if step == 6:
+                params[0].grad = torch.tensor(2.0).expand(4)
+            if step == 8:
+                optimizer.state[params[2]].clear()
+            if step == 9:
+                optimizer.param_groups[0]["lr"] = 0.01
+            if step == 11:
+                params[0].data = params[0].data.clone()
+            optimizer.step()
+        results.append(params)
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_kernels_and_other_engines_share_a_step() -> None:
+    results = []
+    for cls, how in (
+        (steprule.Adam, {"engine": "auto"}),
+        (torch.optim.Adam, {"foreach": False}),
+    ):
+        params = [nn.Parameter(torch.full((4,), 1.0 + i)) for i in range(4)]
+        flags = {"foreach": True} if cls is steprule.Adam else {}
+        optimizer = cls([{"params": params[:2]}, {"params": params[2:], **flags}], lr=0.1, **how)
+        for step, _ in enumerate(gradients(params, 12)):
+            if step > 6:
+                optimizer.param_groups[1]["lr"] = 0.1 / step
+            if step == 9:
+                params[3].grad = None
+            optimizer.step()
+        results.append(params)
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_loose_gradient_that_is_refused_leaves_the_kernels_part_alone() -> None:
+    fast, loose = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4, 4)[:, :2])
+    optimizer = steprule.Adam([fast, loose], lr=0.1)
+    for _ in gradients([fast, loose], 4):
+        optimizer.step()
+    before = fast.detach().clone()
+    loose.grad = torch.ones(4, 2).to_sparse()
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+    assert torch.equal(fast, before)

@@ -244,7 +244,7 @@ class Optimizer(torch.optim.Optimizer):
         plan = self._plan
         if plan is not None and not self._is_own(plan):
             plan = self._plan = None
-        if plan is None or not plan.step_whole():
+        if plan is None or not (plan.is_all_kernels and plan.step_whole()):
             before = torch.is_grad_enabled()
             torch._C._set_grad_enabled(bool(self.defaults.get("differentiable")))
             try:
@@ -266,6 +266,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _update(self, plan: Plan | None) -> Plan:
         """Update the parameters by the rule; return the plan, made anew if it no longer holds."""
+        if plan is not None and plan.step_whole():
+            return plan
         if plan is None or not plan.is_current():
             self._plan = None
             plan = self._plan = Plan(self._context())

@@ -18,6 +18,7 @@ from steprule.engines import Engine, Leaf
 from steprule.engines.eager import EagerEngine
 from steprule.engines.foreach import ForeachEngine
 from steprule.engines.rows import RowsEngine
+from steprule.loose import Gathered, Loose
 from steprule.param_groups import label_of
 from steprule.rule import SUPPLIED
 from steprule.same_objects import SameObjects
@@ -58,10 +59,16 @@ class Plan:
         self._runners = self._seat(leaves)
         self.has_schedules = any(SCHEDULES in group for group in context.groups)
         self._same_states = SameObjects(context.state.values())
-        self._loose = [seat for seat in self.seats if seat.engine not in ("fused", "none")]
+        self._loose = Loose(
+            [seat for seat in self.seats if seat.engine not in ("fused", "none")],
+            self.settings,
+            self._checked_leaf,
+            self._make_state,
+        )
         self._dormant = [seat.param for seat in self.seats if seat.engine == "none"]
-        runners = [] if self._loose else self._runners
-        self._whole = WholeSteps(context, self.settings, runners, self._dormant, self._groups_hold)
+        self._whole = WholeSteps(
+            context, self.settings, self._runners, self._dormant, self._groups_hold
+        )
         if not all(runner.collect() for runner in self._runners):
             raise RuntimeError(
                 "a gradient or parameter has no memory (its storage was freed): "
@@ -205,9 +212,26 @@ class Plan:
         names = [name for name in settings.form.scalars if name not in SUPPLIED]
         return [settings.numbers[name] for name in names]
 
+    @property
+    def is_all_kernels(self) -> bool:
+        """Whether nothing but kernels runs, to which autograd is nothing."""
+        return not self._loose.seats
+
     def step_whole(self) -> bool:
-        """Carry out one step by one native call if all is as planned; else do nothing."""
-        return self._whole.step()
+        """Carry out one step, the kernels' part by one native call, if all is as planned.
+
+        Returns:
+            False if it is not; nothing is done then.
+        """
+        if not self._whole.is_ready():
+            return False
+        if self.is_all_kernels:
+            return self._whole.step()
+        with self._loose.same_leaves() as leaves:
+            if leaves is None or self.context.fresh or not self._whole.step():
+                return False
+            self._apply(leaves)
+            return True
 
     def is_current(self) -> bool:
         """Whether the plan still fits; takes this step's numbers and gradients if it does."""
@@ -215,7 +239,7 @@ class Plan:
             self._groups_hold()
             and self._states_hold()
             and not any(param.grad is not None for param in self._dormant)
-            and all(seat.fits() for seat in self._loose)
+            and self._loose.fit()
             and all(runner.collect() for runner in self._runners)
         )
 
@@ -260,23 +284,20 @@ class Plan:
 
     def run(self) -> None:
         """Carry out one step, gradients having been collected."""
-        loose: dict[tuple[str, Form], list[Leaf]] = {}
-        for seat in self._loose:
-            if seat.param.grad is not None:
-                leaf = self._checked_leaf(seat.group, seat.position)
-                if not all(map(leaf.state.__contains__, self.settings[seat.group].state_names)):
-                    self._make_state(leaf)
-                loose.setdefault((seat.engine, self.settings[seat.group].form), []).append(leaf)
-        numbers = {i: settings.numbers for i, settings in enumerate(self.settings)}
-        for runner in self._runners:
-            runner.run()
-        for (name, form), leaves in loose.items():
-            _engine(name).apply(form, leaves, numbers)
+        with self._loose.leaves() as leaves:
+            for runner in self._runners:
+                runner.run()
+            self._apply(leaves)
         if self.context.fresh:
             self.context.fresh.difference_update(
                 seat.param for seat in self.seats if seat.param.grad is not None
             )
         self._whole.learn()
+
+    def _apply(self, loose: Gathered) -> None:
+        numbers = {i: settings.numbers for i, settings in enumerate(self.settings)}
+        for (name, form), leaves in loose.items():
+            _engine(name).apply(form, leaves, numbers)
 
 
 def _touches_every_row(form: Form) -> bool:

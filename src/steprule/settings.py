@@ -51,7 +51,7 @@ class Settings:
     numbers: dict[str, Any]
     engine: str
     is_mutable: bool
-    state_names: tuple[str, ...]
+    state_names: frozenset[str]
 
     def take_numbers(self, now: tuple[Any, ...]) -> bool:
         """Take over new values if nothing but plain numbers has changed, as a schedule does.
@@ -142,7 +142,7 @@ def settings_of(context: Context, index: int) -> Settings:
         numbers=numbers,
         engine=requested_engine(context.engine, options),
         is_mutable=is_mutable,
-        state_names=(*(("step",) if rule.counts_steps else ()), *form.present_slots),
+        state_names=frozenset((*(["step"] * rule.counts_steps), *form.present_slots)),
     )
 
 

@@ -44,6 +44,10 @@ class WholeSteps:
         self._whole: WholeStep | None = None
         self._tries = TRIES
 
+    def is_ready(self) -> bool:
+        """Whether the next step may be taken so."""
+        return self._whole is not None
+
     def step(self) -> bool:
         """Carry out one step if all is as planned; else do nothing and return False."""
         if self._whole is None:

@@ -15,6 +15,7 @@ from steprule.engines.eager import VOCABULARY, supply_scalars
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
 from steprule.recording import NUMBER_OPERATIONS, Recording, Value
+from steprule.rule import SUPPLIED
 from steprule.shared_terms import Form
 
 TensorList = list[Tensor]
@@ -32,6 +33,8 @@ _PER_TENSOR: dict[str, Callable[..., Any]] = {
 # Operations that exist on lists, whatever mix of lists and numbers they are given.
 _UNARY = {"sqrt", "exp", "log", "sign", "neg", "abs"}
 _BINARY = {"add", "sub", "mul", "div", "pow", "maximum", "minimum"}
+# Numbers that a parameter has of its own.
+_SUPPLIED = set(SUPPLIED)
 _COMMUTING = {"add", "mul", "maximum", "minimum"}
 
 
@@ -54,21 +57,31 @@ class ForeachEngine:
     def apply(self, form: Form, leaves: Sequence[Leaf], numbers: Numbers) -> None:
         """Update the leaves, those with equal numbers and dtypes together."""
         recording = form.recording()
-        buckets: dict[Any, list[Leaf]] = {}
-        scalars_of: dict[Any, dict[str, Any]] = {}
+        buckets: dict[Any, tuple[dict[str, Any], list[Leaf]]] = {}
+        alike = _alike(leaves, numbers)
+        has_own = form.rule.counts_steps or form.scalar_slots or _SUPPLIED & set(form.scalars)
         steps = []
         for leaf in leaves:
-            scalars = dict(numbers[leaf.group])
-            step = supply_scalars(form, leaf, scalars)
+            own: dict[str, Any] = {}
+            step = supply_scalars(form, leaf, own) if has_own else None
             if isinstance(step, Tensor):
                 steps.append(step)
-            key = (leaf.param.dtype, leaf.param.device, tuple(scalars.values()))
-            buckets.setdefault(key, []).append(leaf)
-            scalars_of[key] = scalars
-        for key, bucket in buckets.items():
-            _update(form, recording, bucket, scalars_of[key])
+            key = (alike[leaf.group], leaf.param.dtype, leaf.param.device, *own.values())
+            found = buckets.get(key)
+            if found is None:
+                found = buckets[key] = ({**numbers[leaf.group], **own}, [])
+            found[1].append(leaf)
+        for scalars, bucket in buckets.values():
+            _update(form, recording, bucket, scalars)
         if steps:
             torch._foreach_add_(steps, 1.0)
+
+
+def _alike(leaves: Sequence[Leaf], numbers: Numbers) -> dict[int, int]:
+    """For each group the first one that has the same numbers."""
+    first: dict[Any, int] = {}
+    groups = dict.fromkeys(leaf.group for leaf in leaves)
+    return {group: first.setdefault(tuple(numbers[group].values()), group) for group in groups}
 
 
 def _update(form: Form, recording: Recording, leaves: list[Leaf], scalars: dict[str, Any]) -> None:
