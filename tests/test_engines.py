@@ -550,6 +550,29 @@ def test_what_is_gathered_once_is_seen_to_change(engine: str) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_a_first_step_that_failed_is_still_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dampening leaves a parameter's first gradient whole."""
+    results = []
+    for fails in (True, False):
+        params = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+        optimizer = steprule.SGD(params, lr=1.0, momentum=0.9, dampening=0.5, engine="foreach")
+        for param in params:
+            param.grad = torch.ones(3)
+        if fails:
+            with monkeypatch.context() as patch:
+                patch.setattr("steprule.engines.foreach._update", _out_of_memory)
+                with pytest.raises(MemoryError):
+                    optimizer.step()
+        for _ in range(2):
+            optimizer.step()
+        results.append(params)
+    assert all(map(torch.equal, *results))
+
+
+def _out_of_memory(*_: Any) -> None:
+    raise MemoryError
+
+
 def test_kernels_and_other_engines_share_a_step() -> None:
     results = []
     for cls, how in (

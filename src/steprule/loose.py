@@ -30,6 +30,7 @@ class Loose:
     Args:
         seats: the parameters.
         settings: of each group; the plan's own list.
+        fresh: the parameters that were never updated.
         checked_leaf: a leaf by group and position, checked; raises what the step is to raise.
         make_state: gives a leaf what state it lacks.
     """
@@ -38,11 +39,12 @@ class Loose:
         self,
         seats: Sequence[Seat],
         settings: Sequence[Settings],
+        fresh: set[Tensor],
         checked_leaf: Callable[[int, int], Leaf],
         make_state: Callable[[Leaf], None],
     ) -> None:
         self.seats = seats
-        self._settings = settings
+        self._settings, self._fresh = settings, fresh
         self._checked_leaf, self._make_state = checked_leaf, make_state
         self._params = tuple(seat.param for seat in seats)
         self._likeness: Likeness | None = None
@@ -75,8 +77,10 @@ class Loose:
         grads = self._like_the_last()
         if grads is None:
             return None
+        fresh = self._fresh
         for leaf, grad in zip(self._leaves, grads, strict=True):
             leaf.grad = grad
+            leaf.is_first = bool(fresh) and leaf.param in fresh
         self._holds = True
         return self._gathered if self._have_state() else None
 
@@ -110,7 +114,6 @@ class Loose:
         if self._holds:
             self._holds = False
             for leaf in self._leaves:
-                leaf.is_first = False
                 del leaf.grad
 
     def _have_state(self) -> bool:

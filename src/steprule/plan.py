@@ -62,6 +62,7 @@ class Plan:
         self._loose = Loose(
             [seat for seat in self.seats if seat.engine not in ("fused", "none")],
             self.settings,
+            context.fresh,
             self._checked_leaf,
             self._make_state,
         )
