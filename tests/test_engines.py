@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
@@ -603,3 +604,37 @@ def test_a_loose_gradient_that_is_refused_leaves_the_kernels_part_alone() -> Non
     with pytest.raises(RuntimeError, match="sparse"):
         optimizer.step()
     assert torch.equal(fast, before)
+
+
+def test_state_that_is_refused_once_may_be_mended() -> None:
+    params = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = steprule.Adam(params, engine="foreach")
+    for _ in gradients(params, 4):
+        optimizer.step()
+    entry = optimizer.state[params[1]]
+    kept = dict(entry)
+    entry.clear()
+    entry["step"] = "bad"
+    with pytest.raises(ValueError, match="bad"):
+        optimizer.step()
+    entry.update(kept)
+    for _ in gradients(params, 2):
+        optimizer.step()
+    assert entry["step"] == 6
+
+
+def test_two_threads_may_step_one_optimizer_off_the_kernels() -> None:
+    """What comes of it is their business; nothing breaks."""
+    params = [nn.Parameter(torch.ones(3)) for _ in range(30)]
+    optimizer = steprule.Adam(params, engine="foreach")
+    values = [torch.full((3,), float(i)) for i in range(30)]
+
+    def steps() -> None:
+        for _ in range(60):
+            for param, value in zip(params, values, strict=True):
+                param.grad = value.clone()
+            optimizer.step()
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(steps) for _ in range(2)]:
+            done.result()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -387,3 +388,102 @@ def test_lr_schedulers_and_schedules_keep_steps_whole(calls: list[int]) -> None:
         theirs.step()
     assert calls.count(0) >= 10
     torch.testing.assert_close(param, twin, rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_that_a_look_took_over_are_not_kept() -> None:
+    """``explain()`` tells the kernels of an lr; the old one, the very same object, comes back."""
+    both, *_ = pair_of()
+    group = both[0].param_groups[0]
+    before = group["lr"]
+    group["lr"] = 0.9
+    both[0].explain()
+    group["lr"] = before
+    take_steps(both, 3, seed=1)
+    assert is_whole(both[0])
+    compare(both)
+
+
+def test_numbers_of_a_step_refused_half_way_are_not_kept() -> None:
+    params, twins = ([nn.Parameter(torch.ones(3)) for _ in range(2)] for _ in range(2))
+    both = tuple(
+        cls([{"params": [one]} for one in some], lr=0.1)
+        for cls, some in ((steprule.Adam, params), (torch.optim.Adam, twins))
+    )
+    take_steps(both)
+    assert is_whole(both[0])
+    first, second = both[0].param_groups
+    before = first["lr"], second["lr"]
+    first["lr"], second["lr"] = 0.9, "fast"
+    with pytest.raises(TypeError, match="lr of group 1"):
+        both[0].step()
+    first["lr"], second["lr"] = before
+    take_steps(both, 3, seed=1)
+    compare(both)
+
+
+def test_numbers_are_those_of_now_beside_other_engines() -> None:
+    """An lr that cycles between the same two objects, and steps that only some have a part in."""
+    params, twins = ([nn.Parameter(torch.ones(3)) for _ in range(2)] for _ in range(2))
+    loose, loose_twin = (nn.Parameter(torch.ones(4, 4)[:, :2]) for _ in range(2))
+    low, high = 0.1, 0.9
+    both = (
+        steprule.Adam([*params, loose], lr=low),
+        torch.optim.Adam([*twins, loose_twin], lr=low),
+    )
+    take_steps(both, 5)
+    assert is_whole(both[0])
+    for lr, has_all in ((high, False), (high, True), (low, True), (high, True), (low, True)):
+        for optimizer in both:
+            optimizer.param_groups[0]["lr"] = lr
+        if has_all:
+            take_steps(both, 1, seed=2)
+        else:
+            loose.grad = loose_twin.grad = None
+            for optimizer in both:
+                optimizer.step()
+    compare(both)
+
+
+def test_a_look_keeps_no_gradient_alive() -> None:
+    both, params, _ = pair_of()
+    assert params[0].grad is not None
+    seen = weakref.ref(params[0].grad)
+    both[0].explain()
+    both[0].zero_grad()
+    assert seen() is None
+
+
+class Twice(torch.Tensor):
+    """What is done with it is done with twice as much."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        with torch._C.DisableTorchFunctionSubclass():
+            args = [a.as_subclass(torch.Tensor) * 2 if isinstance(a, cls) else a for a in args]
+            return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("most_elements", [1 << 22, 0], ids=["whole", "large"])
+def test_a_gradient_of_a_class_of_its_own_is_seen(
+    monkeypatch: pytest.MonkeyPatch, most_elements: int
+) -> None:
+    monkeypatch.setattr(whole_step, "MOST_ELEMENTS", most_elements)
+    param = nn.Parameter(torch.zeros(3))
+    optimizer = steprule.SGD([param], lr=1.0)
+    for _ in range(5):
+        param.grad = torch.ones(3)
+        optimizer.step()
+    param.grad = torch.ones(3).as_subclass(Twice)  # type: ignore[assignment]
+    optimizer.step()
+    assert param.tolist() == [-7.0] * 3
+
+
+def test_memory_shared_until_written_is_not_written() -> None:
+    """A lazy clone has the address of what it is a clone of."""
+    both, params, _ = pair_of()
+    clone = torch._lazy_clone(params[0].detach())
+    before = params[0].detach().clone()
+    take_steps(both, 2, seed=1)
+    assert torch.equal(clone, before)
+    compare(both)

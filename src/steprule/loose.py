@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +23,15 @@ Gathered = Mapping[tuple[str, Form], list[Leaf]]
 TRIES = 4
 
 
+class _Known(NamedTuple):
+    """A step's leaves, without their gradients; and what tensors were like."""
+
+    likeness: Likeness
+    leaves: list[tuple[tuple[str, Form], list[tuple[int, dict[str, Any], int, str]]]]
+
+
 class Loose:
-    """Gathers leaves; after a step like the last one only the gradients are new.
+    """Gathers leaves; in a step like the last one only the gradients are new.
 
     Args:
         seats: the parameters.
@@ -47,89 +53,77 @@ class Loose:
         self._settings, self._fresh = settings, fresh
         self._checked_leaf, self._make_state = checked_leaf, make_state
         self._params = tuple(seat.param for seat in seats)
-        self._likeness: Likeness | None = None
-        self._leaves: list[Leaf] = []
-        self._gathered: Gathered = {}
-        self._holds = False
+        self._known: _Known | None = None
         self._tries = TRIES
 
     def fit(self) -> bool:
         """Whether the gradients are still of the kinds that the engines were chosen for."""
-        return self._like_the_last() is not None or all(seat.fits() for seat in self.seats)
+        known = self._known
+        is_same = known is not None and self._are_alike(known, self._grads())
+        return is_same or all(seat.fits() for seat in self.seats)
 
-    @contextlib.contextmanager
-    def leaves(self) -> Iterator[Gathered]:
-        """The leaves that have a gradient, all checked; their gradients are held only inside."""
-        try:
-            yield self._same() or self._anew()
-        finally:
-            self._let_go()
+    def gather(self) -> Gathered:
+        """The leaves that have a gradient, all checked."""
+        same = self.gather_same()
+        return self._gather_anew() if same is None else same
 
-    @contextlib.contextmanager
-    def same_leaves(self) -> Iterator[Gathered | None]:
-        """Those of the last step with new gradients; None if these are unlike the last ones."""
-        try:
-            yield self._same()
-        finally:
-            self._let_go()
-
-    def _same(self) -> Gathered | None:
-        grads = self._like_the_last()
-        if grads is None:
+    def gather_same(self) -> Gathered | None:
+        """The last step's leaves with new gradients; None if these or the state are otherwise."""
+        known, grads = self._known, self._grads()
+        if known is None or not self._are_alike(known, grads):
+            self._known = None
             return None
-        fresh = self._fresh
-        for leaf, grad in zip(self._leaves, grads, strict=True):
-            leaf.grad = grad
-            leaf.is_first = bool(fresh) and leaf.param in fresh
-        self._holds = True
-        return self._gathered if self._have_state() else None
+        fresh, found = self._fresh, {}
+        for key, leaves in known.leaves:
+            found[key] = [
+                Leaf(self._params[i], grads[i], state, group, self._params[i] in fresh, label)
+                for i, state, group, label in leaves
+            ]
+            if not all(map(self._has_state, found[key])):
+                self._known = None
+                return None
+        return found
 
-    def _like_the_last(self) -> list[Any] | None:
-        """The gradients, if the last step's leaves will do for them."""
-        if self._likeness is None:
-            return None
-        grads: list[Any] = [param.grad for param in self._params]
-        if not self._likeness.holds((*self._params, *grads)):
-            self._likeness = None
-            return None
-        return grads
-
-    def _anew(self) -> Gathered:
-        self._leaves, self._holds = [], True
-        gathered: dict[tuple[str, Form], list[Leaf]] = {}
+    def _gather_anew(self) -> Gathered:
+        self._known = None
+        found: dict[tuple[str, Form], list[Leaf]] = {}
         for seat in self.seats:
-            if seat.param.grad is None:
-                continue
-            settings = self._settings[seat.group]
-            leaf = self._checked_leaf(seat.group, seat.position)
-            if not _has_state(leaf, settings):
-                self._make_state(leaf)
-            gathered.setdefault((seat.engine, settings.form), []).append(leaf)
-            self._leaves.append(leaf)
-        self._gathered = gathered
-        self._learn()
-        return gathered
+            if seat.param.grad is not None:
+                leaf = self._checked_leaf(seat.group, seat.position)
+                if not self._has_state(leaf):
+                    self._make_state(leaf)
+                key = seat.engine, self._settings[seat.group].form
+                found.setdefault(key, []).append(leaf)
+        self._learn(found)
+        return found
 
-    def _let_go(self) -> None:
-        if self._holds:
-            self._holds = False
-            for leaf in self._leaves:
-                del leaf.grad
-
-    def _have_state(self) -> bool:
-        return all(_has_state(leaf, self._settings[leaf.group]) for leaf in self._leaves)
-
-    def _learn(self) -> None:
-        grads = [param.grad for param in self._params]
-        is_plain = len(self._leaves) == len(grads) and all(
-            type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided
-            for tensor in (*self._params, *grads)
-            if tensor is not None
-        )
-        if self._tries and is_plain and all(x.grad is x.param.grad for x in self._leaves):
+    def _learn(self, found: Gathered) -> None:
+        grads = self._grads()
+        place = {param: i for i, param in enumerate(self._params)}
+        leaves = [leaf for bucket in found.values() for leaf in bucket]
+        if (
+            self._tries
+            and len(leaves) == len(grads) == len(place)
+            and all(leaf.grad is grads[place[leaf.param]] for leaf in leaves)
+            and all(
+                type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided
+                for tensor in (*self._params, *grads)
+            )
+        ):
             self._tries -= 1
-            self._likeness = Likeness([t for t in (*self._params, *grads) if t is not None])
+            self._known = _Known(
+                Likeness((*self._params, *grads)),
+                [
+                    (key, [(place[x.param], x.state, x.group, x.label) for x in bucket])
+                    for key, bucket in found.items()
+                ],
+            )
 
+    def _grads(self) -> list[Any]:
+        return [param.grad for param in self._params]
 
-def _has_state(leaf: Leaf, settings: Settings) -> bool:
-    return settings.state_names <= leaf.state.keys()
+    def _are_alike(self, known: _Known, grads: list[Any]) -> bool:
+        return known.likeness.holds((*self._params, *grads))
+
+    def _has_state(self, leaf: Leaf) -> bool:
+        return self._settings[leaf.group].state_names <= leaf.state.keys()

@@ -266,6 +266,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _update(self, plan: Plan | None) -> Plan:
         """Update the parameters by the rule; return the plan, made anew if it no longer holds."""
+        # Where only kernels run it was tried before, and is not ready now.
         if plan is not None and plan.step_whole():
             return plan
         if plan is None or not plan.is_current():
@@ -446,7 +447,7 @@ class Optimizer(torch.optim.Optimizer):
             ]
             return explanation_of(seats, self.param_groups)
         plan = self._plan
-        if plan is None or not plan.is_current():
+        if plan is None or not plan.still_fits():
             before = {key: dict(entry) for key, entry in self.state.items()}
             fresh = set(self._fresh)
             try:

@@ -195,7 +195,7 @@ class Plan:
             return "rows", "the gradient is sparse"
         on_cpu = leaf.param.device.type == "cpu"
         wanted = settings.engine
-        if leaf.param.grad is not leaf.grad:
+        if leaf.param.grad is not None and leaf.param.grad.is_sparse:
             return "eager", "its state changes in every row: the sparse gradient is made dense"
         if wanted == "auto":
             wanted = "fused" if on_cpu else "foreach"
@@ -228,11 +228,11 @@ class Plan:
             return False
         if self.is_all_kernels:
             return self._whole.step()
-        with self._loose.same_leaves() as leaves:
-            if leaves is None or self.context.fresh or not self._whole.step():
-                return False
-            self._apply(leaves)
-            return True
+        leaves = self._loose.gather_same()
+        if leaves is None or self.context.fresh or not self._whole.step():
+            return False
+        self._apply(leaves)
+        return True
 
     def is_current(self) -> bool:
         """Whether the plan still fits; takes this step's numbers and gradients if it does."""
@@ -243,6 +243,14 @@ class Plan:
             and self._loose.fit()
             and all(runner.collect() for runner in self._runners)
         )
+
+    def still_fits(self) -> bool:
+        """Whether the plan still fits, for who does not mean to run it."""
+        try:
+            return self.is_current()
+        finally:
+            for runner in self._runners:
+                runner.let_go()
 
     def _groups_hold(self) -> bool:
         groups = self.context.groups
@@ -265,9 +273,12 @@ class Plan:
                 if renewed.form != settings.form or renewed.engine != settings.engine:
                     return False
                 self.settings[i] = renewed
+            self._whole.numbers_were_taken()
             for runner in self._runners:
                 if i in runner.row_of:
                     runner.set_numbers(i, self._plain_numbers(i))
+        else:
+            settings.signature = now  # equal, perhaps other objects
         return True
 
     def _states_hold(self) -> bool:
@@ -285,10 +296,10 @@ class Plan:
 
     def run(self) -> None:
         """Carry out one step, gradients having been collected."""
-        with self._loose.leaves() as leaves:
-            for runner in self._runners:
-                runner.run()
-            self._apply(leaves)
+        leaves = self._loose.gather()
+        for runner in self._runners:
+            runner.run()
+        self._apply(leaves)
         if self.context.fresh:
             self.context.fresh.difference_update(
                 seat.param for seat in self.seats if seat.param.grad is not None

@@ -35,9 +35,9 @@ from steprule.shared_terms import Form
 CHUNK = 8192
 # Elements for each thread: with fewer, another thread costs more than it saves.
 GRAIN = 1 << 16
-# Steps after which a run is one that the native checks are worth compiling for.
+# Steps after which a run is one that the native loops are worth compiling for.
 EARNED_AFTER = 16
-# How often gradients of another kind than before are learned anew.
+# How often in a row gradients of another kind than before are learned anew.
 TRIES = 4
 
 _grad_of = attrgetter("grad")
@@ -137,6 +137,7 @@ class FusedRunner:
             found = self._watch.addresses
             self._addresses, self._grads = found, grads
             self._active = self.params if found[len(self.params)] else ()
+            self._tries = TRIES
             return True
         return outcome == Outcome.UNLIKE and self._collect_grads(grads)
 
@@ -148,7 +149,7 @@ class FusedRunner:
             return Outcome.CHANGED
         if self._may_be_watched and is_native():
             self._may_be_watched = False
-            if Watch.takes(self.params, self._states):
+            if Watch.takes(self.params, self._states, self._names):
                 self._watch = Watch(self.params, self._states, self._names)
         return Outcome.UNLIKE
 
@@ -156,16 +157,15 @@ class FusedRunner:
         if self._usual_grads is not None and self._usual_grads.holds(grads):
             self._addresses = _addresses_of(grads)
             self._active = self.params
-            if self._watch is not None and self._tries:
-                self._tries -= 1
-                self._watch.expect(grads)
+            self._grads = grads
         elif not self._collect_unusual(grads):
             return False
-        else:
-            grads = self._grads
+        if self._watch is not None and self._tries and all(map(is_, self._grads, grads)):
+            self._tries -= 1
+            self._watch.expect(grads)
+        grads = self._grads
         for i in self._empty:
             self._addresses[i] = grads[i] is not None
-        self._grads = grads
         found = np.count_nonzero(np.frombuffer(self._addresses, dtype=np.int64))
         return bool(found == len(self._active))
 
@@ -228,19 +228,25 @@ class FusedRunner:
                     want_native()
         finally:
             del grads
-            self._grads = ()
-            self._active = ()
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Keep no gradient alive: the step is done, or will not be."""
+        self._grads = ()
+        self._active = ()
 
     def threads(self) -> int:
         """How many threads the kernel is worth now."""
         return min(torch.get_num_threads(), 1 + self.elements // GRAIN)
 
     def watched_block(self, threads: int) -> array[int] | None:
-        """The block of the watch, told of the kernel and so many threads; None if not watched."""
+        """The block of the watch, told of kernel and threads; None if it cannot be used so."""
         watch = self._watch
         if watch is None or not self.is_watched:
             return None
         shares = self._shares_for(threads) if threads > 1 else None
+        if shares is not None and not shares.task:
+            return None
         prepare, update = self._library.addresses
         watch.tell(
             {

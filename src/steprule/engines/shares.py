@@ -20,7 +20,7 @@ class Shares:
         edges: where each share begins, and the last one's end.
 
     Attributes:
-        task: the address of what a team of threads is told (team.py).
+        task: the address of what a team of threads is told (team.py); 0 where there is no team.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class Shares:
             ],
             dtype=np.int64,
         )
-        self.task = int(self._words.ctypes.data)
+        self.task = int(self._words.ctypes.data) if crew is not None else 0
 
     def run(self) -> None:
         """Do all shares and return."""
         crew = team()
-        if crew is not None:
+        if crew is not None and self.task:
             crew.run(self.task, self.threads)
             return
         workers().run(

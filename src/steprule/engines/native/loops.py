@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import sys
 from array import array
 from collections.abc import Sequence
 from operator import is_
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from steprule.engines.kernel_cache import CompilationError, NativeFunction, is_kept, library_for
 from steprule.engines.kernel_source import Control
@@ -23,7 +27,7 @@ def native() -> list[NativeFunction]:
     words = tensor_words()
     assert words is not None
     names = tuple(loop.name.lower() for loop in Loop)
-    title = "the checks before a step"
+    title = "the loops around a step"
     return library_for(_source(words), names, arity=4, keeps_gil=True, title=title).functions
 
 
@@ -77,11 +81,34 @@ def world() -> array[int]:
     words = tensor_words()
     assert words is not None
     known = array("q", bytes(8 * (World.CELL + 3)))
-    next_item = ctypes.cast(ctypes.pythonapi.PyDict_Next, ctypes.c_void_p).value
-    known[World.NEXT_ITEM] = next_item or 0
+    known[World.NEXT_ITEM] = _address_of(ctypes.pythonapi.PyDict_Next)
+    known[World.INCREASE] = _address_of(ctypes.pythonapi.Py_IncRef)
+    known[World.DECREASE] = _address_of(ctypes.pythonapi.Py_DecRef)
     known[World.NONE] = id(None)
+    known[World.TENSOR], known[World.PARAMETER] = id(torch.Tensor), id(torch.nn.Parameter)
+    known[World.NEW_HANDLE], known[World.DELETE_HANDLE] = _handle_functions()
     known[World.UNDEFINED] = words.undefined
     return known
+
+
+def can_hold_tensors() -> bool:
+    """Whether this torch has the functions by which a loop can hold a gradient."""
+    return world()[World.NEW_HANDLE] != 0
+
+
+def _handle_functions() -> tuple[int, int]:
+    """torch's own C functions for compiled models: a new reference to a tensor, and its end."""
+    folder = Path(torch.__file__).parent / "lib"
+    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(folder / name))
+            new = _address_of(library.aoti_torch_new_tensor_handle)
+            return new, _address_of(library.aoti_torch_delete_tensor_object)
+    return 0, 0
+
+
+def _address_of(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def address_of(words: array[int]) -> int:

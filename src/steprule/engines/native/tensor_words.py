@@ -39,7 +39,8 @@ class TensorWords:
         shape: of the number of axes; sizes, strides, the offset into the storage, the number of
             elements, the dtype with flags, and the kinds of tensor it is, follow.
         storage: of the storage's address.
-        data: of the data's address in a storage.
+        data: of the data's address in a storage; what owns the data follows.
+        object: of the Python object's address, 0 where there is none.
         autograd: of the address of what autograd keeps of a tensor, 0 if it keeps nothing.
         grad: of the gradient's own address there.
         undefined: what stands there where there is no gradient.
@@ -51,6 +52,7 @@ class TensorWords:
     shape: int
     storage: int
     data: int
+    object: int
     autograd: int
     grad: int
     undefined: int
@@ -77,13 +79,17 @@ def _found_words() -> TensorWords | None:
     data = _place(_words(words[storage], 4), base.data_ptr())
     counter = _counter_of(shape)
     grad = _grad_of(base, range(storage + 1, shape))
-    if data is None or counter is None or grad is None or not _tells_kinds(base, shape):
+    thing = _place(words, id(probe))
+    if data is None or thing is None or counter is None or grad is None:
+        return None
+    if not _tells_kinds(base, shape):
         return None
     return TensorWords(
         tensor=8 * tensor,
         shape=8 * shape,
         storage=8 * storage,
         data=8 * data,
+        object=8 * thing,
         autograd=8 * grad[0],
         grad=8 * grad[1],
         undefined=grad[2],

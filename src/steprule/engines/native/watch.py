@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from steprule.engines.native.contents import Contents
+from steprule.engines.native.contents import ANY, Contents
 from steprule.engines.native.loops import address_of, is_native, items_of, native, world
 from steprule.engines.native.loops_source import Loop, Record, Watched
 from steprule.engines.native.tensor_words import (
@@ -40,9 +40,12 @@ class Watch:
         self._slots = [entry[name] for entry in entries for name in names]
         self._records = _records_of(self._params)
         self._slot_records = _records_of(self._slots)
-        watched = [(entry, names) for entry in entries] if names else []
-        self._contents = Contents(watched)
-        self._likes = array("q")
+        watched = entries if names else []
+        self._contents = Contents(
+            [(e, [(k, v if k in names else ANY) for k, v in e.items()]) for e in watched]
+        )
+        self._likes = array("q", bytes(16 * len(self._params)))
+        self._handles = array("q", bytes(8 * len(self._params)))
         self.addresses = array("q", bytes(8 * (len(self._params) + 1)))
         self.block = array("q", bytes(8 * len(Watched)))
         self.tell(
@@ -50,6 +53,8 @@ class Watch:
                 Watched.COUNT: len(self._params),
                 Watched.PARAMS: items_of(self._params),
                 Watched.RECORDS: address_of(self._records),
+                Watched.LIKES: address_of(self._likes),
+                Watched.HANDLES: address_of(self._handles),
                 Watched.FOUND: address_of(self.addresses),
                 Watched.ENTRIES: self._contents.address,
                 Watched.ENTRY_COUNT: self._contents.count,
@@ -60,18 +65,15 @@ class Watch:
         self._outcome = array("q", [0])
 
     @staticmethod
-    def takes(params: Sequence[Tensor], entries: Sequence[dict[str, Any]]) -> bool:
+    def takes(
+        params: Sequence[Tensor], entries: Sequence[dict[str, Any]], names: Sequence[str]
+    ) -> bool:
         """Whether the loops can be used: small numbers of axes, no empty parameters."""
         return (
             is_native()
             and all(type(entry) is dict for entry in entries)
             and all(has_plain_shape(param) and param.numel() for param in params)
-            and all(
-                has_plain_shape(value)
-                for entry in entries
-                for value in entry.values()
-                if isinstance(value, Tensor)
-            )
+            and all(has_plain_shape(entry[name]) for entry in entries for name in names)
             and all(map(_counts_natively, params))
         )
 
@@ -80,15 +82,15 @@ class Watch:
         for place, value in words.items():
             self.block[place] = value
 
-    def expect(self, grads: Sequence[Tensor]) -> bool:
-        """From now on take gradients like these, of the kind that the kernel reads where it is."""
-        if not all(has_plain_shape(grad) and grad.numel() for grad in grads):
-            return False
-        starts = [int(grad.storage_offset()) * grad.element_size() for grad in grads]
-        pairs = zip(_folds_of(grads), starts, strict=True)
-        self._likes = array("q", [number for pair in pairs for number in pair])
-        self.tell({Watched.LIKES: address_of(self._likes)})
-        return True
+    def expect(self, grads: Sequence[Tensor | None]) -> None:
+        """From now on take gradients like these, of the kind that the kernel reads where it is.
+
+        None leaves what is expected of its parameter's gradient as it is: at first, nothing.
+        """
+        given = {i: grad for i, grad in enumerate(grads) if grad is not None}
+        for (i, grad), fold in zip(given.items(), _folds_of(given.values()), strict=True):
+            self._likes[2 * i] = fold
+            self._likes[2 * i + 1] = int(grad.storage_offset()) * grad.element_size()
 
     def check(self, grads: tuple[Tensor | None, ...]) -> int:
         """Look at everything; on ``Outcome.AS_PLANNED`` :attr:`addresses` are the gradients'.
@@ -115,11 +117,14 @@ def _records_of(tensors: Sequence[Tensor]) -> array[int]:
     assert words is not None
     records = array("q")
     for tensor, fold in zip(tensors, _folds_of(tensors), strict=True):
+        storage = word(tensor._cdata + words.storage)
         record = {
             Record.THING: id(tensor),
-            Record.TENSOR: tensor._cdata,
-            Record.STORAGE: word(tensor._cdata + words.storage),
+            Record.CLASS: id(type(tensor)),
+            Record.IMPL: tensor._cdata,
+            Record.STORAGE: storage,
             Record.DATA: tensor.untyped_storage().data_ptr(),
+            Record.OWNER: word(storage + words.data + 8),
             Record.FOLD: fold,
             Record.AUTOGRAD: word(tensor._cdata + words.autograd),
             Record.COUNTER: word(tensor._cdata + words.counter),
@@ -128,7 +133,7 @@ def _records_of(tensors: Sequence[Tensor]) -> array[int]:
     return records
 
 
-def _folds_of(tensors: Iterable[Tensor]) -> array[int]:
+def _folds_of(tensors: Collection[Tensor]) -> array[int]:
     """The sizes, strides and kind of each tensor, folded into one word."""
     impls = array("q", [tensor._cdata for tensor in tensors])
     found = array("q", bytes(8 * len(impls)))

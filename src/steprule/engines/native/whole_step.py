@@ -2,29 +2,34 @@
 
 Between two native calls Python may let another thread run, which might drop a gradient that the
 kernel is about to read; gradients' Python objects would have to be held, and for a thousand small
-tensors asking for these takes longer than anything else. Within one call nothing else runs: the
-interpreter's lock is kept, which is why only steps of a few milliseconds are taken this way.
+tensors asking for these takes longer than anything else. Within one call no other Python runs: the
+interpreter's lock is kept, which is why only steps of a few milliseconds are taken this way. What
+autograd may do without the lock is met by references of torch's own (loops_source.py).
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from steprule.engines.native.contents import Contents
-from steprule.engines.native.loops import address_of, items_of, native, world
+from steprule.engines.native.contents import Contents, Thing
+from steprule.engines.native.loops import (
+    address_of,
+    can_hold_tensors,
+    items_of,
+    native,
+    world,
+)
 from steprule.engines.native.loops_source import Loop, Outcome, Whole
 from steprule.engines.team import team
 
 # Up to so many elements: a step of Adam then takes a few milliseconds, less than the 5 after which
 # Python would have a thread give way to another.
 MOST_ELEMENTS = 1 << 22
-
-Things = Sequence[tuple[Any, Container[Any] | None]]
 
 
 class Runner(Protocol):
@@ -33,49 +38,61 @@ class Runner(Protocol):
     elements: int
 
     def watched_block(self, threads: int) -> array[int] | None:
-        """The block of its watch, told of its kernel and so many threads; None if not watched."""
+        """The block of its watch, told of kernel and threads; None if it cannot be used so."""
 
     def threads(self) -> int:
         """How many threads its kernel is worth now."""
 
 
 class WholeStep:
-    """A step of an optimizer all of whose parameters are on the fused engine.
+    """A step of all that is on the fused engine.
 
     Args:
-        groups: the parameter groups with the keys that matter, and their lists of parameters.
+        groups: the list of parameter groups, the groups and their lists of parameters, with what
+            the kernels were told of them.
         state: the optimizer's state.
         dormant: plain tensors that must not have a gradient.
         runners: their kernels, all watched.
     """
 
     def __init__(
-        self, groups: Things, state: Any, dormant: Sequence[Tensor], runners: Sequence[Runner]
+        self,
+        groups: Sequence[Thing],
+        state: Mapping[Any, Any],
+        dormant: Sequence[Tensor],
+        runners: Sequence[Runner],
     ) -> None:
         self._runners = runners
         self._dormant = tuple(dormant)
-        self._state = Contents([(state, state)])
+        self._state = Contents([(state, list(state.items()))])
+        self._groups = Contents(groups)
+        self._watches = array("q", bytes(8 * len(runners)))
         self._block = array("q", bytes(8 * len(Whole)))
-        self._block[Whole.STATE] = self._state.address
-        self._block[Whole.DORMANT] = items_of(self._dormant)
-        self._block[Whole.DORMANT_COUNT] = len(self._dormant)
-        self._outcome = array("q", [0])
-        self._for = (address_of(self._block), address_of(world()), address_of(self._outcome), 0)
+        words = {
+            Whole.WATCHES: address_of(self._watches),
+            Whole.WATCH_COUNT: len(runners),
+            Whole.GROUPS: self._groups.address,
+            Whole.GROUP_COUNT: self._groups.count,
+            Whole.STATE: self._state.address,
+            Whole.DORMANT: items_of(self._dormant),
+            Whole.DORMANT_COUNT: len(self._dormant),
+        }
+        for place, value in words.items():
+            self._block[place] = value
+        self._blocks: list[array[int]] = []  # kept alive: the watches' addresses are theirs
         self._threads = -1
         self._crew: Any = None
-        self._groups = Contents(groups)
-        self._block[Whole.GROUPS] = self._groups.address
-        self._block[Whole.GROUP_COUNT] = self._groups.count
 
     @staticmethod
     def takes(runners: Sequence[Runner]) -> bool:
-        """Whether these kernels are so short, and their threads to be had without Python."""
+        """Whether these kernels are so short, and all that they need is there without Python."""
         few = sum(runner.elements for runner in runners) <= MOST_ELEMENTS
-        return few and all(runner.threads() == 1 or team() is not None for runner in runners)
+        has_threads = team() is not None or all(runner.threads() == 1 for runner in runners)
+        return few and has_threads and can_hold_tensors()
 
-    def renew_groups(self) -> bool:
-        """Take the groups' present numbers for what is planned; False if more has changed."""
-        return self._groups.renew()
+    def renew_groups(self, groups: Sequence[Thing]) -> bool:
+        """Take these contents of the groups for what is planned; False if they are not as many."""
+        return self._groups.renew(groups)
 
     def run(self) -> int:
         """Check everything and, if all is as planned, carry out the step.
@@ -84,20 +101,24 @@ class WholeStep:
             An :class:`~.loops_source.Outcome`; nothing was done but on ``AS_PLANNED``.
         """
         crew = team()
-        is_prepared = torch.get_num_threads() == self._threads and crew is self._crew
-        if not is_prepared and not (self.takes(self._runners) and self._prepare(crew)):
-            return Outcome.UNLIKE
-        native()[Loop.STEP](*self._for)
-        return self._outcome[0]
+        if (torch.get_num_threads() != self._threads or crew is not self._crew) and (
+            not self._prepare(crew)
+        ):
+            return Outcome.NOT_NOW
+        outcome = array("q", [0])  # one for each call: another thread may step as well
+        native()[Loop.STEP](address_of(self._block), address_of(world()), address_of(outcome), 0)
+        return outcome[0]
 
     def _prepare(self, crew: Any) -> bool:
-        blocks = [runner.watched_block(runner.threads()) for runner in self._runners]
-        if None in blocks:
+        """Tell the watches of their kernels and threads; False if the step cannot be taken."""
+        if not self.takes(self._runners):
             return False
-        self._blocks = blocks
-        self._watches = array("q", [address_of(block) for block in blocks if block is not None])
-        self._block[Whole.WATCHES] = address_of(self._watches)
-        self._block[Whole.WATCH_COUNT] = len(self._watches)
+        blocks = [runner.watched_block(runner.threads()) for runner in self._runners]
+        self._blocks = [block for block in blocks if block is not None]
+        if len(self._blocks) < len(blocks):
+            return False
+        for i, block in enumerate(self._blocks):
+            self._watches[i] = address_of(block)
         if crew is not None:
             self._block[Whole.REGION], self._block[Whole.ENTRY] = crew.region, crew.entry
         self._threads, self._crew = torch.get_num_threads(), crew
