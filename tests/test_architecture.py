@@ -20,7 +20,7 @@ FORBIDDEN = {
     "rule.py": ("torch", "numpy", "steprule.optimizer", "steprule.engines", "steprule.plan"),
     "recording.py": ("torch", "numpy", "steprule.engines", "steprule.optimizer", "steprule.rules"),
     "shared_terms.py": ("torch", "numpy", "steprule.engines", "steprule.optimizer"),
-    "rules": ("steprule.engines", "steprule.plan", "steprule.formats", "numba"),
+    "rules": ("steprule.engines", "steprule.plan", "steprule.formats", "llvmlite"),
     "formats": ("steprule.engines", "steprule.rule", "steprule.rules", "steprule.optimizer"),
     "engines": ("steprule.optimizer", "steprule.rules", "steprule.plan", "steprule.cli"),
     "settings.py": ("steprule.optimizer", "steprule.rules", "steprule.plan", "steprule.cli"),
@@ -61,7 +61,7 @@ def test_only_the_command_line_imports_the_benchmark() -> None:
 
 
 def test_importing_steprule_is_light() -> None:
-    heavy = "numba", "llvmlite", "matplotlib", "rich", "typer", "jinja2", "sklearn"
+    heavy = "llvmlite", "matplotlib", "rich", "typer", "jinja2", "sklearn"
     script = f"import sys, steprule; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -92,32 +91,12 @@ def test_a_damaged_kernel_file_is_made_anew(
     monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
     source = "def f(_address, _first, _last):\n    return 0\n"
     names, folder = ("f",), tmp_path / "steprule"
-    kernel_cache._load_or_compile(source, names, 3, "test")
+    kernel_cache._load_or_compile(source, names, "test")
     (file,) = folder.glob("*.kernel")
     whole = file.read_bytes()
     file.write_bytes(bytes(range(128, 256)) * 30)
-    kernel_cache._load_or_compile(source, names, 3, "test")
+    kernel_cache._load_or_compile(source, names, "test")
     assert file.read_bytes()[:64] == whole[:64]
-
-
-def test_numba_does_not_flood_a_debug_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
-    caplog.set_level(logging.DEBUG)
-    kernel_cache._load_or_compile("def f(_a, _b, _c):\n    return 1\n", ("f",), 3, "test")
-    assert len([r for r in caplog.records if r.name.startswith("numba")]) == 0
-
-
-def test_kernels_are_compiled_whatever_numba_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import numba
-
-    monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
-    assert kernel_cache._load_or_compile("def f(_a, _b, _c):\n    return 2\n", ("f",), 3, "test")[0]
-    assert numba.config.DISABLE_JIT == 1
 
 
 def test_a_kernel_that_cannot_be_compiled_leaves_the_work_to_foreach(

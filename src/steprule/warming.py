@@ -119,7 +119,10 @@ def jobs_for(
     classes = [_class_of(o) for o in optimizers] or list(filter(_is_compiled, OPTIMIZERS.values()))
     kinds = list(dict.fromkeys(map(_dtype_of, dtypes)))
     chosen = {cls: _checked(cls, variants) for cls in dict.fromkeys(classes)}
-    jobs = [Job("the checks before a step, for all", _keep_checks)]
+    jobs = [
+        Job("the checks before a step, for all", _keep_checks),
+        Job("the loop over a thread's share, for all", _keep_team),
+    ]
     if any(issubclass(cls, LBFGS) for cls in chosen):
         jobs.append(Job("LBFGS's triangle", _keep_triangle))
     for kind, (cls, sets) in product(kinds, chosen.items()):
@@ -325,12 +328,21 @@ def _count_in_double(entry: dict[str, Any]) -> None:
 
 def _keep_checks() -> list[Kept]:
     from steprule.engines.kernel_cache import keeping
-    from steprule.engines.native.loops import native
+    from steprule.engines.native import loops
     from steprule.engines.native.tensor_words import tensor_words
 
     with keeping() as kept:
         if tensor_words() is not None:
-            native()
+            loops.native()
+    return kept
+
+
+def _keep_team() -> list[Kept]:
+    from steprule.engines import team
+    from steprule.engines.kernel_cache import keeping
+
+    with keeping() as kept:
+        team.native()
     return kept
 
 

@@ -71,7 +71,7 @@ def versions() -> Mapping[str, str]:
         "steprule": steprule.__version__,
         "torch": torch.__version__,
         "numpy": version("numpy"),
-        "numba": version("numba"),
+        "llvmlite": version("llvmlite"),
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines import Leaf
-from steprule.engines.kernel_cache import can_convert_half
+from steprule.engines.compiler import can_convert_half
 from steprule.formats.floating import FLOATING
 from steprule.shared_terms import Form
 

@@ -253,7 +253,6 @@ class FusedRunner:
                 Watched.CONTROL: self._address,
                 Watched.PREPARE: prepare,
                 Watched.UPDATE: update,
-                Watched.SCRATCH: self._library.scratch,
                 Watched.CHUNKS: self._chunk_count,
                 Watched.TASK: 0 if shares is None else shares.task,
                 Watched.THREADS: threads,

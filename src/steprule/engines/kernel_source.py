@@ -1,4 +1,4 @@
-"""A recording, printed as the source of a fused kernel for Numba.
+"""A recording, printed as the source of a fused kernel (compiler/ has the language).
 
 The kernel is two functions over one *control block* (int64 words, laid out in :class:`Control`):
 

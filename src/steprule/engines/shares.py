@@ -33,7 +33,6 @@ class Shares:
         self._words = np.array(
             [
                 library.addresses[index],
-                library.scratch,
                 control,
                 self.threads,
                 edges.ctypes.data,

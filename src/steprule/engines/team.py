@@ -14,51 +14,32 @@ import os
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
-
-from steprule.engines.kernel_cache import execution_engine
+from steprule.engines.kernel_cache import Library, library_for
+from steprule.engines.remembered import remembered
 
 # What each thread of the team runs: its shares of the chunks, by the kernel's `update`.
-# task: update, its scratch memory, the control block, number of shares, first chunk of each
-# share (and, behind them, the end of the last), omp_get_thread_num, omp_get_num_threads.
-_TEAM = """
-define void @steprule_team(ptr %task) {
-entry:
-  %p1 = getelementptr i64, ptr %task, i64 1
-  %p2 = getelementptr i64, ptr %task, i64 2
-  %p3 = getelementptr i64, ptr %task, i64 3
-  %p4 = getelementptr i64, ptr %task, i64 4
-  %p5 = getelementptr i64, ptr %task, i64 5
-  %p6 = getelementptr i64, ptr %task, i64 6
-  %update = load ptr, ptr %task
-  %scratch = load ptr, ptr %p1
-  %control = load i64, ptr %p2
-  %shares = load i64, ptr %p3
-  %edges = load ptr, ptr %p4
-  %thread_num = load ptr, ptr %p5
-  %num_threads = load ptr, ptr %p6
-  %exception = getelementptr i8, ptr %scratch, i64 16
-  %me32 = call i32 %thread_num()
-  %team32 = call i32 %num_threads()
-  %me = sext i32 %me32 to i64
-  %team = sext i32 %team32 to i64
-  br label %test
-test:
-  %share = phi i64 [ %me, %entry ], [ %next, %work ]
-  %more = icmp slt i64 %share, %shares
-  br i1 %more, label %work, label %done
-work:
-  %low = getelementptr i64, ptr %edges, i64 %share
-  %high = getelementptr i64, ptr %low, i64 1
-  %first = load i64, ptr %low
-  %last = load i64, ptr %high
-  %status = call i32 %update(ptr %scratch, ptr %exception, i64 %control, i64 %first, i64 %last)
-  %next = add i64 %share, %team
-  br label %test
-done:
-  ret void
-}
+# task: update, the control block, number of shares, first chunk of each share (and, behind them,
+# the end of the last), omp_get_thread_num, omp_get_num_threads. Those two give 32 bits.
+_SOURCE = f"""\
+def team(task):
+    update = load_int64(task, 0)
+    control = load_int64(task, 1)
+    shares = load_int64(task, 2)
+    edges = load_int64(task, 3)
+    share = call_native(load_int64(task, 4), 0, 0, 0, 0, 0) & {0xFFFFFFFF}
+    threads = call_native(load_int64(task, 5), 0, 0, 0, 0, 0) & {0xFFFFFFFF}
+    while share < shares:
+        first = load_int64(edges, share)
+        call_native(update, control, first, load_int64(edges, share + 1), 0, 0)
+        share += threads
+    return 0
 """
+
+
+@remembered
+def native() -> Library:
+    """What a thread of a team runs."""
+    return library_for(_SOURCE, ("team",), arity=1, title="the loop over a thread's share")
 
 
 class Team:
@@ -73,8 +54,7 @@ class Team:
             ctypes.cast(function, ctypes.c_void_p).value or 0
             for function in (runtime.omp_get_thread_num, runtime.omp_get_num_threads)
         ]
-        self._engine = execution_engine(llvm.parse_assembly(_TEAM))
-        self.entry = self._engine.get_function_address("steprule_team")
+        (self.entry,) = native().addresses
 
     def run(self, task_address: int, threads: int) -> None:
         """Run a task (laid out as above) to its end; the caller's thread takes part."""

@@ -1,7 +1,7 @@
 """Threads that run parts of a kernel beside the caller's own.
 
-They wait on a queue and release the GIL while they compute. Numba's and OpenMP's pools are not
-used: they clash with torch's, and do not survive a fork.
+They wait on a queue and release the GIL while they compute. A pool of OpenMP's own is not used: it
+would clash with torch's, and does not survive a fork.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The passes over a history as source for Numba: each byte is read from memory once.
+"""The passes over a history in the kernels' language: each byte is read from memory once.
 
 Torch's products cannot be fused: ``project`` would read S twice and ``peel`` Y twice. Here the
 columns go in blocks; what a block needs again is still in the cache. A function works on the
@@ -84,7 +84,7 @@ _PROJECT = """\
 
 # q -= weights @ rows on the block
 _SUBTRACT = """\
-        whole = count - count % 4
+        whole = count & -4
         for i in range(0, whole, 4):
             r0 = rows + {stored_bytes} * (stride * i + left)
             r1 = r0 + {stored_bytes} * stride

@@ -71,7 +71,7 @@ def _columns(rows: Tensor, dtype: torch.dtype) -> list[slice]:
 def passes_for(rows: Tensor, vector: Tensor) -> Passes:
     """Who computes the passes for this history and these vectors."""
     if rows.device.type == "cpu" and rows.numel() * rows.element_size() >= LARGE:
-        from steprule.engines.kernel_cache import can_convert_half
+        from steprule.engines.compiler import can_convert_half
         from steprule.quasi_newton.kernels import NUMBERS, STORED, KernelPasses
 
         if rows.dtype in STORED and vector.dtype in NUMBERS and can_convert_half():

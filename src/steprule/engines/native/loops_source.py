@@ -1,4 +1,4 @@
-"""The native loops, as source for Numba: checks before a step, and the step itself.
+"""The native loops, in the kernels' language: checks before a step, and the step itself.
 
 They read words of Python's and torch's objects. These lie all over memory, and in a training loop
 none of it is in the caches any more: each loop therefore asks for the objects of the rows to come
@@ -60,10 +60,9 @@ class Watched(enum.IntEnum):
     CONTROL = 11  # of the kernel (kernel_source.Control)
     PREPARE = 12
     UPDATE = 13
-    SCRATCH = 14  # where the kernel leaves what nobody reads
-    CHUNKS = 15  # how many, where this thread does all
-    TASK = 16  # of a team of threads (shares.py), or 0
-    THREADS = 17
+    CHUNKS = 14  # how many, where this thread does all
+    TASK = 15  # of a team of threads (shares.py), or 0
+    THREADS = 16
 
 
 class Record(enum.IntEnum):
@@ -369,13 +368,12 @@ def run_kernel(watch, whole):
     if load_int64(load_int64(watch, {FOUND}), load_int64(watch, {COUNT})) == 0:
         return
     control = load_int64(watch, {CONTROL})
-    scratch = load_int64(watch, {SCRATCH})
     store_int64(control, {GRADS}, load_int64(watch, {FOUND}))
-    call_native(load_int64(watch, {PREPARE}), scratch, scratch + 16, control, 0, 0)
+    call_native(load_int64(watch, {PREPARE}), control, 0, 0, 0, 0)
     task = load_int64(watch, {TASK})
     if task == 0:
         chunks = load_int64(watch, {CHUNKS})
-        call_native(load_int64(watch, {UPDATE}), scratch, scratch + 16, control, 0, chunks)
+        call_native(load_int64(watch, {UPDATE}), control, 0, chunks, 0, 0)
     else:
         threads = load_int64(watch, {THREADS})
         entry = load_int64(whole, {ENTRY})

@@ -1,0 +1,59 @@
+"""From a kernel's source to object code: a small part of Python, lowered to LLVM.
+
+Kernels are printed as Python because that is what people read. What they are made of is so little
+that a compiler for it is short, and quick: a kernel takes a tenth of a second, where Numba needs a
+second to start and half of one for each kernel. The language, of which Numba's is a superset:
+
+- Functions of int64 arguments which may call those above them. The ones asked for return int64.
+- Numbers are int64, float32, float64 and truth values. A variable keeps the kind of what it was
+  first given, operands are of one kind, and only ``int64()``, ``float32()`` and ``float64()``
+  turn one into another; a condition may be a number, which is true unless it is zero. Nothing is
+  checked as Python would: integers wrap, divisions give infinity or nan.
+- ``for`` over a ``range`` of constant step, ``while``, ``if``, ``continue``, ``break``,
+  ``return``. ``and`` and ``or`` stop early; of ``a if c else b`` both sides are computed, and may
+  therefore not look at memory.
+- Memory by address, and the rest of what :mod:`~steprule.engines.compiler.vocabulary` has.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+from steprule.engines.compiler.target import (
+    can_convert_half,
+    execution_engine,
+    object_code_of,
+)
+
+__all__ = ["can_convert_half", "compile_kernels", "digest", "execution_engine", "symbol_of"]
+
+
+def compile_kernels(source: str, names: tuple[str, ...], *, reorders_sums: bool) -> bytes:
+    """Object code with the functions ``names`` of this source, under their symbols.
+
+    Args:
+        source: text in the language above.
+        names: the functions to be called from outside, as C functions of int64.
+        reorders_sums: whether sums may be taken in several parts at once, as vectors need it.
+
+    Raises:
+        LanguageError: the source is not in the language.
+    """
+    # Only a process that compiles needs these.
+    from steprule.engines.compiler.lowering import lowered
+
+    return object_code_of(lowered(source, names, reorders_sums=reorders_sums))
+
+
+def symbol_of(name: str) -> str:
+    """What a function is called in object code, where C's own names are to be met as well."""
+    return f"steprule_{name}"
+
+
+@functools.cache
+def digest() -> str:
+    """Changes with the compiler: what another one made is not to be used."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

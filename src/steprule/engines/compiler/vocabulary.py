@@ -1,0 +1,192 @@
+"""What a kernel may call: conversions, mathematics, memory by address, the denormal mode."""
+
+from __future__ import annotations
+
+import functools
+import math
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+F32, F64 = ir.FloatType(), ir.DoubleType()
+_I16, _F16 = ir.IntType(16), ir.HalfType()
+_BYTES = ir.IntType(8).as_pointer()
+
+CONSTANTS = {"inf": math.inf, "neg_inf": -math.inf, "nan": math.nan}
+
+Emit = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the language.
+
+    Attributes:
+        emit: called with a builder and the arguments; gives the result, or None.
+        kinds: of the arguments; None where it takes any number.
+    """
+
+    emit: Emit
+    kinds: tuple[Any, ...] | None
+
+
+def _cast(kind: Any) -> Emit:
+    def emit(b: ir.IRBuilder, value: Any) -> Any:
+        if value.type == kind:
+            return value
+        ways = {
+            (I64, F32): b.sitofp,
+            (I64, F64): b.sitofp,
+            (F32, F64): b.fpext,
+            (F64, F32): b.fptrunc,
+            (F32, I64): b.fptosi,
+            (F64, I64): b.fptosi,
+        }
+        return ways[value.type, kind](value, kind)
+
+    return emit
+
+
+def intrinsic_call(name: str) -> Emit:
+    """A call of one of LLVM's own functions of floats of one kind."""
+
+    def emit(b: ir.IRBuilder, *values: Any) -> Any:
+        kind = values[0].type
+        function = b.module.declare_intrinsic(
+            f"llvm.{name}", (kind,), ir.FunctionType(kind, [kind] * len(values))
+        )
+        return b.call(function, values)
+
+    return emit
+
+
+def _min(b: ir.IRBuilder, one: Any, other: Any) -> Any:
+    return b.select(b.icmp_signed("<", one, other), one, other)
+
+
+def _as_is(_: ir.IRBuilder, value: Any) -> Any:
+    return value
+
+
+def _half_to_float(b: ir.IRBuilder, value: Any) -> Any:
+    return b.fpext(value, F32)
+
+
+def _float_to_half(b: ir.IRBuilder, value: Any) -> Any:
+    return b.fptrunc(value, _F16)
+
+
+def _bfloat_to_float(b: ir.IRBuilder, bits: Any) -> Any:
+    return b.bitcast(b.shl(b.zext(bits, I32), I32(16)), F32)
+
+
+def _float_to_bfloat(b: ir.IRBuilder, value: Any) -> Any:
+    """Round to nearest, ties to even; a nan stays one (rounding could carry it to infinity)."""
+    bits = b.bitcast(value, I32)
+    is_odd = b.and_(b.lshr(bits, I32(16)), I32(1))
+    rounded = b.add(b.add(bits, I32(0x7FFF)), is_odd)
+    quiet = b.or_(bits, I32(0x400000))
+    is_nan = b.fcmp_unordered("uno", value, value)
+    return b.trunc(b.lshr(b.select(is_nan, quiet, rounded), I32(16)), _I16)
+
+
+# How each dtype is stored, the number that it is read as, and the ways there and back.
+_STORED: Mapping[str, tuple[Any, Any, Emit, Emit]] = {
+    "int64": (I64, I64, _as_is, _as_is),
+    "float64": (F64, F64, _as_is, _as_is),
+    "float32": (F32, F32, _as_is, _as_is),
+    "float16": (_F16, F32, _half_to_float, _float_to_half),
+    "bfloat16": (_I16, F32, _bfloat_to_float, _float_to_bfloat),
+}
+
+
+def _accessors(stored: Any, number: Any, decode: Emit, encode: Emit) -> tuple[Word, Word]:
+    def place(b: ir.IRBuilder, address: Any, index: Any) -> Any:
+        return b.gep(b.inttoptr(address, stored.as_pointer()), [index], source_etype=stored)
+
+    def load(b: ir.IRBuilder, address: Any, index: Any) -> Any:
+        # Tensors may start at any byte (torch.frombuffer); vector loads cost the same.
+        return decode(b, b.load(place(b, address, index), align=1, typ=stored))
+
+    def store(b: ir.IRBuilder, address: Any, index: Any, value: Any) -> None:
+        b.store(encode(b, value), place(b, address, index), align=1)
+
+    return Word(load, (I64, I64)), Word(store, (I64, I64, number))
+
+
+def _prefetch(b: ir.IRBuilder, address: Any) -> None:
+    """Ask for the cache line at an address ahead of its use; harmless for any address."""
+    kind = ir.FunctionType(ir.VoidType(), [_BYTES, I32, I32, I32])
+    function = b.module.declare_intrinsic("llvm.prefetch", (_BYTES,), kind)
+    # For writing, to be kept in every level, data and not code.
+    b.call(function, [b.inttoptr(address, _BYTES), I32(1), I32(3), I32(1)])
+
+
+def _call_native(b: ir.IRBuilder, function: Any, *args: Any) -> Any:
+    """Call a C function of integers or addresses; more than it takes do no harm.
+
+    What a function of 32 bits leaves above them is undefined.
+    """
+    kind = ir.FunctionType(I64, [I64] * len(args))
+    return b.call(b.inttoptr(function, kind.as_pointer()), args)
+
+
+# Bits of MXCSR by which denormals count as zero, read and written.
+_FLUSH = 0x8040
+
+
+def _has_mxcsr() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def _mode_call(b: ir.IRBuilder, name: str, cell: Any) -> None:
+    """MXCSR is only reached through memory."""
+    kind = ir.FunctionType(ir.VoidType(), [_BYTES])
+    function = b.module.declare_intrinsic(f"llvm.x86.sse.{name}", (), kind)
+    b.call(function, [b.bitcast(cell, _BYTES)])
+
+
+def _flush_denormals(b: ir.IRBuilder) -> Any:
+    """Treat denormals as zero on this thread; give the mode that was in force."""
+    if not _has_mxcsr():
+        return I64(0)
+    cell = b.alloca(I32)
+    _mode_call(b, "stmxcsr", cell)
+    mode = b.load(cell, typ=I32)
+    b.store(b.or_(mode, I32(_FLUSH)), cell)
+    _mode_call(b, "ldmxcsr", cell)
+    return b.zext(mode, I64)
+
+
+def _restore_denormals(b: ir.IRBuilder, mode: Any) -> None:
+    """Put back what flush_denormals gave."""
+    if _has_mxcsr():
+        cell = b.alloca(I32)
+        b.store(b.trunc(mode, I32), cell)
+        _mode_call(b, "ldmxcsr", cell)
+
+
+@functools.cache
+def vocabulary() -> Mapping[str, Word]:
+    """Every word by its name."""
+    words = {
+        "int64": Word(_cast(I64), None),
+        "float32": Word(_cast(F32), None),
+        "float64": Word(_cast(F64), None),
+        "sqrt": Word(intrinsic_call("sqrt"), None),
+        "exp": Word(intrinsic_call("exp"), None),
+        "log": Word(intrinsic_call("log"), None),
+        "abs": Word(intrinsic_call("fabs"), None),
+        "min": Word(_min, (I64, I64)),
+        "prefetch": Word(_prefetch, (I64,)),
+        "call_native": Word(_call_native, (I64,) * 6),
+        "flush_denormals": Word(_flush_denormals, ()),
+        "restore_denormals": Word(_restore_denormals, (I64,)),
+    }
+    for name, stored in _STORED.items():
+        words[f"load_{name}"], words[f"store_{name}"] = _accessors(*stored)
+    return words

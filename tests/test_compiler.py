@@ -1,0 +1,237 @@
+"""The kernels' compiler: what it makes does what Python does with the same text, bit for bit."""
+
+from __future__ import annotations
+
+import ctypes
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import Case, elementwise_optimizers, flag_cases, gradients
+from hypothesis import given
+from hypothesis import strategies as st
+from kernels_in_python import functions_of
+
+from steprule.engines import compiler, fused_runner
+from steprule.engines.compiler.lowering import LanguageError
+from steprule.engines.kernel_cache import Library
+from steprule.engines.native.whole_step import WholeStep
+
+NAMES = elementwise_optimizers()
+FLAGS = list(chain.from_iterable(flag_cases(name) for name in NAMES))
+
+
+def compiled(source: str, *names: str, reorders_sums: bool = False) -> list[Any]:
+    code = compiler.compile_kernels(source, names, reorders_sums=reorders_sums)
+    arity = source.split(")")[0].count(",") + 1
+    return Library(code, names, arity, keeps_gil=False).functions
+
+
+class InPython:
+    """A library whose functions are run by Python; native code cannot call them."""
+
+    def __init__(self, source: str, names: tuple[str, ...], **_: Any) -> None:
+        self.functions = functions_of(source, names)
+
+
+def trained(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Parameters and state after some steps by the fused engine."""
+    torch.manual_seed(0)
+    # Few, for Python takes microseconds where a kernel takes nanoseconds; some fill no vector.
+    params = [torch.randn(size).to(dtype).requires_grad_() for size in (67, 1, 32)]
+    optimizer = case.ours(params, engine="fused", **case.options)
+    for _ in gradients(params, 4):
+        with np.errstate(all="ignore"):
+            optimizer.step()
+    assert {row.engine for row in optimizer.explain().rows} == {"fused"}
+    state = [x for entry in optimizer.state.values() for x in entry.values()]
+    return [*params, *state]
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        *((Case(n, {}), d) for n in NAMES for d in (torch.float32, torch.bfloat16, torch.float16)),
+        *((case, torch.float64) for case in FLAGS),
+    ],
+    ids=lambda x: str(x).removeprefix("torch."),
+)
+def test_kernels_do_what_their_text_says(
+    case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trained(case, dtype)
+    monkeypatch.setattr(WholeStep, "takes", lambda _: False)
+    monkeypatch.setattr(fused_runner, "library_for", lambda s, n, **_: InPython(s, n))
+    for one, other in zip(made, trained(case, dtype), strict=True):
+        assert torch.equal(one, other)
+
+
+PROGRAMS = {
+    "loops": """\
+def f(a, b, c):
+    total = 0
+    for i in range(a):
+        if i == b:
+            continue
+        if total > 1000:
+            break
+        total += i * c
+    for i in range(b, -3, -2):
+        total = 3 * total - i
+    for i in range(2, a, 3):
+        i = i + c
+        total ^= i
+    return total
+""",
+    "conditions": """\
+def f(a, b, c):
+    if a < 0 or b > c:
+        return -1
+    elif not a >= 3 and b != c:
+        return a - 1
+    else:
+        a = min(a, b)
+    if a & 1:
+        a = -a
+    while a > -20 and not (a == b or a == c):
+        a -= 3
+    return (a << 2 | 1) >> 1 if b <= c else a & -4
+""",
+    "calls": """\
+def smaller(a, b, _):
+    return a < b
+
+def leave(a, b):
+    if a == b:
+        return
+    b = b + 1
+
+def f(a, b, c):
+    leave(a, b)
+    found = 0
+    if smaller(a, b, 0) and smaller(b, c, 1):
+        found = 1
+    return found
+""",
+    "floats": """\
+def f(a, b, c):
+    x = float64(a) / 7.0
+    y = float32(x) * float32(0.1) - float32(b)
+    x = -x + float64(y) ** 2.0 + abs(float64(c)) + sqrt(abs(x))
+    x = (x if (x > 3.0) | (x != x) else 3.0)
+    if y:
+        return int64(x * 1000.0)
+    return -1
+""",
+}
+small = st.integers(-40, 40)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_do_what_python_does(name: str) -> None:
+    (native,) = compiled(PROGRAMS[name], "f")
+    (python,) = functions_of(PROGRAMS[name], ("f",))
+
+    @given(small, small, small)
+    def agree(a: int, b: int, c: int) -> None:
+        assert native(a, b, c) == python(a, b, c)
+
+    agree()
+
+
+def test_what_comes_after_and_or_is_only_looked_at_where_it_matters() -> None:
+    (read,) = compiled(
+        """\
+def f(a, _b, _c):
+    if a == 0 or load_int64(a, 0) < 0:
+        return 0
+    return 1
+""",
+        "f",
+    )
+    word = ctypes.c_int64(5)
+    assert [read(0, 0, 0), read(ctypes.addressof(word), 0, 0)] == [0, 1]
+
+
+def test_numbers_that_are_no_numbers() -> None:
+    """Comparisons as Python's; integers that wrap, divisions by zero that are not errors."""
+    (f,) = compiled(
+        """\
+def f(out, _b, _c):
+    x = nan
+    found = 0
+    if x == x or x < 1.0 or x >= 1.0:
+        found = 1
+    if not x != x:
+        found += 2
+    store_float64(out, 0, 1.0 / 0.0)
+    store_float64(out, 1, neg_inf)
+    return found + (9223372036854775807 + 1 >> 62) * 4
+""",
+        "f",
+    )
+    out = (ctypes.c_double * 2)()
+    assert f(ctypes.addressof(out), 0, 0) == -8
+    assert list(out) == [float("inf"), float("-inf")]
+
+
+def test_sums_are_reordered_only_where_that_was_asked_for() -> None:
+    source = """\
+def f(x, count, out):
+    total = float32(0.0)
+    for i in range(count):
+        total += load_float32(x, i)
+    store_float32(out, 0, total)
+    return 0
+"""
+    torch.manual_seed(0)
+    x, out = torch.randn(1003), torch.zeros(1)
+    found = []
+    for reorders_sums in (False, True):
+        (f,) = compiled(source, "f", reorders_sums=reorders_sums)
+        f(x.data_ptr(), 1003, out.data_ptr())
+        found.append(out.item())
+    in_order = np.float32(0)
+    for value in x.numpy():
+        in_order += value
+    assert found[0] == in_order
+    assert found[1] == pytest.approx(in_order, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("x = 1\n    x = 1.0", "line 3, `x = 1.0`: x is i64, and cannot become double"),
+        ("x = a + 1.0", "`a + 1.0`: mixes i64 and double"),
+        ("x = a / 2", "`a / 2`: there is no such operation on i64"),
+        ("x = y", "`y`: y has no value here"),
+        ("x = [a]", "`[a]`: is not in the language"),
+        ("x = 'text'", "is not a number"),
+        ("x = 0 < a < 3", "is not in the language"),
+        ("x = load_int64(a)", "`load_int64(a)`: is given i64"),
+        ("store_float32(a, 0, 1.0)", "is given i64, i64, double"),
+        ("x = prefetch(a)", "has no value"),
+        ("x = print(a)", "there is no print"),
+        ("x = load_int64(a, 0) if a != 0 else 0", "computed whatever the condition"),
+        ("x = a if a == 0 else 1.0", "is i64 or double"),
+        ("for i in range(0, a, a):\n        a += 1", "the step must be a constant"),
+        ("for i in a:\n        a += 1", "is not a range"),
+        ("return 0\n    a = 1", "`a = 1`: is never reached"),
+        ("if a:\n        return 1", "may end without a return"),
+        ("if a:\n        return 1.0\n    return 0", "returns double, elsewhere i64"),
+        ("a", "does nothing"),
+        ("a.b = 1", "is not a name"),
+        ("with a:\n        a = 1", "is not in the language"),
+    ],
+)
+def test_refusals_say_where_and_why(body: str, text: str) -> None:
+    with pytest.raises(LanguageError) as caught:
+        compiled(f"def f(a, _b, _c):\n    {body}\n", "f")
+    assert text in str(caught.value)
+
+
+def test_only_functions_stand_in_a_source() -> None:
+    with pytest.raises(LanguageError, match="only functions"):
+        compiled("x = 1\n", "f")
