@@ -11,7 +11,7 @@ import torch
 from helpers import ENGINES
 
 import steprule
-from steprule.ops import sign
+from steprule.ops import maximum, sign, where
 from steprule.schedules import linear
 
 
@@ -101,3 +101,31 @@ def test_what_is_no_rule_or_no_option_is_refused() -> None:
     needs_lr = steprule.make_optimizer(lion, betas=(0.9, 0.99), damped=False)
     with pytest.raises(TypeError, match="lr"):
         needs_lr([torch.ones(5, requires_grad=True)])
+
+
+def counted(param: Any, grad: Any, m: Any, *, lr: Any, step: Any) -> Any:
+    return param - lr * (grad > 0) * (step > 2), (grad > 0) * m + (step > 1) + 1
+
+
+def compared(param: Any, grad: Any, m: Any, *, lr: Any) -> Any:
+    return param - lr * where((grad > 0) == (m > 0), 1.0, -1.0) * grad, grad > 0
+
+
+def chosen(param: Any, grad: Any, m: Any, *, lr: Any) -> Any:
+    return param - where(grad > 0, lr, grad), where(m > 0.5, grad > 0, maximum(grad > 1, m) + lr)
+
+
+@pytest.mark.parametrize("function", [counted, compared, chosen])
+def test_truth_values_count_as_numbers_on_every_engine(function: Any) -> None:
+    cls = steprule.make_optimizer(steprule.rule(function), lr=0.1)
+    found = []
+    for engine in ENGINES:
+        param = torch.linspace(-1, 1, 9).requires_grad_()
+        optimizer = cls([param], engine=engine)
+        for i in range(4):
+            param.grad = torch.linspace(-2, 3, 9) * (-1) ** i
+            optimizer.step()
+        assert optimizer.explain().rows[0].engine == engine
+        found.append((param.detach(), optimizer.state[param]["m"]))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])

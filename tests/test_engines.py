@@ -408,7 +408,7 @@ def test_plain_calls_see_what_the_native_loops_see(monkeypatch: pytest.MonkeyPat
     params, optimizer = run(steprule.Adam, Case("Adam", {}), steps=4)
     assert all(map(torch.equal, params, reference[0]))
     optimizer.state[params[0]]["exp_avg"] = torch.zeros_like(params[0])
-    assert not optimizer._plan.is_current()
+    assert not optimizer._plan.collect()
 
 
 RESHAPES = {
@@ -469,10 +469,10 @@ def test_sizes_of_tensors_of_many_axes_are_watched(axes: int) -> None:
     for _ in range(2):
         optimizer.step()
     assert optimizer._plan is not None
-    assert optimizer._plan.is_current()
+    assert optimizer._plan.collect()
     if axes:
         optimizer.state[param]["momentum_buffer"].resize_(1)
-        assert not optimizer._plan.is_current()
+        assert not optimizer._plan.collect()
 
 
 def test_a_count_without_an_element_is_refused() -> None:

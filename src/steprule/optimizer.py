@@ -269,7 +269,7 @@ class Optimizer(torch.optim.Optimizer):
         # Where only kernels run it was tried before, and is not ready now.
         if plan is not None and plan.step_whole():
             return plan
-        if plan is None or not plan.is_current():
+        if plan is None or not plan.collect():
             self._plan = None
             plan = self._plan = Plan(self._context())
             self._say_what_fell_back(plan)
@@ -334,21 +334,25 @@ class Optimizer(torch.optim.Optimizer):
             for param in params:
                 param.grad = None
             return
-        dense: dict[Any, list[Tensor]] = {}
+        on_cpu: list[Tensor] = []  # where one call takes tensors of any dtypes
+        elsewhere: dict[Any, list[Tensor]] = {}
         for param in params:
             grad = param.grad
             if grad is None:
                 continue
             if grad.grad_fn is not None:
                 grad.detach_()
-            else:
+            elif grad.requires_grad:
                 grad.requires_grad_(False)
-            if grad.is_sparse or type(grad) is not Tensor:
+            if type(grad) is not Tensor or grad.is_sparse:
                 grad.zero_()
+            elif grad.is_cpu:
+                on_cpu.append(grad)
             else:
-                dense.setdefault((grad.device, grad.dtype), []).append(grad)
-        for grads in dense.values():
-            torch._foreach_zero_(grads)
+                elsewhere.setdefault((grad.device, grad.dtype), []).append(grad)
+        for grads in (on_cpu, *elsewhere.values()):
+            if grads:
+                torch._foreach_zero_(grads)
 
     # -- state ----------------------------------------------------------------------------
 

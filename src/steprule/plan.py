@@ -234,8 +234,8 @@ class Plan:
         self._apply(leaves)
         return True
 
-    def is_current(self) -> bool:
-        """Whether the plan still fits; takes this step's numbers and gradients if it does."""
+    def collect(self) -> bool:
+        """Take this step's numbers and gradients; False if the plan no longer fits."""
         return (
             self._groups_hold()
             and self._states_hold()
@@ -247,7 +247,7 @@ class Plan:
     def still_fits(self) -> bool:
         """Whether the plan still fits, for who does not mean to run it."""
         try:
-            return self.is_current()
+            return self.collect()
         finally:
             for runner in self._runners:
                 runner.let_go()

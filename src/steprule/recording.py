@@ -92,6 +92,8 @@ NUMBER_OPERATIONS: dict[str, Callable[..., Any]] = {
     "minimum": ops.NUMBERS.minimum,
     "where": ops.NUMBERS.where,
 }
+# Those that give truth values.
+TRUTHS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
 
 
 class Symbol:

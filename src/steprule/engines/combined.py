@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steprule.recording import Operation, Recording, Value
+from steprule.recording import TRUTHS, Operation, Recording, Value
 
 Operand = Value | float
 
@@ -100,7 +100,3 @@ class _Combiner:
 
 def _is_array(x: Operand) -> bool:
     return isinstance(x, Value) and x.is_array
-
-
-# What gives truth values, which the combined operations do not take.
-TRUTHS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}

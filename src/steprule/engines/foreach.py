@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from steprule.engines import Leaf, Numbers
-from steprule.engines.combined import TRUTHS, Instruction, instructions_of
+from steprule.engines.combined import Instruction, instructions_of
 from steprule.engines.eager import VOCABULARY, supply_scalars
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
-from steprule.recording import NUMBER_OPERATIONS, Recording, Value
+from steprule.recording import NUMBER_OPERATIONS, TRUTHS, Recording, Value
 from steprule.rule import SUPPLIED
 from steprule.shared_terms import Form
 

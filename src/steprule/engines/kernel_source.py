@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steprule.formats import Format
-from steprule.recording import Operation, Recording, Value
+from steprule.recording import TRUTHS, Operation, Recording, Value
 from steprule.rule import SUPPLIED
 from steprule.shared_terms import Form
 
@@ -90,7 +90,8 @@ _TEMPLATES = {
     "sign": "({one} if {0} > {zero} else (-{one} if {0} < {zero} else {zero}))",
     "where": "({1} if {0} else {2})",
 }
-_TRUTHS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
+# How many of an operation's first operands are conditions.
+_CONDITIONS = {"and": 2, "or": 2, "not": 1, "where": 1}
 
 
 @functools.cache
@@ -99,22 +100,39 @@ def source_of(layout: Layout) -> str:
     return "\n\n".join([_prepare_source(layout), _update_source(layout)]) + "\n"
 
 
-def _expression(operation: Operation, names: dict[Value, str], number: str) -> str:
-    operands = [
-        names[x] if isinstance(x, Value) else _literal(x, number) for x in operation.operands
-    ]
-    zero, one = _literal(0.0, number), _literal(1.0, number)
-    return _TEMPLATES[operation.name].format(*operands, zero=zero, one=one, number=number)
+class _Printer:
+    """Prints operations on quantities that have names, in one computing dtype."""
+
+    def __init__(self, names: dict[Value, str], number: str, truths: set[Value]) -> None:
+        self.names, self._number, self._truths = names, number, truths
+
+    def expression(self, operation: Operation) -> str:
+        conditions = _CONDITIONS.get(operation.name, 0)
+        operands = [
+            self._plain(x) if i < conditions else self.number(x)
+            for i, x in enumerate(operation.operands)
+        ]
+        zero, one = self._plain(0.0), self._plain(1.0)
+        template = _TEMPLATES[operation.name]
+        return template.format(*operands, zero=zero, one=one, number=self._number)
+
+    def number(self, x: Value | float) -> str:
+        """A quantity where a number is needed: a truth value is 1 or 0 there."""
+        return f"{self._number}({self._plain(x)})" if x in self._truths else self._plain(x)
+
+    def _plain(self, x: Value | float) -> str:
+        return self.names[x] if isinstance(x, Value) else _literal(x, self._number)
 
 
 def _literal(x: float, number: str) -> str:
-    # A bare literal is float64 and would drag the whole loop to double.
+    # A bare literal is float64, and operands are of one kind.
     text = repr(float(x))
     return f"{number}({text})" if text[-1].isdigit() else f"{number}({text.replace('-', 'neg_')})"
 
 
-def _truths(operations: Iterable[Operation]) -> set[Value]:
-    return {operation.result for operation in operations if operation.name in _TRUTHS}
+def _truths(recording: Recording) -> set[Value]:
+    operations = (*recording.scalar_operations, *recording.array_operations)
+    return {operation.result for operation in operations if operation.name in TRUTHS}
 
 
 def scalar_row(recording: Recording) -> list[Value]:
@@ -177,20 +195,16 @@ def _prepare_source(layout: Layout) -> str:
             for n in inputs
             if n in recording.scalar_inputs
         ]
-        truths = _truths(recording.scalar_operations)
+        printer = _Printer(names, "float64", _truths(recording))
         for operation in recording.scalar_operations:
-            computed.append(
-                f"{names[operation.result]} = {_expression(operation, names, 'float64')}"
-            )
+            computed.append(f"{names[operation.result]} = {printer.expression(operation)}")
         computed += [
-            f"store_float64(scalars, tensor * {len(row)} + {i}, "
-            + (f"1.0 if {names[v]} else 0.0)" if v in truths else f"{names[v]})")
+            f"store_float64(scalars, tensor * {len(row)} + {i}, {printer.number(v)})"
             for i, v in enumerate(row)
         ]
         for n in slots:
             new = recording.outputs[n]
-            value = names[new] if isinstance(new, Value) else _literal(float(new or 0.0), "float64")
-            computed.append(f"new_{n} = {value}")
+            computed.append(f"new_{n} = {printer.number(new or 0.0)}")
             stores.append(f"store_{counts[n]}({n}_address, 0, {counts[n]}(new_{n}))")
             lines.insert(lines.index("    previous = -1"), f"    new_{n} = 0.0")
         lines += [
@@ -279,7 +293,7 @@ def scalar_reads(layout: Layout) -> list[str]:
     """What a tensor's elements have in common, read from row ``tensor`` of ``scalars``."""
     recording, number = layout.form.recording(), layout.compute
     row = scalar_row(recording)
-    truths = _truths(recording.scalar_operations)
+    truths = _truths(recording)
     lines = []
     for i, (value, name) in enumerate(_array_names(recording).items()):
         read = f"load_float64(scalars, tensor * {len(row)} + {i})"
@@ -297,6 +311,7 @@ def element_loop(layout: Layout) -> list[str]:
     recording, number = layout.form.recording(), layout.compute
     formats = dict(layout.formats)
     names = _array_names(recording)
+    printer = _Printer(names, number, _truths(recording))
     divisors = _scalar_divisors(recording)
     body = []
     for name, value in recording.array_inputs.items():
@@ -310,16 +325,14 @@ def element_loop(layout: Layout) -> list[str]:
             # One division a tensor instead of one an element; half an ulp apart at most.
             dividend = operation.operands[0]
             assert isinstance(divisor, Value)
-            top = names[dividend] if isinstance(dividend, Value) else _literal(dividend, number)
-            text = f"({top} * r{divisor.index})"
+            text = f"({printer.number(dividend)} * r{divisor.index})"
         else:
-            text = _expression(operation, names, number)
+            text = printer.expression(operation)
         body.append(f"{names[operation.result]} = {text}")
     for name, output in recording.outputs.items():
         if output is None or name not in formats or output == recording.array_inputs.get(name):
             continue
-        text = names[output] if isinstance(output, Value) else _literal(output, number)
-        storage = formats[name]
+        storage, text = formats[name], printer.number(output)
         body.append(storage.kernel_write(column_names(name, storage), "i", text))
     return ["for i in range(count):", *indented(body, 4)]
 

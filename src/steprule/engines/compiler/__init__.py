@@ -1,8 +1,7 @@
 """From a kernel's source to object code: a small part of Python, lowered to LLVM.
 
-Kernels are printed as Python because that is what people read. What they are made of is so little
-that a compiler for it is short, and quick: a kernel takes a tenth of a second, where Numba needs a
-second to start and half of one for each kernel. The language, of which Numba's is a superset:
+Kernels are printed as Python because that is what people read (and Python can run them). What they
+are made of is so little that a compiler for it is short, and quick: a tenth of a second a kernel.
 
 - Functions of int64 arguments which may call those above them. The ones asked for return int64.
 - Numbers are int64, float32, float64 and truth values. A variable keeps the kind of what it was

@@ -377,8 +377,7 @@ class _Body:
         word = vocabulary().get(name)
         if word is None:
             raise LanguageError(node, f"there is no {name}")
-        takes_one_float = word.kinds is None and len(kinds) == 1 and kinds[0] != I1
-        if not takes_one_float and (word.kinds is None or list(word.kinds) != kinds):
+        if not word.takes(kinds):
             raise LanguageError(node, f"is given {', '.join(map(str, kinds))}")
         return word.emit(self._builder, *values)
 

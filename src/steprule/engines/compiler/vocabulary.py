@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import contains
 from typing import Any
 
 from llvmlite import ir
@@ -15,6 +16,7 @@ I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
 _I16, _F16 = ir.IntType(16), ir.HalfType()
 _BYTES = ir.IntType(8).as_pointer()
+_INT = (I64,)
 
 CONSTANTS = {"inf": math.inf, "neg_inf": -math.inf, "nan": math.nan}
 
@@ -27,11 +29,15 @@ class Word:
 
     Attributes:
         emit: called with a builder and the arguments; gives the result, or None.
-        kinds: of the arguments; None where it takes any number.
+        kinds: for each argument, the kinds that it may be of.
     """
 
     emit: Emit
-    kinds: tuple[Any, ...] | None
+    kinds: tuple[tuple[Any, ...], ...]
+
+    def takes(self, kinds: Sequence[Any]) -> bool:
+        """Whether arguments may be of these kinds."""
+        return len(kinds) == len(self.kinds) and all(map(contains, self.kinds, kinds))
 
 
 def _cast(kind: Any) -> Emit:
@@ -39,6 +45,8 @@ def _cast(kind: Any) -> Emit:
         if value.type == kind:
             return value
         ways = {
+            (I1, F32): b.uitofp,
+            (I1, F64): b.uitofp,
             (I64, F32): b.sitofp,
             (I64, F64): b.sitofp,
             (F32, F64): b.fpext,
@@ -115,7 +123,7 @@ def _accessors(stored: Any, number: Any, decode: Emit, encode: Emit) -> tuple[Wo
     def store(b: ir.IRBuilder, address: Any, index: Any, value: Any) -> None:
         b.store(encode(b, value), place(b, address, index), align=1)
 
-    return Word(load, (I64, I64)), Word(store, (I64, I64, number))
+    return Word(load, (_INT, _INT)), Word(store, (_INT, _INT, (number,)))
 
 
 def _prefetch(b: ir.IRBuilder, address: Any) -> None:
@@ -174,18 +182,18 @@ def _restore_denormals(b: ir.IRBuilder, mode: Any) -> None:
 def vocabulary() -> Mapping[str, Word]:
     """Every word by its name."""
     words = {
-        "int64": Word(_cast(I64), None),
-        "float32": Word(_cast(F32), None),
-        "float64": Word(_cast(F64), None),
-        "sqrt": Word(intrinsic_call("sqrt"), None),
-        "exp": Word(intrinsic_call("exp"), None),
-        "log": Word(intrinsic_call("log"), None),
-        "abs": Word(intrinsic_call("fabs"), None),
-        "min": Word(_min, (I64, I64)),
-        "prefetch": Word(_prefetch, (I64,)),
-        "call_native": Word(_call_native, (I64,) * 6),
+        "int64": Word(_cast(I64), ((I64, F32, F64),)),
+        "float32": Word(_cast(F32), ((I1, I64, F32, F64),)),
+        "float64": Word(_cast(F64), ((I1, I64, F32, F64),)),
+        "sqrt": Word(intrinsic_call("sqrt"), ((F32, F64),)),
+        "exp": Word(intrinsic_call("exp"), ((F32, F64),)),
+        "log": Word(intrinsic_call("log"), ((F32, F64),)),
+        "abs": Word(intrinsic_call("fabs"), ((F32, F64),)),
+        "min": Word(_min, (_INT, _INT)),
+        "prefetch": Word(_prefetch, (_INT,)),
+        "call_native": Word(_call_native, (_INT,) * 6),
         "flush_denormals": Word(_flush_denormals, ()),
-        "restore_denormals": Word(_restore_denormals, (I64,)),
+        "restore_denormals": Word(_restore_denormals, (_INT,)),
     }
     for name, stored in _STORED.items():
         words[f"load_{name}"], words[f"store_{name}"] = _accessors(*stored)
