@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from steprule.engines import Leaf
+from steprule.engines import Engine, Leaf, Numbers
+from steprule.engines.batch import Batch
 from steprule.engines.likeness import Likeness
 from steprule.settings import Settings
 from steprule.shared_terms import Form
@@ -17,17 +19,17 @@ from steprule.shared_terms import Form
 if TYPE_CHECKING:
     from steprule.plan import Seat
 
-# Leaves by the engine and the form that update them.
-Gathered = Mapping[tuple[str, Form], list[Leaf]]
-# How often gradients of another kind than before are learned anew.
+# What is left to do for some leaves, once it is told the groups' numbers.
+Update = Callable[[Numbers], None]
+# How often in a row gradients of another kind than before are learned anew.
 TRIES = 4
 
 
 class _Known(NamedTuple):
-    """A step's leaves, without their gradients; and what tensors were like."""
+    """What a step was like: its tensors, and its batches with the places of their leaves."""
 
     likeness: Likeness
-    leaves: list[tuple[tuple[str, Form], list[tuple[int, dict[str, Any], int, str]]]]
+    batches: list[tuple[Batch, list[int]]]
 
 
 class Loose:
@@ -37,6 +39,7 @@ class Loose:
         seats: the parameters.
         settings: of each group; the plan's own list.
         fresh: the parameters that were never updated.
+        engine_of: an engine by its name.
         checked_leaf: a leaf by group and position, checked; raises what the step is to raise.
         make_state: gives a leaf what state it lacks.
     """
@@ -46,84 +49,88 @@ class Loose:
         seats: Sequence[Seat],
         settings: Sequence[Settings],
         fresh: set[Tensor],
+        engine_of: Callable[[str], Engine],
         checked_leaf: Callable[[int, int], Leaf],
         make_state: Callable[[Leaf], None],
     ) -> None:
         self.seats = seats
-        self._settings, self._fresh = settings, fresh
+        self._settings, self._fresh, self._engine_of = settings, fresh, engine_of
         self._checked_leaf, self._make_state = checked_leaf, make_state
         self._params = tuple(seat.param for seat in seats)
         self._known: _Known | None = None
         self._tries = TRIES
+        self._collected: list[Update] | None = None
 
-    def fit(self) -> bool:
-        """Whether the gradients are still of the kinds that the engines were chosen for."""
-        known = self._known
-        is_same = known is not None and self._are_alike(known, self._grads())
-        return is_same or all(seat.fits() for seat in self.seats)
+    def collect(self) -> bool:
+        """Look at this step's gradients; False if an engine was chosen for another kind of one."""
+        self._collected = self.same_updates()
+        return self._collected is not None or all(seat.fits() for seat in self.seats)
 
-    def gather(self) -> Gathered:
-        """The leaves that have a gradient, all checked."""
-        same = self.gather_same()
-        return self._gather_anew() if same is None else same
+    def updates(self) -> list[Update]:
+        """What to do for the leaves that have a gradient, all checked; after :meth:`collect`."""
+        same = self._collected
+        self.let_go()
+        return self._updates_anew() if same is None else same
 
-    def gather_same(self) -> Gathered | None:
-        """The last step's leaves with new gradients; None if these or the state are otherwise."""
-        known, grads = self._known, self._grads()
-        if known is None or not self._are_alike(known, grads):
+    def let_go(self) -> None:
+        """Keep no gradient alive."""
+        self._collected = None
+
+    def same_updates(self) -> list[Update] | None:
+        """The last step's updates with new gradients; None if these or the state are otherwise."""
+        known, grads = self._known, [param.grad for param in self._params]
+        if known is None or self._fresh:
+            return None
+        is_same = known.likeness.holds((*self._params, *grads)) and all(
+            batch.holds() for batch, _ in known.batches
+        )
+        if not is_same:
             self._known = None
             return None
-        fresh, found = self._fresh, {}
-        for key, leaves in known.leaves:
-            found[key] = [
-                Leaf(self._params[i], grads[i], state, group, self._params[i] in fresh, label)
-                for i, state, group, label in leaves
-            ]
-            if not all(map(self._has_state, found[key])):
-                self._known = None
-                return None
-        return found
+        self._tries = TRIES
+        return [
+            partial(batch.run, [grads[i] for i in places])  # type: ignore[misc]  # alike: no None
+            for batch, places in known.batches
+        ]
 
-    def _gather_anew(self) -> Gathered:
+    def _updates_anew(self) -> list[Update]:
         self._known = None
         found: dict[tuple[str, Form], list[Leaf]] = {}
         for seat in self.seats:
             if seat.param.grad is not None:
                 leaf = self._checked_leaf(seat.group, seat.position)
-                if not self._has_state(leaf):
+                settings = self._settings[seat.group]
+                if not settings.state_names <= leaf.state.keys():
                     self._make_state(leaf)
-                key = seat.engine, self._settings[seat.group].form
-                found.setdefault(key, []).append(leaf)
-        self._learn(found)
-        return found
+                found.setdefault((seat.engine, settings.form), []).append(leaf)
+        if self._can_be_known([leaf for leaves in found.values() for leaf in leaves]):
+            self._tries -= 1
+            self._known = self._learned(found)
+        return [
+            partial(self._engine_of(name).apply, form, leaves)
+            for (name, form), leaves in found.items()
+        ]
 
-    def _learn(self, found: Gathered) -> None:
-        grads = self._grads()
-        place = {param: i for i, param in enumerate(self._params)}
-        leaves = [leaf for bucket in found.values() for leaf in bucket]
-        if (
-            self._tries
-            and len(leaves) == len(grads) == len(place)
-            and all(leaf.grad is grads[place[leaf.param]] for leaf in leaves)
+    def _can_be_known(self, leaves: Sequence[Leaf]) -> bool:
+        """Whether all parameters have a gradient of their own, and all are plain."""
+        return (
+            self._tries > 0
+            and len(leaves) == len(self._params) == len(set(self._params))
+            and all(leaf.grad is leaf.param.grad for leaf in leaves)
             and all(
                 type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided
-                for tensor in (*self._params, *grads)
+                for leaf in leaves
+                for tensor in (leaf.param, leaf.grad)
             )
-        ):
-            self._tries -= 1
-            self._known = _Known(
-                Likeness((*self._params, *grads)),
-                [
-                    (key, [(place[x.param], x.state, x.group, x.label) for x in bucket])
-                    for key, bucket in found.items()
-                ],
-            )
+        )
 
-    def _grads(self) -> list[Any]:
-        return [param.grad for param in self._params]
-
-    def _are_alike(self, known: _Known, grads: list[Any]) -> bool:
-        return known.likeness.holds((*self._params, *grads))
-
-    def _has_state(self, leaf: Leaf) -> bool:
-        return self._settings[leaf.group].state_names <= leaf.state.keys()
+    def _learned(self, found: dict[tuple[str, Form], list[Leaf]]) -> _Known:
+        place = {param: i for i, param in enumerate(self._params)}
+        grads: list[Any] = [param.grad for param in self._params]
+        return _Known(
+            Likeness((*self._params, *grads)),
+            [
+                (self._engine_of(name).batch(form, leaves), [place[leaf.param] for leaf in leaves])
+                for (name, form), leaves in found.items()
+            ],
+        )

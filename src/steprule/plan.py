@@ -18,7 +18,7 @@ from steprule.engines import Engine, Leaf
 from steprule.engines.eager import EagerEngine
 from steprule.engines.foreach import ForeachEngine
 from steprule.engines.rows import RowsEngine
-from steprule.loose import Gathered, Loose
+from steprule.loose import Loose, Update
 from steprule.param_groups import label_of
 from steprule.rule import SUPPLIED
 from steprule.same_objects import SameObjects
@@ -63,6 +63,7 @@ class Plan:
             [seat for seat in self.seats if seat.engine not in ("fused", "none")],
             self.settings,
             context.fresh,
+            _engine,
             self._checked_leaf,
             self._make_state,
         )
@@ -228,10 +229,10 @@ class Plan:
             return False
         if self.is_all_kernels:
             return self._whole.step()
-        leaves = self._loose.gather_same()
-        if leaves is None or self.context.fresh or not self._whole.step():
+        updates = self._loose.same_updates()
+        if updates is None or not self._whole.step():
             return False
-        self._apply(leaves)
+        self._carry_out(updates)
         return True
 
     def collect(self) -> bool:
@@ -240,7 +241,7 @@ class Plan:
             self._groups_hold()
             and self._states_hold()
             and not any(param.grad is not None for param in self._dormant)
-            and self._loose.fit()
+            and self._loose.collect()
             and all(runner.collect() for runner in self._runners)
         )
 
@@ -249,8 +250,8 @@ class Plan:
         try:
             return self.collect()
         finally:
-            for runner in self._runners:
-                runner.let_go()
+            for part in (self._loose, *self._runners):
+                part.let_go()
 
     def _groups_hold(self) -> bool:
         groups = self.context.groups
@@ -296,20 +297,20 @@ class Plan:
 
     def run(self) -> None:
         """Carry out one step, gradients having been collected."""
-        leaves = self._loose.gather()
+        updates = self._loose.updates()
         for runner in self._runners:
             runner.run()
-        self._apply(leaves)
+        self._carry_out(updates)
         if self.context.fresh:
             self.context.fresh.difference_update(
                 seat.param for seat in self.seats if seat.param.grad is not None
             )
         self._whole.learn()
 
-    def _apply(self, loose: Gathered) -> None:
+    def _carry_out(self, updates: Sequence[Update]) -> None:
         numbers = {i: settings.numbers for i, settings in enumerate(self.settings)}
-        for (name, form), leaves in loose.items():
-            _engine(name).apply(form, leaves, numbers)
+        for update in updates:
+            update(numbers)
 
 
 def _touches_every_row(form: Form) -> bool:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from steprule.shared_terms import Form
+
+if TYPE_CHECKING:
+    from steprule.engines.batch import Batch
 
 ENGINE_NAMES = ("eager", "foreach", "fused")
 
@@ -55,3 +58,6 @@ class Engine(Protocol):
 
     def apply(self, form: Form, leaves: Sequence[Leaf], numbers: Numbers) -> None:
         """Update the leaves: their parameters, slots and step counts."""
+
+    def batch(self, form: Form, leaves: Sequence[Leaf]) -> Batch:
+        """The same leaves, to be updated again at the steps to come."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steprule import ops
 from steprule.engines import Leaf, Numbers
+from steprule.engines.batch import Batch, LeafBatch
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
 from steprule.recording import check_count
@@ -85,6 +86,10 @@ class EagerEngine:
                 _update_differentiably(form, leaf, dict(numbers[leaf.group]))
             else:
                 _update(form, leaf, dict(numbers[leaf.group]))
+
+    def batch(self, form: Form, leaves: Sequence[Leaf]) -> Batch:
+        """The same leaves, to be updated again."""
+        return LeafBatch(self, form, leaves)
 
 
 def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:

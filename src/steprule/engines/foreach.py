@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from steprule.engines import Leaf, Numbers
+from steprule.engines.batch import Batch, LeafBatch
 from steprule.engines.combined import Instruction, instructions_of
 from steprule.engines.eager import VOCABULARY, supply_scalars
 from steprule.formats import format_of
@@ -56,9 +57,8 @@ class ForeachEngine:
 
     def apply(self, form: Form, leaves: Sequence[Leaf], numbers: Numbers) -> None:
         """Update the leaves, those with equal numbers and dtypes together."""
-        recording = form.recording()
         buckets: dict[Any, tuple[dict[str, Any], list[Leaf]]] = {}
-        alike = _alike(leaves, numbers)
+        alike = alike_groups((leaf.group for leaf in leaves), numbers)
         has_own = form.rule.counts_steps or form.scalar_slots or _SUPPLIED & set(form.scalars)
         steps = []
         for leaf in leaves:
@@ -72,52 +72,107 @@ class ForeachEngine:
                 found = buckets[key] = ({**numbers[leaf.group], **own}, [])
             found[1].append(leaf)
         for scalars, bucket in buckets.values():
-            _update(form, recording, bucket, scalars)
+            grads = [leaf.grad for leaf in bucket]
+            states = [leaf.state for leaf in bucket]
+            dtypes = [grad.dtype for grad in grads]
+            Bucket(form, [leaf.param for leaf in bucket], states, dtypes).update(grads, scalars)
         if steps:
             torch._foreach_add_(steps, 1.0)
 
+    def batch(self, form: Form, leaves: Sequence[Leaf]) -> Batch:
+        """The same leaves, to be updated again."""
+        from steprule.engines.foreach_batch import ForeachBatch
 
-def _alike(leaves: Sequence[Leaf], numbers: Numbers) -> dict[int, int]:
+        plain = LeafBatch(self, form, leaves)
+        return ForeachBatch(form, leaves, plain) if ForeachBatch.takes(form, leaves) else plain
+
+
+def alike_groups(groups: Iterable[int], numbers: Numbers) -> dict[int, int]:
     """For each group the first one that has the same numbers."""
     first: dict[Any, int] = {}
-    groups = dict.fromkeys(leaf.group for leaf in leaves)
-    return {group: first.setdefault(tuple(numbers[group].values()), group) for group in groups}
+    return {
+        group: first.setdefault(tuple(numbers[group].values()), group)
+        for group in dict.fromkeys(groups)
+    }
 
 
-def _update(form: Form, recording: Recording, leaves: list[Leaf], scalars: dict[str, Any]) -> None:
-    names = ("param", *form.array_slots)
-    stored = [
-        [leaf.param for leaf in leaves],
-        *([leaf.state[name] for leaf in leaves] for name in form.array_slots),
-    ]
-    compute = VOCABULARY.dtype = compute_dtype(leaves[0].param)
-    values: dict[Value, Any] = recording.scalars(scalars)
-    owned: set[Value] = set()
-    for name, tensors in [*zip(names, stored, strict=True), ("grad", [x.grad for x in leaves])]:
-        value = recording.array_inputs[name]
-        values[value] = [t if t.dtype is compute else real_view(t).to(compute) for t in tensors]
-        # What is stored will be written anyway: at its last use it is as good as a temporary.
-        if name != "grad" or all(t.dtype.to_real() != compute for t in tensors):
-            owned.add(value)
-    homes = {recording.array_inputs[name]: name for name in names}
-    _replay(_instructions(form), recording, values, owned, homes)
-    # What lies in the memory of another output would be overwritten when that one is stored.
-    for name in names:
-        new = recording.outputs[name]
-        if isinstance(new, Value) and homes.get(new, name) != name:
-            values[new] = [tensor.clone() for tensor in values[new]]
-    for name, tensors in zip(names, stored, strict=True):
-        new = recording.outputs[name]
-        if new == recording.array_inputs[name] and tensors[0].dtype.to_real() == compute:
-            continue
-        # Only plain floats are stored by the tensors themselves; a format may do more.
-        for target, value in zip(tensors, _as_list(values, new, len(leaves)), strict=True):
-            if value is not target:  # it was not updated in place
-                format_of(target).write(target, value)
-    for name in form.scalar_slots:
-        new = recording.outputs[name]
-        for leaf in leaves:
-            leaf.state[name].fill_(values[new] if isinstance(new, Value) else new)
+class Bucket:
+    """Parameters that share their numbers, of one dtype and on one device.
+
+    Args:
+        form: the form of all.
+        params: the parameters.
+        states: the state of each.
+        grad_dtypes: the dtypes of the gradients that each will be updated with.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        params: TensorList,
+        states: Sequence[Mapping[str, Any]],
+        grad_dtypes: Sequence[torch.dtype],
+    ) -> None:
+        self._form, self._recording = form, form.recording()
+        self.dtype = params[0].dtype
+        self._compute = compute = compute_dtype(params[0])
+        self._stored = {
+            "param": params,
+            **{name: [state[name] for state in states] for name in form.array_slots},
+        }
+        self._scalar_slots = {name: [state[name] for state in states] for name in form.scalar_slots}
+        dtypes = {name: [t.dtype for t in tensors] for name, tensors in self._stored.items()}
+        dtypes["grad"] = list(grad_dtypes)
+        self._is_plain = {name: all(d is compute for d in found) for name, found in dtypes.items()}
+        # What is stored will be written anyway: at its last use it is as good as a temporary. A
+        # gradient is not, unless what is read is a copy.
+        inputs = self._recording.array_inputs
+        self._owned = {inputs[name] for name in self._stored}
+        if all(dtype.to_real() != compute for dtype in grad_dtypes):
+            self._owned.add(inputs["grad"])
+        self._is_kept = {
+            name: self._recording.outputs[name] == self._recording.array_inputs[name]
+            and tensors[0].dtype.to_real() == compute
+            for name, tensors in self._stored.items()
+        }
+
+    def update(self, grads: TensorList, scalars: Mapping[str, Any]) -> None:
+        """Update parameters and slots; step counts are the caller's.
+
+        Args:
+            grads: of the same dtypes as those of the leaves that the bucket was made of.
+            scalars: the numbers of all.
+        """
+        recording, compute, names = self._recording, self._compute, self._stored.keys()
+        VOCABULARY.dtype = compute
+        values: dict[Value, Any] = recording.scalars(scalars)
+        for name, tensors in [*self._stored.items(), ("grad", grads)]:
+            values[recording.array_inputs[name]] = (
+                tensors
+                if self._is_plain[name]
+                else [t if t.dtype is compute else real_view(t).to(compute) for t in tensors]
+            )
+        homes = {recording.array_inputs[name]: name for name in names}
+        _replay(_instructions(self._form), recording, values, set(self._owned), homes)
+        # What lies in the memory of another output would be overwritten when that one is stored.
+        for name in names:
+            new = recording.outputs[name]
+            if isinstance(new, Value) and homes.get(new, name) != name:
+                values[new] = [tensor.clone() for tensor in values[new]]
+        for name, tensors in self._stored.items():
+            if self._is_kept[name]:
+                continue
+            made = _as_list(values, recording.outputs[name], len(tensors))
+            if made is tensors:  # all was updated in place
+                continue
+            # Only plain floats are stored by the tensors themselves; a format may do more.
+            for target, value in zip(tensors, made, strict=True):
+                if value is not target:  # it was not updated in place
+                    format_of(target).write(target, value)
+        for name, tensors in self._scalar_slots.items():
+            new = recording.outputs[name]
+            for tensor in tensors:
+                tensor.fill_(values[new] if isinstance(new, Value) else new)
 
 
 def _as_list(values: dict[Value, Any], output: Value | float | None, count: int) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from steprule.engines import Leaf, Numbers
+from steprule.engines.batch import Batch, LeafBatch
 from steprule.engines.eager import advance, new_values, supply_scalars
 from steprule.formats import format_of
 from steprule.shared_terms import Form
@@ -31,6 +32,10 @@ class RowsEngine:
         """Update the rows of each leaf in turn."""
         for leaf in leaves:
             _update(form, leaf, dict(numbers[leaf.group]))
+
+    def batch(self, form: Form, leaves: Sequence[Leaf]) -> Batch:
+        """The same leaves, to be updated again."""
+        return LeafBatch(self, form, leaves)
 
 
 def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
