@@ -7,10 +7,10 @@ gradient and not with the table's.
 from __future__ import annotations
 
 import functools
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,15 +71,15 @@ def update_rows(form: Form, leaf: Leaf, numbers: Mapping[str, Any], step: float)
     tables = [table.data_ptr() for table in _tables(form, leaf)]
     hyperparameters = [numbers[name] for name in form.scalars if name not in SUPPLIED]
 
-    # All that the kernel reads and writes, in one block of 8-byte words.
+    # The numbers that the kernel reads, and all else that it reads or writes in 8-byte words.
+    numbers_block = array("d", [step, float(leaf.is_first), *hyperparameters])
+    first_number = numbers_block.buffer_info()[0]
     places = 1 << (2 * count - 1).bit_length()
     parts = {
         Control.GRADS: 1,
         Control.COLUMNS: len(tables),
         Control.COUNTS: 1,
         Control.GROUPS: 1,
-        Control.NUMBERS: max(1, len(hyperparameters)),
-        Control.FIRST: 1,
         Control.SCALARS: max(1, _scalars_of(form)),
         RowsControl.FIRSTS: count,
         RowsControl.LASTS: count,
@@ -87,22 +87,20 @@ def update_rows(form: Form, leaf: Leaf, numbers: Mapping[str, Any], step: float)
         RowsControl.SUMS_OF: count,
         RowsControl.HEADS: places,
     }
-    head = len(Control) + len(RowsControl)
-    words = np.empty(head + 1 + sum(parts.values()), dtype=np.int64)
-    floats = words.view(np.float64)
-    control = words.ctypes.data
-    where, begin = head + 1, {}
+    where, begin = len(Control) + len(RowsControl), {}
     for word, length in parts.items():
         begin[word] = where
-        words[word] = control + 8 * where
         where += length
+    words = array("q", bytes(8 * where))
+    control = words.buffer_info()[0]
+    for word, start in begin.items():
+        words[word] = control + 8 * start
     words[begin[Control.GRADS]] = words[RowsControl.VALUES] = values.data_ptr()
-    words[begin[Control.COLUMNS] : begin[Control.COLUMNS] + len(tables)] = tables
-    words[begin[Control.COUNTS]] = control + 8 * head
-    floats[head] = step
-    words[begin[Control.GROUPS]] = 0
-    floats[begin[Control.NUMBERS] : begin[Control.NUMBERS] + len(hyperparameters)] = hyperparameters
-    floats[begin[Control.FIRST]] = leaf.is_first
+    for i, table in enumerate(tables):
+        words[begin[Control.COLUMNS] + i] = table
+    words[begin[Control.COUNTS]] = first_number
+    words[Control.FIRST] = first_number + 8
+    words[Control.NUMBERS] = first_number + 16
     words[Control.TENSORS] = 1
     words[RowsControl.WIDTH] = width
     words[RowsControl.ENTRIES] = count
@@ -111,22 +109,21 @@ def update_rows(form: Form, leaf: Leaf, numbers: Mapping[str, Any], step: float)
     words[RowsControl.MASK] = places - 1
 
     merge(control, 0, 0)
-    outside = int(words[RowsControl.OUTSIDE])
+    outside = words[RowsControl.OUTSIDE]
     if outside >= 0:
         raise IndexError(
             f"the sparse gradient of {leaf.label} has an entry for row {int(indices[0, outside])}, "
             f"the parameter has {leaf.param.shape[0]} rows"
         )
-    distinct = int(words[RowsControl.DISTINCT])
-    sums = values.new_empty(int(words[RowsControl.SUMMED]) * width)
+    distinct = words[RowsControl.DISTINCT]
+    sums = values.new_empty(words[RowsControl.SUMMED] * width)
     words[RowsControl.SUMS] = sums.data_ptr()
     prepare(control, 0, 0)
     threads = min(torch.get_num_threads(), 1 + count * width // GRAIN)
     if threads == 1:
         rows(control, 0, distinct)
     else:
-        edges = np.linspace(0, distinct, threads + 1).astype(np.int64)
-        Shares(library, 3, control, edges).run()
+        Shares(library, 3, control, [distinct * k // threads for k in range(threads + 1)]).run()
     torch.autograd.graph.increment_version([leaf.param])
 
 

@@ -267,11 +267,11 @@ class FusedRunner:
             self._shares[threads] = shares
         return shares
 
-    def _edges(self, threads: int) -> np.ndarray[Any, Any]:
+    def _edges(self, threads: int) -> list[int]:
         """Where each thread's chunks begin (and the last one's end): about equal work for each."""
         ends = np.cumsum(self._chunks[:, 2])
         cuts = np.searchsorted(ends, np.linspace(0, ends[-1], threads + 1)[1:-1]) + 1
-        return np.array([0, *cuts, self._chunk_count], dtype=np.int64)
+        return [0, *cuts.tolist(), self._chunk_count]
 
 
 def _library_of(form: Form, leaf: Leaf) -> Library:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
+from array import array
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
-
-import numpy as np
 
 from steprule.engines.kernel_cache import Library
 from steprule.engines.team import team
@@ -23,24 +22,14 @@ class Shares:
         task: the address of what a team of threads is told (team.py); 0 where there is no team.
     """
 
-    def __init__(
-        self, library: Library, index: int, control: int, edges: np.ndarray[Any, Any]
-    ) -> None:
+    def __init__(self, library: Library, index: int, control: int, edges: Sequence[int]) -> None:
         crew = team()
-        self._edges = edges
+        self._edges = array("q", edges)
         self._function = functools.partial(library.functions[index], control)
         self.threads = len(edges) - 1
-        self._words = np.array(
-            [
-                library.addresses[index],
-                control,
-                self.threads,
-                edges.ctypes.data,
-                *(crew.queries if crew is not None else (0, 0)),
-            ],
-            dtype=np.int64,
-        )
-        self.task = int(self._words.ctypes.data) if crew is not None else 0
+        words = [library.addresses[index], control, self.threads, self._edges.buffer_info()[0]]
+        self._words = array("q", [*words, *(crew.queries if crew is not None else (0, 0))])
+        self.task = self._words.buffer_info()[0] if crew is not None else 0
 
     def run(self) -> None:
         """Do all shares and return."""
@@ -49,8 +38,5 @@ class Shares:
             crew.run(self.task, self.threads)
             return
         workers().run(
-            [
-                functools.partial(self._function, low, high)
-                for low, high in pairwise(self._edges.tolist())
-            ]
+            [functools.partial(self._function, low, high) for low, high in pairwise(self._edges)]
         )

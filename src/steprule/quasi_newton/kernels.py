@@ -88,7 +88,7 @@ def _run(
         library.functions[index](control.ctypes.data, 0, blocks)
     else:
         edges = [blocks * k // threads for k in range(threads + 1)]
-        Shares(library, index, control.ctypes.data, np.array(edges, dtype=np.int64)).run()
+        Shares(library, index, control.ctypes.data, edges).run()
     return found
 
 
