@@ -224,14 +224,34 @@ def f(x, count, out):
         ("a", "does nothing"),
         ("a.b = 1", "is not a name"),
         ("with a:\n        a = 1", "is not in the language"),
+        ("for i in range(a):\n        a = i\n    else:\n        a = 1", "has an else"),
+        ("while a:\n        a -= 1\n    else:\n        a = 1", "has an else"),
+        ("break", "`break`: stands in no loop"),
+        ("if a:\n        return\n    return 1", "returns nothing, elsewhere i64"),
+        ("if a:\n        return 1\n    return", "must return an integer"),
+        ("return a == 1", "must return an integer"),
+        ("nan = 1.0", "nan is a constant"),
+        ("x = abs(x=1.0)", "names its arguments"),
+        ("x = 9223372036854775808", "beyond 64 bits"),
     ],
 )
 def test_refusals_say_where_and_why(body: str, text: str) -> None:
+    end = "" if "return" in body else "    return 0\n"
     with pytest.raises(LanguageError) as caught:
-        compiled(f"def f(a, _b, _c):\n    {body}\n", "f")
+        compiled(f"def f(a, _b, _c):\n    {body}\n{end}", "f")
     assert text in str(caught.value)
 
 
-def test_only_functions_stand_in_a_source() -> None:
-    with pytest.raises(LanguageError, match="only functions"):
-        compiled("x = 1\n", "f")
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("x = 1\n", "only functions"),
+        ("def f(a):\n    return 1\n\ndef f(a):\n    return 2\n", "twice"),
+        ("def f(a=1):\n    return 1\n", "plain arguments"),
+        ("def f(*a):\n    return 1\n", "plain arguments"),
+        ("@f\ndef f(a):\n    return 1\n", "plain arguments"),
+    ],
+)
+def test_only_plain_functions_stand_in_a_source(source: str, text: str) -> None:
+    with pytest.raises(LanguageError, match=text):
+        compiled(source, "f")

@@ -115,7 +115,19 @@ def chosen(param: Any, grad: Any, m: Any, *, lr: Any) -> Any:
     return param - where(grad > 0, lr, grad), where(m > 0.5, grad > 0, maximum(grad > 1, m) + lr)
 
 
-@pytest.mark.parametrize("function", [counted, compared, chosen])
+def mixed(param: Any, grad: Any, m: Any, *, lr: Any) -> Any:
+    both = ((grad > 0) & (lr > 0.05)) | ((lr > 5) & (grad < 0)) & True
+    return param - lr * where(both, param > 0, 0.5), sign(grad > 0) + where(
+        grad > 1, m > 0, grad < 0
+    )
+
+
+def by_numbers(param: Any, grad: Any, m: Any, *, lr: Any) -> Any:
+    """A number as a condition is true unless it is 0."""
+    return param - lr * where(grad, 1, 2), where(lr, where(m, grad, 0.25), m)
+
+
+@pytest.mark.parametrize("function", [counted, compared, chosen, mixed, by_numbers])
 def test_truth_values_count_as_numbers_on_every_engine(function: Any) -> None:
     cls = steprule.make_optimizer(steprule.rule(function), lr=0.1)
     found = []
@@ -129,3 +141,35 @@ def test_truth_values_count_as_numbers_on_every_engine(function: Any) -> None:
         found.append((param.detach(), optimizer.state[param]["m"]))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_scalar_slots_may_be_constants_and_have_any_name(engine: str) -> None:
+    @steprule.rule(group=steprule.Slot(shape="scalar"), c=steprule.Slot(shape="scalar"))
+    def named(param: Any, grad: Any, group: Any, c: Any, *, lr: Any) -> Any:
+        return param - grad, group + 1, 3.0
+
+    param = torch.ones(2, requires_grad=True)
+    optimizer = steprule.make_optimizer(named, lr=0.1)([param], engine=engine)
+    for _ in range(3):
+        param.grad = torch.ones(2)
+        optimizer.step()
+    assert optimizer.explain().rows[0].engine == engine
+    assert [optimizer.state[param][name].item() for name in ("group", "c")] == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("kind", [int, lambda x: torch.tensor(int(x)), torch.tensor])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_step_counts_of_any_kind_advance(engine: str, kind: Any) -> None:
+    found = []
+    for convert in (kind, lambda x: torch.tensor(x)):
+        param = torch.ones(2, requires_grad=True)
+        optimizer = steprule.Adam([param], lr=0.1, engine=engine)
+        for i in range(5):
+            param.grad = torch.full((2,), float(i))
+            optimizer.step()
+            if i == 1:
+                optimizer.state[param]["step"] = convert(2.0)
+        found.append((param.detach(), float(optimizer.state[param]["step"])))
+    assert found[0][1] == found[1][1] == 5.0
+    assert torch.equal(found[0][0], found[1][0])

@@ -94,6 +94,9 @@ NUMBER_OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 # Those that give truth values.
 TRUTHS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
+# How many of an operation's first operands are conditions; the others are numbers, as which a truth
+# value is 1 or 0.
+CONDITIONS = {"and": 2, "or": 2, "not": 1, "where": 1}
 
 
 class Symbol:

@@ -44,9 +44,11 @@ class TensorVocabulary(threading.local):
         return torch.minimum(*self._tensors(a, b))
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
-        """``a`` or ``b`` by a condition that may be a plain truth value."""
+        """``a`` or ``b`` by a condition: truth values, or numbers that are not 0."""
         if not isinstance(condition, Tensor):
             return a if condition else b
+        if condition.dtype is not torch.bool:
+            condition = condition != 0
         if isinstance(a, Tensor) or isinstance(b, Tensor):
             return torch.where(condition, *self._tensors(a, b))
         choices = torch.tensor([b, a], dtype=self.dtype, device=condition.device)
@@ -57,11 +59,14 @@ class TensorVocabulary(threading.local):
         plain = isinstance(a, Tensor) and isinstance(b, Tensor) and not isinstance(weight, Tensor)
         return torch.lerp(a, b, weight) if plain else a + weight * (b - a)
 
-    @staticmethod
-    def _tensors(a: Any, b: Any) -> list[Tensor]:
+    def _tensors(self, a: Any, b: Any) -> list[Tensor]:
+        """Both as tensors of numbers: truth values are 1 or 0."""
         like = a if isinstance(a, Tensor) else b
+        dtype = self.dtype if like.dtype is torch.bool else like.dtype
         return [
-            x if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
+            (x.to(dtype) if x.dtype is torch.bool else x)
+            if isinstance(x, Tensor)
+            else torch.tensor(x, dtype=dtype, device=like.device)
             for x in (a, b)
         ]
 

@@ -12,19 +12,24 @@ from torch import Tensor
 from steprule.engines import Leaf, Numbers
 from steprule.engines.batch import Batch, LeafBatch
 from steprule.engines.combined import Instruction, instructions_of
-from steprule.engines.eager import VOCABULARY, supply_scalars
+from steprule.engines.eager import VOCABULARY, advance, supply_scalars
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
-from steprule.recording import NUMBER_OPERATIONS, TRUTHS, Recording, Value
+from steprule.recording import CONDITIONS, NUMBER_OPERATIONS, TRUTHS, Recording, Value
 from steprule.rule import SUPPLIED
 from steprule.shared_terms import Form
 
 TensorList = list[Tensor]
 
+
+def _truth(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.tensor(bool(x))
+
+
 _PER_TENSOR: dict[str, Callable[..., Any]] = {
     **NUMBER_OPERATIONS,
-    "and": torch.logical_and,
-    "or": torch.logical_or,
+    "and": lambda a, b: torch.logical_and(_truth(a), _truth(b)),
+    "or": lambda a, b: torch.logical_or(_truth(a), _truth(b)),
     "not": torch.logical_not,
     **{
         name: getattr(VOCABULARY, name)
@@ -60,12 +65,14 @@ class ForeachEngine:
         buckets: dict[Any, tuple[dict[str, Any], list[Leaf]]] = {}
         alike = alike_groups((leaf.group for leaf in leaves), numbers)
         has_own = form.rule.counts_steps or form.scalar_slots or _SUPPLIED & set(form.scalars)
-        steps = []
+        steps, others = [], []
         for leaf in leaves:
             own: dict[str, Any] = {}
             step = supply_scalars(form, leaf, own) if has_own else None
-            if isinstance(step, Tensor):
+            if isinstance(step, Tensor) and step.is_floating_point():
                 steps.append(step)
+            elif step is not None:
+                others.append((leaf, step))
             key = (alike[leaf.group], leaf.param.dtype, leaf.param.device, *own.values())
             found = buckets.get(key)
             if found is None:
@@ -78,6 +85,8 @@ class ForeachEngine:
             Bucket(form, [leaf.param for leaf in bucket], states, dtypes).update(grads, scalars)
         if steps:
             torch._foreach_add_(steps, 1.0)
+        for leaf, step in others:
+            advance(leaf, step)
 
     def batch(self, form: Form, leaves: Sequence[Leaf]) -> Batch:
         """The same leaves, to be updated again."""
@@ -153,7 +162,7 @@ class Bucket:
                 else [t if t.dtype is compute else real_view(t).to(compute) for t in tensors]
             )
         homes = {recording.array_inputs[name]: name for name in names}
-        _replay(_instructions(self._form), recording, values, set(self._owned), homes)
+        _replay(_instructions(self._form), recording, values, set(self._owned), homes, compute)
         # What lies in the memory of another output would be overwritten when that one is stored.
         for name in names:
             new = recording.outputs[name]
@@ -162,7 +171,7 @@ class Bucket:
         for name, tensors in self._stored.items():
             if self._is_kept[name]:
                 continue
-            made = _as_list(values, recording.outputs[name], len(tensors))
+            made = _as_list(values, recording.outputs[name], len(tensors), compute)
             if made is tensors:  # all was updated in place
                 continue
             # Only plain floats are stored by the tensors themselves; a format may do more.
@@ -175,9 +184,11 @@ class Bucket:
                 tensor.fill_(values[new] if isinstance(new, Value) else new)
 
 
-def _as_list(values: dict[Value, Any], output: Value | float | None, count: int) -> Any:
+def _as_list(
+    values: dict[Value, Any], output: Value | float | None, count: int, compute: torch.dtype
+) -> Any:
     value = values[output] if isinstance(output, Value) else output
-    return value if isinstance(value, list) else [torch.tensor(value)] * count
+    return value if isinstance(value, list) else [torch.tensor(value, dtype=compute)] * count
 
 
 @functools.cache
@@ -191,6 +202,7 @@ def _replay(
     values: dict[Value, Any],
     owned: set[Value],
     homes: dict[Value, str],
+    compute: torch.dtype,
 ) -> None:
     """Run the instructions, reusing the memory of what is needed no more.
 
@@ -205,12 +217,17 @@ def _replay(
     def value_of(x: Any) -> Any:
         return values[x] if isinstance(x, Value) else x
 
+    def number_of(x: Any) -> Any:
+        return [t.to(compute) for t in values[x]] if x in truths else value_of(x)
+
+    truths: set[Value] = set()
     for i, instruction in enumerate(instructions):
         name, operands = instruction.name, instruction.operands
         if name in _COMMUTING and not is_last(operands[0], i):
             is_second_better = is_last(operands[1], i) or not _is_array(operands[0])
             operands = operands[::-1] if is_second_better else operands
-        arguments = [value_of(x) for x in operands]
+        conditions = CONDITIONS.get(name, 0)
+        arguments = [*map(value_of, operands[:conditions]), *map(number_of, operands[conditions:])]
         in_place = is_last(operands[0], i)
         if instruction.factor is None:
             result = _run(name, arguments, in_place=in_place)
@@ -224,7 +241,9 @@ def _replay(
                 del values[x]
                 owned.discard(x)
         values[instruction.result] = result
-        if name not in TRUTHS:  # a number cannot be put in a truth value's place
+        if name in TRUTHS:  # a number cannot be put in a truth value's place
+            truths.add(instruction.result)
+        else:
             owned.add(instruction.result)
 
 

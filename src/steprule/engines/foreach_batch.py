@@ -42,9 +42,12 @@ class ForeachBatch:
     def takes(form: Form, leaves: Sequence[Leaf]) -> bool:
         """Whether all state is plain tensors, and the counts are of one kind and in one place."""
         states = [leaf.state for leaf in leaves]
-        counts = [state[name] for name in _counts(form) for state in states]
         are_plain = all(type(state[name]) is Tensor for name in _names(form) for state in states)
-        return are_plain and len({(count.dtype, count.device) for count in counts}) <= 1
+        if not are_plain:
+            return False
+        counts = [state[name] for name in _counts(form) for state in states]
+        kinds = {(count.dtype, count.device) for count in counts}
+        return len(kinds) <= 1 and all(dtype.is_floating_point for dtype, _ in kinds)
 
     def holds(self) -> bool:
         are_same = all(

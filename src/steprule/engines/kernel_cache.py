@@ -68,6 +68,7 @@ class Library:
 
 def cache_folder() -> Path:
     """Where kernels are kept: STEPRULE_CACHE_DIR, else NUMBA_CACHE_DIR, else the user's cache."""
+    # Whoever set Numba's has said where a container may keep what is compiled.
     for variable in ("STEPRULE_CACHE_DIR", "NUMBA_CACHE_DIR"):
         if os.environ.get(variable):
             return Path(os.environ[variable]) / "steprule"

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steprule.formats import Format
-from steprule.recording import TRUTHS, Operation, Recording, Value
+from steprule.recording import CONDITIONS, TRUTHS, Operation, Recording, Value
 from steprule.rule import SUPPLIED
 from steprule.shared_terms import Form
 
@@ -90,8 +90,6 @@ _TEMPLATES = {
     "sign": "({one} if {0} > {zero} else (-{one} if {0} < {zero} else {zero}))",
     "where": "({1} if {0} else {2})",
 }
-# How many of an operation's first operands are conditions.
-_CONDITIONS = {"and": 2, "or": 2, "not": 1, "where": 1}
 
 
 @functools.cache
@@ -107,9 +105,9 @@ class _Printer:
         self.names, self._number, self._truths = names, number, truths
 
     def expression(self, operation: Operation) -> str:
-        conditions = _CONDITIONS.get(operation.name, 0)
+        conditions = CONDITIONS.get(operation.name, 0)
         operands = [
-            self._plain(x) if i < conditions else self.number(x)
+            self._condition(x) if i < conditions else self.number(x)
             for i, x in enumerate(operation.operands)
         ]
         zero, one = self._plain(0.0), self._plain(1.0)
@@ -119,6 +117,12 @@ class _Printer:
     def number(self, x: Value | float) -> str:
         """A quantity where a number is needed: a truth value is 1 or 0 there."""
         return f"{self._number}({self._plain(x)})" if x in self._truths else self._plain(x)
+
+    def _condition(self, x: Value | float) -> str:
+        """A quantity where a truth value is needed: any number but 0 is true there."""
+        if x in self._truths:
+            return self._plain(x)
+        return f"({self._plain(x)} != {self._plain(0.0)})"
 
     def _plain(self, x: Value | float) -> str:
         return self.names[x] if isinstance(x, Value) else _literal(x, self._number)
@@ -157,8 +161,8 @@ def _prepare_source(layout: Layout) -> str:
         f"    scalars = load_int64(control, {Control.SCALARS})",
         "    previous = -1",
     ]
-    inputs = ["group"]
-    body: list[str] = ["in_group = load_int64(groups, tensor)"]
+    inputs = ["_group"]  # no slot's name
+    body: list[str] = ["in__group = load_int64(groups, tensor)"]
     stores: list[str] = []
     for i, (name, dtype) in enumerate(layout.count_dtypes):
         body.append(f"{name}_address = load_int64(counts, {i} * tensors + tensor)")
@@ -175,19 +179,19 @@ def _prepare_source(layout: Layout) -> str:
     if "first" in form.scalars:
         body += ["in_first = load_float64(firsts, tensor)", "store_float64(firsts, tensor, 0.0)"]
         inputs.append("first")
-    lines += [f"    previous_{name} = {'0.0' if name != 'group' else '0'}" for name in inputs]
+    lines += [f"    previous_{name} = {'0.0' if name != '_group' else '0'}" for name in inputs]
     lines += [
         "    for tensor in range(tensors):",
         "        if load_int64(grads, tensor) == 0:",
         "            continue",
         *(f"        {line}" for line in body),
     ]
-    if row:
+    slots = [n for n in counts if n != "step"]
+    if row or slots:
         unchanged = " and ".join(["previous >= 0", *(f"in_{n} == previous_{n}" for n in inputs)])
-        slots = [n for n in counts if n != "step"]
         computed = [
             f"{names[recording.scalar_inputs[name]]} = "
-            f"load_float64(numbers, in_group * {len(hyperparameters)} + {i})"
+            f"load_float64(numbers, in__group * {len(hyperparameters)} + {i})"
             for i, name in enumerate(hyperparameters)
         ]
         computed += [

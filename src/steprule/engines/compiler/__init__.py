@@ -9,8 +9,8 @@ are made of is so little that a compiler for it is short, and quick: a tenth of 
   turn one into another; a condition may be a number, which is true unless it is zero. Nothing is
   checked as Python would: integers wrap, divisions give infinity or nan.
 - ``for`` over a ``range`` of constant step, ``while``, ``if``, ``continue``, ``break``,
-  ``return``. ``and`` and ``or`` stop early; of ``a if c else b`` both sides are computed, and may
-  therefore not look at memory.
+  ``return``; a function that returns something ends with a ``return``. ``and`` and ``or`` stop
+  early; of ``a if c else b`` both sides are computed, and may therefore not look at memory.
 - Memory by address, and the rest of what :mod:`~steprule.engines.compiler.vocabulary` has.
 """
 

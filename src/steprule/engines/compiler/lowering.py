@@ -64,7 +64,16 @@ def lowered(source: str, names: Sequence[str], *, reorders_sums: bool) -> str:
     for node in ast.parse(source).body:
         if not isinstance(node, ast.FunctionDef):
             raise LanguageError(node, "only functions stand here")
-        kind = ir.FunctionType(_returned_kind(node), [I64] * len(node.args.args))
+        if node.name in functions:
+            raise LanguageError(node, "stands here twice")
+        if node.decorator_list or ast.unparse(node.args) != ", ".join(
+            argument.arg for argument in node.args.args
+        ):
+            raise LanguageError(node, "has more than plain arguments")
+        returned = _returned_kind(node)
+        if node.name in names and returned != I64:
+            raise LanguageError(node, "must return an integer, to be called from outside")
+        kind = ir.FunctionType(returned, [I64] * len(node.args.args))
         function = ir.Function(module, kind, symbol_of(node.name))
         if node.name not in names:
             function.linkage = "internal"
@@ -128,12 +137,12 @@ class _Body:
                 ast.Assign: self._assignment,
                 ast.AugAssign: self._augmented,
                 ast.Expr: self._call_alone,
-                ast.If: self._branch,
-                ast.For: self._count,
-                ast.While: self._repeat,
+                ast.If: self._if,
+                ast.For: self._for,
+                ast.While: self._while,
                 ast.Return: self._return,
-                ast.Continue: lambda _: self._builder.branch(self._loops[-1][0]),
-                ast.Break: lambda _: self._builder.branch(self._loops[-1][1]),
+                ast.Continue: lambda n: self._builder.branch(self._loop_of(n)[0]),
+                ast.Break: lambda n: self._builder.branch(self._loop_of(n)[1]),
             }
             if type(node) not in ways:
                 raise LanguageError(node, "is not in the language")
@@ -150,6 +159,8 @@ class _Body:
         self._assign(node, name, value)
 
     def _assign(self, node: ast.AST, name: str, value: Any) -> None:
+        if name in CONSTANTS:
+            raise LanguageError(node, f"{name} is a constant")
         if name not in self._cells:
             with self._builder.goto_block(self._entry):
                 self._cells[name] = self._builder.alloca(value.type, name=name), value.type
@@ -171,7 +182,7 @@ class _Body:
             raise LanguageError(node, "does nothing")
         self._call(node.value)
 
-    def _branch(self, node: ast.If) -> None:
+    def _if(self, node: ast.If) -> None:
         then, otherwise = self._block("then"), self._block("else")
         after = self._block("after") if node.orelse else otherwise
         self._builder.cbranch(self._truth(node.test), then, otherwise)
@@ -188,7 +199,7 @@ class _Body:
         if not self._builder.block.is_terminated:
             self._builder.branch(after)
 
-    def _count(self, node: ast.For) -> None:
+    def _for(self, node: ast.For) -> None:
         first, end, step = self._range(node.iter)
         with self._builder.goto_block(self._entry):
             counter = self._builder.alloca(I64)
@@ -201,7 +212,7 @@ class _Body:
         self._builder.cbranch(more, body, after)
         self._builder.position_at_end(body)
         self._assign(node, _name_of(node.target), here)
-        self._inside(node.body, advance, after)
+        self._inside(node, advance, after)
         self._builder.position_at_end(advance)
         here = self._builder.load(counter, typ=I64)
         self._builder.store(self._builder.add(here, step, flags=("nsw",)), counter)
@@ -219,25 +230,34 @@ class _Body:
             raise LanguageError(node, "the step must be a constant other than 0")
         return first, end, step
 
-    def _repeat(self, node: ast.While) -> None:
+    def _while(self, node: ast.While) -> None:
         test, body, after = map(self._block, ("test", "loop", "after"))
         self._builder.branch(test)
         self._builder.position_at_end(test)
         self._builder.cbranch(self._truth(node.test), body, after)
         self._builder.position_at_end(body)
-        self._inside(node.body, test, after)
+        self._inside(node, test, after)
         self._builder.position_at_end(after)
 
-    def _inside(self, nodes: Sequence[ast.stmt], again: ir.Block, after: ir.Block) -> None:
+    def _inside(self, node: ast.For | ast.While, again: ir.Block, after: ir.Block) -> None:
+        if node.orelse:
+            raise LanguageError(node, "has an else")
         self._loops.append((again, after))
-        self._statements(nodes)
+        self._statements(node.body)
         self._loops.pop()
         if not self._builder.block.is_terminated:
             self._builder.branch(again)
 
+    def _loop_of(self, node: ast.stmt) -> tuple[ir.Block, ir.Block]:
+        if not self._loops:
+            raise LanguageError(node, "stands in no loop")
+        return self._loops[-1]
+
     def _return(self, node: ast.Return) -> None:
         kind = self._function.return_value.type
         if node.value is None:
+            if kind != _VOID:
+                raise LanguageError(node, f"returns nothing, elsewhere {kind}")
             self._builder.ret_void()
             return
         value = self._value(node.value)
@@ -366,6 +386,8 @@ class _Body:
 
     def _call(self, node: ast.Call) -> Any:
         name = _name_of(node.func)
+        if node.keywords:
+            raise LanguageError(node, "names its arguments")
         values = [self._value(x) for x in node.args]
         kinds = [value.type for value in values]
         if name in self._functions:
@@ -383,10 +405,13 @@ class _Body:
 
 
 def _constant(node: ast.Constant) -> Any:
+    value: Any = node.value
     kinds = {bool: I1, int: I64, float: F64}
-    if type(node.value) not in kinds:
+    if type(value) not in kinds:
         raise LanguageError(node, "is not a number")
-    return ir.Constant(kinds[type(node.value)], node.value)
+    if type(value) is int and value >= 1 << 63:
+        raise LanguageError(node, "is beyond 64 bits")
+    return ir.Constant(kinds[type(value)], value)
 
 
 def _name_of(node: ast.expr) -> str:
