@@ -78,9 +78,10 @@ class Loose:
 
     def same_updates(self) -> list[Update] | None:
         """The last step's updates with new gradients; None if these or the state are otherwise."""
-        known, grads = self._known, [param.grad for param in self._params]
+        known = self._known
         if known is None or self._fresh:
             return None
+        grads: list[Any] = [param.grad for param in self._params]
         is_same = known.likeness.holds((*self._params, *grads)) and all(
             batch.holds() for batch, _ in known.batches
         )
@@ -88,10 +89,7 @@ class Loose:
             self._known = None
             return None
         self._tries = TRIES
-        return [
-            partial(batch.run, [grads[i] for i in places])  # type: ignore[misc]  # alike: no None
-            for batch, places in known.batches
-        ]
+        return [partial(batch.run, [grads[i] for i in places]) for batch, places in known.batches]
 
     def _updates_anew(self) -> list[Update]:
         self._known = None

@@ -31,6 +31,7 @@ class ForeachBatch:
         self._states = [leaf.state for leaf in leaves]
         self._grad_dtypes = [leaf.grad.dtype for leaf in leaves]
         self._groups = [leaf.group for leaf in leaves]
+        self._distinct_groups = tuple(dict.fromkeys(self._groups))
         self._columns = {name: [state[name] for state in self._states] for name in _names(form)}
         self._same = {name: SameObjects(column) for name, column in self._columns.items()}
         self._tensors = [tensor for column in self._columns.values() for tensor in column]
@@ -61,7 +62,7 @@ class ForeachBatch:
         if own is None:
             self._plain.run(grads, numbers)
             return
-        alike = alike_groups(self._groups, numbers)
+        alike = alike_groups(self._distinct_groups, numbers)
         if alike != self._alike:
             self._alike, self._parts = alike, self._parts_of(alike)
         for group, places, bucket in self._parts:

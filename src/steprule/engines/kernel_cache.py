@@ -55,7 +55,7 @@ class Library:
     def __init__(
         self, object_code: bytes, names: tuple[str, ...], arity: int, *, keeps_gil: bool
     ) -> None:
-        self._engine = compiler.execution_engine(llvm.parse_assembly(""), object_code)
+        self._engine = compiler.execution_engine(object_code)
         _loaded.append(self)
         self.addresses = [
             self._engine.get_function_address(compiler.symbol_of(name)) for name in names

@@ -220,10 +220,13 @@ class _Body:
         self._builder.position_at_end(after)
 
     def _range(self, node: ast.expr) -> tuple[Any, Any, Any]:
-        is_range = isinstance(node, ast.Call) and getattr(node.func, "id", None) == "range"
-        if not is_range or not 1 <= len(node.args) <= 3:  # type: ignore[attr-defined]
+        if (
+            not isinstance(node, ast.Call)
+            or getattr(node.func, "id", None) != "range"
+            or not 1 <= len(node.args) <= 3
+        ):
             raise LanguageError(node, "is not a range")
-        bounds = [self._integer(x) for x in node.args]  # type: ignore[attr-defined]
+        bounds = [self._integer(x) for x in node.args]
         first, end = ([I64(0), *bounds] if len(bounds) == 1 else bounds)[:2]
         step = bounds[2] if len(bounds) == 3 else I64(1)
         if not isinstance(step, ir.Constant) or step.constant == 0:

@@ -43,14 +43,13 @@ def object_code_of(text: str) -> bytes:
     return bytes(machine.emit_object(module))
 
 
-def execution_engine(module: Any, object_code: bytes | None = None) -> Any:
-    """An engine with a module, and object code beside it, linked and ready to run."""
+def execution_engine(object_code: bytes) -> Any:
+    """An engine with this code, linked and ready to run."""
     _target_machine()
     # An execution engine takes ownership of its target machine: give each one of its own.
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(module, machine)
-    if object_code is not None:
-        engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(object_code))
     engine.finalize_object()
     return engine
 
