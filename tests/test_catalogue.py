@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steprule.catalogue import formula_of, markdown, source_of, state_bytes_of
+from steprule.cli.catalogue import formula_of, markdown, source_of, state_bytes_of
 from steprule.rules import OPTIMIZERS
 
 PAGE = Path(__file__).parents[1] / "docs" / "optimizers.md"

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import steprule
-from steprule.engines.combined import instructions_of
+from steprule.engines.foreach.fused_operations import instructions_of
+from steprule.language.form import form_of
 from steprule.rules import OPTIMIZERS
-from steprule.shared_terms import form_of
 
 RULES = [c for c in OPTIMIZERS.values() if c.rule and c.rule.elementwise]
 

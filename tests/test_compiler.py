@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernels_in_python import functions_of
 
-from steprule.engines import compiler, fused_runner
+from steprule.engines import compiler
+from steprule.engines.compiler.cache import Library
 from steprule.engines.compiler.lowering import LanguageError
-from steprule.engines.kernel_cache import Library
+from steprule.engines.cpu import runner as fused_runner
 from steprule.engines.native.whole_step import WholeStep
 
 NAMES = elementwise_optimizers()

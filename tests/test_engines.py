@@ -24,7 +24,7 @@ from helpers import (
 from torch import nn
 
 import steprule
-from steprule.engines.fused_runner import CHUNK, GRAIN
+from steprule.engines.cpu.runner import CHUNK, GRAIN
 from steprule.rules import OPTIMIZERS
 
 NAMES = elementwise_optimizers()

@@ -11,7 +11,7 @@ import torch
 from helpers import Case, elementwise_optimizers
 from torch import nn
 
-from steprule.engines import foreach_batch
+from steprule.engines.foreach import runner as foreach_batch
 
 NAMES = elementwise_optimizers()
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from helpers import elementwise_optimizers
 
+from steprule.language.form import form_of
+from steprule.language.recording import record
+from steprule.language.rule import rule
 from steprule.ops import lerp, maximum, sqrt, where
-from steprule.recording import record
-from steprule.rule import rule
 from steprule.rules import OPTIMIZERS
-from steprule.shared_terms import form_of
 
 
 def recorded(function: Any, *scalars: str, **flags: Any) -> Any:
@@ -113,7 +113,7 @@ def test_a_function_of_another_form_is_no_rule(function: Any, message: str) -> N
 
 
 def test_a_slot_that_is_not_there_is_refused() -> None:
-    from steprule.rule import Slot
+    from steprule.language.rule import Slot
 
     with pytest.raises(TypeError, match="no slot velocity"):
 

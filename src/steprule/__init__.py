@@ -14,13 +14,13 @@ from steprule import lr_scheduler as lr_scheduler
 from steprule import optimizer as optimizer
 from steprule import schedules as schedules
 from steprule import swa_utils as swa_utils
-from steprule.custom import make_optimizer as make_optimizer
-from steprule.learning_rate import set_learning_rate as set_learning_rate
-from steprule.optimizer import Optimizer as Optimizer
+from steprule.language.rule import Range as Range
+from steprule.language.rule import Slot as Slot
+from steprule.language.rule import rule as rule
+from steprule.optimizer.base import Optimizer as Optimizer
+from steprule.optimizer.custom import make_optimizer as make_optimizer
+from steprule.optimizer.learning_rate import set_learning_rate as set_learning_rate
 from steprule.plotting import plot_schedule as plot_schedule
-from steprule.rule import Range as Range
-from steprule.rule import Slot as Slot
-from steprule.rule import rule as rule
 from steprule.rules import *  # noqa: F403  # every optimizer in the registry
 from steprule.warming import warm as warm
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from steprule.shared_terms import Form
+from steprule.language.form import Form
 
 if TYPE_CHECKING:
     from steprule.engines.batch import Batch

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from steprule.engines import Engine, Leaf, Numbers
-from steprule.shared_terms import Form
+from steprule.language.form import Form
 
 
 class Batch(Protocol):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steprule.optimizer import Optimizer, ParamsT
-from steprule.options import check_options
+from steprule.optimizer.options import check_options
 from steprule.quasi_newton.flatten import Layout
 from steprule.quasi_newton.iterate import Iterations
 from steprule.quasi_newton.memory import (
@@ -30,7 +30,7 @@ from steprule.quasi_newton.options import (
 )
 from steprule.quasi_newton.result import Result
 from steprule.quasi_newton.space import Space
-from steprule.state import moved
+from steprule.state.state_dict import moved
 
 CLOSURE_EXAMPLE = """LBFGS evaluates the loss several times a step and needs a closure:
     def closure():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from steprule.language.rule import FINITE, Range, Slot, rule
 from steprule.matrix_ops import matmul, mean, mean_square
 from steprule.ops import lerp, maximum, minimum, sqrt
 from steprule.optimizer import Number, Optimizer, ParamsT, own_options
-from steprule.rule import FINITE, Range, Slot, rule
 
 
 @rule(

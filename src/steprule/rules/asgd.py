@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from steprule.language.rule import FINITE, Slot, rule
 from steprule.ops import maximum, where
 from steprule.optimizer import Number, Optimizer, ParamsT, own_options
-from steprule.rule import FINITE, Slot, rule
 
 
 @rule(

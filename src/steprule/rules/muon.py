@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from steprule.language.rule import FINITE, Range, rule
 from steprule.matrix_ops import orthogonalized
 from steprule.ops import lerp, maximum, sqrt
 from steprule.optimizer import Number, Optimizer, ParamsT, own_options
-from steprule.rule import FINITE, Range, rule
 
 
 @rule(

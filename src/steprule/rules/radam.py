@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from steprule.language.rule import Slot, rule
 from steprule.ops import sqrt, where
 from steprule.optimizer import Number, Optimizer, ParamsT, own_options
-from steprule.rule import Slot, rule
 
 
 @rule(

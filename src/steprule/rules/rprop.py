@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from steprule.language.rule import NON_NEGATIVE, Range, Slot, rule
 from steprule.ops import maximum, minimum, sign, where
 from steprule.optimizer import Number, Optimizer, ParamsT, own_options
-from steprule.rule import NON_NEGATIVE, Range, Slot, rule
 
 
 @rule(

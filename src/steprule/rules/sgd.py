@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from steprule.language.rule import FINITE, Slot, rule
 from steprule.ops import where
 from steprule.optimizer import Number, Optimizer, ParamsT, own_options
-from steprule.rule import FINITE, Slot, rule
 
 
 @rule(

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from steprule.language.rule import Slot, rule
 from steprule.ops import lerp, sqrt
 from steprule.optimizer import Number, Optimizer, ParamsT, own_options
-from steprule.rule import Slot, rule
 
 
 @rule(

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from steprule.engines.kernel_cache import CompilationError, NativeFunction, is_kept, library_for
-from steprule.engines.kernel_source import Control
-from steprule.engines.native.loops_source import HEADER, LENGTH, Loop, World, source_of
-from steprule.engines.native.tensor_words import TensorWords, tensor_words, word
-from steprule.engines.remembered import remembered
+from steprule.engines.compiler.cache import CompilationError, NativeFunction, is_kept, library_for
+from steprule.engines.compiler.cached_lookup import remembered
+from steprule.engines.cpu.kernel_text import Control
+from steprule.engines.native.loops_text import HEADER, LENGTH, Loop, World, source_of
+from steprule.engines.native.tensor_layout import TensorWords, tensor_words, word
 
 
 @remembered

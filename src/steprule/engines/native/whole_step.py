@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from steprule.engines.native.contents import Contents, Thing
+from steprule.engines.native.contents_guard import Contents, Thing
 from steprule.engines.native.loops import (
     address_of,
     can_hold_tensors,
@@ -24,8 +24,8 @@ from steprule.engines.native.loops import (
     native,
     world,
 )
-from steprule.engines.native.loops_source import Loop, Outcome, Whole
-from steprule.engines.team import team
+from steprule.engines.native.loops_text import Loop, Outcome, Whole
+from steprule.engines.threads.openmp_team import team
 
 # Up to so many elements: a step of Adam then takes a few milliseconds, less than the 5 after which
 # Python would have a thread give way to another.

@@ -1,0 +1,81 @@
+"""The optimizers as a table: formula, defaults, state and source, all read from the classes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+
+from steprule.optimizer.base import Optimizer
+
+_BORING = ("foreach", "fused", "capturable", "differentiable", "maximize", "engine")
+
+
+def formula_of(cls: type[Optimizer]) -> str:
+    """The update, as the class's docstring has it."""
+    blocks = re.findall(r"::\n\n((?:[ ]{4,}.*\n|\n)+)", inspect.cleandoc(cls.__doc__ or "") + "\n")
+    return "\n\n".join(textwrap.dedent(block).rstrip() for block in blocks)
+
+
+def source_of(cls: type[Optimizer]) -> str:
+    """Where it was published: the docstring's Source, up to its first full sentence."""
+    found = re.search(r"Source: (.*?)(?:\n\n|\Z)", inspect.cleandoc(cls.__doc__ or ""), re.S)
+    return " ".join(found[1].split()) if found else ""
+
+
+def defaults_of(cls: type[Optimizer]) -> dict[str, object]:
+    """The constructor's options that have to do with the method, and their defaults."""
+    return {
+        p.name: p.default
+        for p in inspect.signature(cls).parameters.values()
+        if p.default is not p.empty and p.name not in _BORING
+    }
+
+
+def state_bytes_of(cls: type[Optimizer]) -> str:
+    """Bytes of state for each float32 parameter, with the default options."""
+    if cls.rule is None:
+        return "see its page"
+    options = {**cls.extras, **defaults_of(cls)}
+    present = [s for s in cls.rule.slots.values() if s.is_present(options)]
+    if any(s.shape in ("row", "column") for s in present):
+        return "4 (rows + columns) / (rows * columns)"
+    return str(sum(4 for s in present if s.shape == "param"))
+
+
+def markdown(classes: dict[str, type[Optimizer]]) -> str:
+    """The page docs/optimizers.md."""
+    lines = [
+        "# The optimizers",
+        "",
+        "Written by `python -m steprule.catalogue` from the classes; a test holds it to them.",
+        "Bytes of state are for each float32 parameter, with the default options.",
+        "",
+        "| optimizer | state, bytes | defaults |",
+        "|---|---|---|",
+    ]
+    for cls in classes.values():
+        defaults = ", ".join(f"{k}={v!r}" for k, v in defaults_of(cls).items())
+        lines.append(
+            f"| [{cls.__name__}](#{cls.__name__.lower()}) | {state_bytes_of(cls)} | `{defaults}` |"
+        )
+    for cls in classes.values():
+        summary = inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
+        lines += ["", f"## {cls.__name__}", "", summary, ""]
+        if formula_of(cls):
+            lines += ["```text", formula_of(cls), "```", ""]
+        lines.append(f"Source: {source_of(cls)}")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the page."""
+    import sys
+
+    from steprule.rules import OPTIMIZERS
+
+    sys.stdout.write(markdown(OPTIMIZERS))
+
+
+if __name__ == "__main__":
+    main()

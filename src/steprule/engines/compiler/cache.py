@@ -1,0 +1,244 @@
+"""Compiled kernels, kept on disk as object code.
+
+A kernel's source is its own key: the file is named by a digest of the text and of all that the
+compiled code depends on (the compiler, the processor). What is stored is plain object code, which
+is loaded in milliseconds; the compiler is imported only when something must be compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from steprule.engines import compiler
+from steprule.engines.compiler.cached_lookup import forget_shortcuts
+from steprule.engines.compiler.slow_compile import notice_if_slow
+
+# Raise when the files, or how compiled functions are called, change meaning.
+_FORMAT = "steprule-kernel-3"
+_REORDERS_SUMS = "reorders sums"
+_lock = threading.Lock()
+# Code in use is never unloaded: a function outlives whoever asked for it.
+_loaded: list[Any] = []
+
+NativeFunction = Callable[..., int]
+
+
+class CompilationError(RuntimeError):
+    """A kernel could not be compiled."""
+
+
+class Library:
+    """Compiled functions over integers, which give their results through memory.
+
+    Args:
+        object_code: what was compiled.
+        names: the functions in it.
+        arity: how many integers each takes.
+        keeps_gil: for functions that read Python objects; others release the GIL while they run.
+    """
+
+    def __init__(
+        self, object_code: bytes, names: tuple[str, ...], arity: int, *, keeps_gil: bool
+    ) -> None:
+        self._engine = compiler.execution_engine(object_code)
+        _loaded.append(self)
+        self.addresses = [
+            self._engine.get_function_address(compiler.symbol_of(name)) for name in names
+        ]
+        prototype = (ctypes.PYFUNCTYPE if keeps_gil else ctypes.CFUNCTYPE)(
+            *[ctypes.c_int64] * (1 + arity)
+        )
+        self.functions: list[NativeFunction] = [prototype(address) for address in self.addresses]
+
+
+def cache_folder() -> Path:
+    """Where kernels are kept: STEPRULE_CACHE_DIR, else NUMBA_CACHE_DIR, else the user's cache."""
+    # Whoever set Numba's has said where a container may keep what is compiled.
+    for variable in ("STEPRULE_CACHE_DIR", "NUMBA_CACHE_DIR"):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]) / "steprule"
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "steprule"
+
+
+def digest_of(source: str) -> str:
+    """The name of a kernel's files."""
+    parts = [
+        _FORMAT,
+        f"llvmlite {importlib.metadata.version('llvmlite')}",
+        compiler.digest(),
+        llvm.get_process_triple(),
+        llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(),
+        source,
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def library_for(
+    source: str,
+    names: tuple[str, ...],
+    arity: int,
+    *,
+    keeps_gil: bool = False,
+    reorders_sums: bool = False,
+    title: str = "a kernel",
+) -> Library:
+    """The functions ``names`` of this source: from memory, from disk, or compiled now.
+
+    ``reorders_sums`` lets a sum be taken in several parts at once (else it could not be
+    vectorized); nan and infinity keep their meaning. ``title`` is how people are told what is
+    being compiled, if it takes long.
+    """
+    if reorders_sums:
+        source = f"# {_REORDERS_SUMS}\n{source}"
+    kept = _kept.get()
+    if kept is not None:
+        kept.append(_keep(source, names))
+    return _library(source, names, arity, keeps_gil, title)
+
+
+@functools.cache
+def _library(
+    source: str, names: tuple[str, ...], arity: int, keeps_gil: bool, title: str
+) -> Library:
+    with _lock:
+        object_code = _load_or_compile(source, names, title)
+    return Library(object_code, names, arity, keeps_gil=keeps_gil)
+
+
+def _load_or_compile(source: str, names: tuple[str, ...], title: str) -> bytes:
+    try:
+        digest = digest_of(source)
+        path = _path_of(digest)
+    except (RuntimeError, OSError):  # no home folder: nothing can be kept
+        with notice_if_slow(title, None):
+            return _compiled(source, names)
+    stored = _read(path, digest)
+    if stored is None:
+        with notice_if_slow(title, path.parent):
+            stored = _compiled(source, names)
+        with contextlib.suppress(OSError):  # costs time later, nothing else
+            _write(path, digest, source, stored)
+    return stored
+
+
+def _compiled(source: str, names: tuple[str, ...]) -> bytes:
+    try:
+        return _compile(source, names)
+    except Exception as error:
+        message = f"its kernel could not be compiled ({type(error).__name__}: {error})"
+        raise CompilationError(message.split("\n")[0]) from error
+
+
+def _compile(source: str, names: tuple[str, ...]) -> bytes:
+    # On the source's first line, so that it is part of what the kernel is named by.
+    reorders_sums = source.startswith(f"# {_REORDERS_SUMS}\n")
+    return compiler.compile_kernels(source, names, reorders_sums=reorders_sums)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is on disk now, and whether it had to be compiled to be there."""
+
+    path: Path
+    was_compiled: bool
+
+
+_kept: ContextVar[list[Kept] | None] = ContextVar("_kept", default=None)
+
+
+@contextlib.contextmanager
+def keeping() -> Iterator[list[Kept]]:
+    """See to it that every kernel asked for inside, by this thread, is on disk afterwards.
+
+    Yields:
+        What was asked for, as it comes.
+
+    Raises:
+        OSError, RuntimeError: (inside) there is no folder, or it cannot be written to.
+    """
+    forget_shortcuts()
+    kept: list[Kept] = []
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
+
+
+def _keep(source: str, names: tuple[str, ...]) -> Kept:
+    digest = digest_of(source)
+    path = _path_of(digest)
+    with _lock:
+        if _read(path, digest) is not None:
+            return Kept(path, was_compiled=False)
+        _write(path, digest, source, _compiled(source, names))
+    return Kept(path, was_compiled=True)
+
+
+def is_kept(source: str) -> bool:
+    """Whether this kernel is on disk: to be had in milliseconds."""
+    try:
+        return _path_of(digest_of(source)).exists()
+    except (RuntimeError, OSError):
+        return False
+
+
+def _path_of(digest: str) -> Path:
+    return cache_folder() / f"{digest[:32]}.kernel"
+
+
+def _read(path: Path, digest: str) -> bytes | None:
+    """The code stored at ``path``, unless it is missing, damaged or someone else's."""
+    try:
+        if hasattr(os, "getuid") and path.stat().st_uid not in (os.getuid(), 0):
+            return None  # object code is run: never take it from a stranger
+        stored_digest, checksum, code = path.read_bytes().split(b"\n", 2)
+    except (OSError, ValueError):
+        return None
+    is_whole = hashlib.sha256(code).hexdigest().encode() == checksum
+    return code if is_whole and stored_digest == digest.encode() else None
+
+
+def _write(path: Path, digest: str, source: str, code: bytes) -> None:
+    """Store a kernel, and its source beside it for people."""
+    checksum = hashlib.sha256(code).hexdigest().encode()
+    # Others may read it (a container's image is built by root and run by someone else).
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    _replace(path, b"\n".join([digest.encode(), checksum, code]))
+    _replace(path.with_suffix(".py"), source.encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing: another process may be reading or writing the same one."""
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        temporary.chmod(0o644)  # mkstemp's own is 0600
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,358 @@
+"""A recording, printed as the source of a fused kernel (compiler/ has the language).
+
+The kernel is two functions over one *control block* (int64 words, laid out in :class:`Control`):
+
+- ``prepare`` runs once a step, over tensors: it advances the step counts, evaluates the scalar
+  operations in float64 (once for each run of tensors with equal inputs) and writes the scalar
+  slots;
+- ``update`` runs over chunks of elements, on any number of threads: it reads every array once,
+  evaluates the array operations and writes every array once.
+
+A tensor whose gradient's address is 0 has no gradient at this step and is passed over.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from steprule.formats import Format
+from steprule.language.form import Form
+from steprule.language.recording import CONDITIONS, TRUTHS, Operation, Recording, Value
+from steprule.language.rule import SUPPLIED
+
+
+class Control(enum.IntEnum):
+    """Word of the control block that holds the address (or count) of each table."""
+
+    TENSORS = 0  # how many tensors
+    GRADS = 1  # address of each gradient, 0 for none
+    COLUMNS = 2  # addresses of param and slots, one row of tensors for each column
+    COUNTS = 3  # addresses of the step counts and scalar slots, likewise
+    GROUPS = 4  # index of each tensor's group
+    NUMBERS = 5  # float64: one row of hyperparameters for each group
+    FIRST = 6  # float64: 1 for a tensor never updated before
+    SCALARS = 7  # float64: one row for each tensor, written by prepare, read by update
+    CHUNKS = 8  # tensor, first element, number of elements of each chunk
+
+
+# Chunks whose memory is asked for while this many before them are updated: small tensors lie
+# anywhere, and the processor would wait for each.
+AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a kernel is compiled for: a form, and how each of its arrays is stored."""
+
+    form: Form
+    formats: tuple[tuple[str, Format], ...]
+    count_dtypes: tuple[tuple[str, str], ...]
+    compute: str
+
+    @property
+    def columns(self) -> list[str]:
+        """Variables that hold the address of each column but the gradient's, in table order."""
+        return [v for name, f in self.formats if name != "grad" for v in column_names(name, f)]
+
+
+def column_names(array: str, storage: Format) -> list[str]:
+    """Names of the address variables of one array."""
+    return [f"{array}_address"] if storage.block == 1 else [f"{array}_codes", f"{array}_scales"]
+
+
+_INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+    "and": "&",
+    "or": "|",
+}
+_CALLS = {"sqrt": "sqrt({0})", "exp": "exp({0})", "log": "log({0})", "abs": "abs({0})"}
+_TEMPLATES = {
+    **{name: f"({{0}} {sign} {{1}})" for name, sign in _INFIX.items()},
+    **_CALLS,
+    "pow": "{number}({0} ** {1})",
+    "neg": "(-{0})",
+    "not": "(not {0})",
+    # A comparison with nan is false, so nan in either operand comes through.
+    "maximum": "({0} if ({0} > {1}) | ({0} != {0}) else {1})",
+    "minimum": "({0} if ({0} < {1}) | ({0} != {0}) else {1})",
+    "sign": "({one} if {0} > {zero} else (-{one} if {0} < {zero} else {zero}))",
+    "where": "({1} if {0} else {2})",
+}
+
+
+@functools.cache
+def source_of(layout: Layout) -> str:
+    """The text of ``prepare`` and ``update``."""
+    return "\n\n".join([_prepare_source(layout), _update_source(layout)]) + "\n"
+
+
+class _Printer:
+    """Prints operations on quantities that have names, in one computing dtype."""
+
+    def __init__(self, names: dict[Value, str], number: str, truths: set[Value]) -> None:
+        self.names, self._number, self._truths = names, number, truths
+
+    def expression(self, operation: Operation) -> str:
+        conditions = CONDITIONS.get(operation.name, 0)
+        operands = [
+            self._condition(x) if i < conditions else self.number(x)
+            for i, x in enumerate(operation.operands)
+        ]
+        zero, one = self._plain(0.0), self._plain(1.0)
+        template = _TEMPLATES[operation.name]
+        return template.format(*operands, zero=zero, one=one, number=self._number)
+
+    def number(self, x: Value | float) -> str:
+        """A quantity where a number is needed: a truth value is 1 or 0 there."""
+        return f"{self._number}({self._plain(x)})" if x in self._truths else self._plain(x)
+
+    def _condition(self, x: Value | float) -> str:
+        """A quantity where a truth value is needed: any number but 0 is true there."""
+        if x in self._truths:
+            return self._plain(x)
+        return f"({self._plain(x)} != {self._plain(0.0)})"
+
+    def _plain(self, x: Value | float) -> str:
+        return self.names[x] if isinstance(x, Value) else _literal(x, self._number)
+
+
+def _literal(x: float, number: str) -> str:
+    # A bare literal is float64, and operands are of one kind.
+    text = repr(float(x))
+    return f"{number}({text})" if text[-1].isdigit() else f"{number}({text.replace('-', 'neg_')})"
+
+
+def _truths(recording: Recording) -> set[Value]:
+    operations = (*recording.scalar_operations, *recording.array_operations)
+    return {operation.result for operation in operations if operation.name in TRUTHS}
+
+
+def scalar_row(recording: Recording) -> list[Value]:
+    """The scalar quantities that ``prepare`` leaves for ``update``, in table order."""
+    return recording.scalars_for_arrays()
+
+
+def _prepare_source(layout: Layout) -> str:
+    form, recording = layout.form, layout.form.recording()
+    hyperparameters = [name for name in form.scalars if name not in SUPPLIED]
+    counts = dict(layout.count_dtypes)
+    names = {v: f"s{v.index}" for v in _scalar_values(recording)}
+    row = scalar_row(recording)
+    lines = [
+        "def prepare(control, _first, _last):",
+        f"    tensors = load_int64(control, {Control.TENSORS})",
+        f"    grads = load_int64(control, {Control.GRADS})",
+        f"    counts = load_int64(control, {Control.COUNTS})",
+        f"    groups = load_int64(control, {Control.GROUPS})",
+        f"    numbers = load_int64(control, {Control.NUMBERS})",
+        f"    firsts = load_int64(control, {Control.FIRST})",
+        f"    scalars = load_int64(control, {Control.SCALARS})",
+        "    previous = -1",
+    ]
+    inputs = ["_group"]  # no slot's name
+    body: list[str] = ["in__group = load_int64(groups, tensor)"]
+    stores: list[str] = []
+    for i, (name, dtype) in enumerate(layout.count_dtypes):
+        body.append(f"{name}_address = load_int64(counts, {i} * tensors + tensor)")
+        if name == "step":
+            body.append(f"in_step = float64(load_{dtype}(step_address, 0)) + 1.0")
+            stores.append(f"store_{dtype}(step_address, 0, {dtype}(in_step))")
+        else:
+            body.append(f"in_{name} = float64(load_{dtype}({name}_address, 0))")
+        inputs.append(name)
+    if "machine_eps" in form.scalars:
+        param = dict(layout.formats)["param"]
+        lines.append(f"    in_machine_eps = {param.epsilon!r}")
+        inputs.append("machine_eps")
+    if "first" in form.scalars:
+        body += ["in_first = load_float64(firsts, tensor)", "store_float64(firsts, tensor, 0.0)"]
+        inputs.append("first")
+    lines += [f"    previous_{name} = {'0.0' if name != '_group' else '0'}" for name in inputs]
+    lines += [
+        "    for tensor in range(tensors):",
+        "        if load_int64(grads, tensor) == 0:",
+        "            continue",
+        *(f"        {line}" for line in body),
+    ]
+    slots = [n for n in counts if n != "step"]
+    if row or slots:
+        unchanged = " and ".join(["previous >= 0", *(f"in_{n} == previous_{n}" for n in inputs)])
+        computed = [
+            f"{names[recording.scalar_inputs[name]]} = "
+            f"load_float64(numbers, in__group * {len(hyperparameters)} + {i})"
+            for i, name in enumerate(hyperparameters)
+        ]
+        computed += [
+            f"{names[recording.scalar_inputs[n]]} = in_{n}"
+            for n in inputs
+            if n in recording.scalar_inputs
+        ]
+        printer = _Printer(names, "float64", _truths(recording))
+        for operation in recording.scalar_operations:
+            computed.append(f"{names[operation.result]} = {printer.expression(operation)}")
+        computed += [
+            f"store_float64(scalars, tensor * {len(row)} + {i}, {printer.number(v)})"
+            for i, v in enumerate(row)
+        ]
+        for n in slots:
+            new = recording.outputs[n]
+            computed.append(f"new_{n} = {printer.number(new or 0.0)}")
+            stores.append(f"store_{counts[n]}({n}_address, 0, {counts[n]}(new_{n}))")
+            lines.insert(lines.index("    previous = -1"), f"    new_{n} = 0.0")
+        lines += [
+            f"        if {unchanged}:",
+            f"            for i in range({len(row)}):",
+            f"                store_float64(scalars, tensor * {len(row)} + i, "
+            f"load_float64(scalars, previous * {len(row)} + i))",
+            "        else:",
+            *(f"            {line}" for line in computed),
+        ]
+    lines += [f"        {line}" for line in stores]
+    lines += [f"        previous_{name} = in_{name}" for name in inputs]
+    lines += ["        previous = tensor", "    return 0"]
+    return "\n".join(lines)
+
+
+def _scalar_values(recording: Recording) -> list[Value]:
+    computed = [operation.result for operation in recording.scalar_operations]
+    return [*recording.scalar_inputs.values(), *computed]
+
+
+def _update_source(layout: Layout) -> str:
+    formats = dict(layout.formats)
+    return in_flushed_mode(
+        layout,
+        "def update(control, first_chunk, last_chunk):",
+        [
+            f"    tensors = load_int64(control, {Control.TENSORS})",
+            f"    grads = load_int64(control, {Control.GRADS})",
+            f"    columns = load_int64(control, {Control.COLUMNS})",
+            f"    scalars = load_int64(control, {Control.SCALARS})",
+            f"    chunks = load_int64(control, {Control.CHUNKS})",
+            "    for chunk in range(first_chunk, last_chunk):",
+            f"        if chunk + {AHEAD} < last_chunk:",
+            f"            tensor = load_int64(chunks, 3 * (chunk + {AHEAD}))",
+            f"            start = load_int64(chunks, 3 * (chunk + {AHEAD}) + 1)",
+            "            grad_address = load_int64(grads, tensor)",
+            f"            prefetch(grad_address + {formats['grad'].bytes_for(1)} * start)",
+            *(
+                "            prefetch("
+                f"load_int64(columns, {i} * tensors + tensor) + {size} * start)"
+                for i, (_, size) in enumerate(columns_with_sizes(layout))
+            ),
+            "        tensor = load_int64(chunks, 3 * chunk)",
+            "        start = load_int64(chunks, 3 * chunk + 1)",
+            "        count = load_int64(chunks, 3 * chunk + 2)",
+            "        grad_address = load_int64(grads, tensor)",
+            "        if grad_address == 0:",
+            "            continue",
+            f"        grad_address += {formats['grad'].bytes_for(1)} * start",
+            *(
+                f"        {variable} = load_int64(columns, {i} * tensors + tensor) + {size} * start"
+                for i, (variable, size) in enumerate(columns_with_sizes(layout))
+            ),
+            *indented(scalar_reads(layout), 8),
+            *indented(element_loop(layout), 8),
+        ],
+    )
+
+
+def in_flushed_mode(layout: Layout, head: str, body: list[str]) -> str:
+    """A function whose body runs with denormals as zero, unless the rule keeps them."""
+    flushes = not layout.form.rule.keeps_denormals
+    return "\n".join(
+        [
+            head,
+            *(["    mode = flush_denormals()"] if flushes else []),
+            *body,
+            *(["    restore_denormals(mode)"] if flushes else []),
+            "    return 0",
+        ]
+    )
+
+
+def indented(lines: Iterable[str], by: int) -> list[str]:
+    """Lines, moved to the right."""
+    return [" " * by + line for line in lines]
+
+
+def _array_names(recording: Recording) -> dict[Value, str]:
+    row = scalar_row(recording)
+    return {v: f"x{v.index}" if v.is_array else f"s{v.index}" for v in row}
+
+
+def scalar_reads(layout: Layout) -> list[str]:
+    """What a tensor's elements have in common, read from row ``tensor`` of ``scalars``."""
+    recording, number = layout.form.recording(), layout.compute
+    row = scalar_row(recording)
+    truths = _truths(recording)
+    lines = []
+    for i, (value, name) in enumerate(_array_names(recording).items()):
+        read = f"load_float64(scalars, tensor * {len(row)} + {i})"
+        read = f"{read} != 0.0" if value in truths else f"{number}({read})"
+        lines.append(f"{name} = {read}")
+    lines += [
+        f"r{v.index} = {number}(1.0 / load_float64(scalars, tensor * {len(row)} + {row.index(v)}))"
+        for v in _scalar_divisors(recording)
+    ]
+    return lines
+
+
+def element_loop(layout: Layout) -> list[str]:
+    """The loop over ``count`` elements from the addresses that the columns' variables hold."""
+    recording, number = layout.form.recording(), layout.compute
+    formats = dict(layout.formats)
+    names = _array_names(recording)
+    printer = _Printer(names, number, _truths(recording))
+    divisors = _scalar_divisors(recording)
+    body = []
+    for name, value in recording.array_inputs.items():
+        names[value] = f"{name}_value"
+        read = formats[name].kernel_read(column_names(name, formats[name]), "i")
+        body.append(f"{names[value]} = {number}({read})")
+    for operation in recording.array_operations:
+        names[operation.result] = f"x{operation.result.index}"
+        divisor = operation.operands[-1]
+        if operation.name == "div" and divisor in divisors:
+            # One division a tensor instead of one an element; half an ulp apart at most.
+            dividend = operation.operands[0]
+            assert isinstance(divisor, Value)
+            text = f"({printer.number(dividend)} * r{divisor.index})"
+        else:
+            text = printer.expression(operation)
+        body.append(f"{names[operation.result]} = {text}")
+    for name, output in recording.outputs.items():
+        if output is None or name not in formats or output == recording.array_inputs.get(name):
+            continue
+        storage, text = formats[name], printer.number(output)
+        body.append(storage.kernel_write(column_names(name, storage), "i", text))
+    return ["for i in range(count):", *indented(body, 4)]
+
+
+def columns_with_sizes(layout: Layout) -> list[tuple[str, int]]:
+    """The variable and the bytes per element of each column but the gradient's."""
+    return [
+        (variable, storage.bytes_for(1))
+        for name, storage in layout.formats
+        if name != "grad"
+        for variable in column_names(name, storage)
+    ]
+
+
+def _scalar_divisors(recording: Recording) -> list[Value]:
+    found = [
+        operation.operands[1] for operation in recording.array_operations if operation.name == "div"
+    ]
+    return list(dict.fromkeys(x for x in found if isinstance(x, Value) and not x.is_array))

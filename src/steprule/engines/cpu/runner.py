@@ -1,0 +1,299 @@
+"""One compiled kernel for all parameters of a form, kept from step to step.
+
+A :class:`FusedRunner` keeps the addresses of everything that a kernel touches. Before each step
+it looks again at all that may have moved (gradients, ``param.data``, replaced state), for a
+stale address is not a wrong number but corrupted memory.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from operator import attrgetter, is_
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steprule.engines import Leaf
+from steprule.engines.compiler.cache import Library, library_for
+from steprule.engines.cpu.engine import PLAIN, counts_of, has_memory
+from steprule.engines.cpu.kernel_text import Control, Layout, scalar_row, source_of
+from steprule.engines.guards.addresses import Unmoved
+from steprule.engines.guards.tensors import Likeness
+from steprule.engines.native.address_guard import Watch
+from steprule.engines.native.loops import is_native, want_native
+from steprule.engines.native.loops_text import Outcome, Watched
+from steprule.engines.threads.work_split import Shares
+from steprule.formats import format_of
+from steprule.formats.floating import compute_dtype
+from steprule.language.form import Form
+from steprule.language.rule import SUPPLIED
+
+# Elements of one chunk: small enough to spread evenly, large enough to hide its set-up.
+CHUNK = 8192
+# Elements for each thread: with fewer, another thread costs more than it saves.
+GRAIN = 1 << 16
+# Steps after which a run is one that the native loops are worth compiling for.
+EARNED_AFTER = 16
+# How often in a row gradients of another kind than before are learned anew.
+TRIES = 4
+
+_grad_of = attrgetter("grad")
+
+
+class FusedRunner:
+    """One kernel and the tables it reads, for the leaves of one layout."""
+
+    def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
+        self.form = form
+        self.params = tuple(leaf.param for leaf in leaves)
+        self.groups = sorted({leaf.group for leaf in leaves})
+        self.grad_dtype = leaves[0].grad.dtype
+        self._states = [leaf.state for leaf in leaves]
+        self._library = _library_of(form, leaves[0])
+        self._memorise()
+        self._make_tables(leaves)
+        self._grads: tuple[Any, ...] = ()
+        self._active: Sequence[Tensor] = ()
+        self._addresses = array("q")
+        self._steps = 0
+        self._shares: dict[int, Shares] = {}
+        self.is_watched = False
+
+    def _memorise(self) -> None:
+        """Keep what :meth:`collect` compares with."""
+        params = self.params
+        self._param_addresses = _addresses_of(params)
+        self._sizes = [p.numel() for p in params]
+        self._empty = [i for i, size in enumerate(self._sizes) if size == 0]
+        # While these are alive, no other tensor can be given one of the addresses.
+        self._kept = [p.detach() for p in params]
+        self._names = (*self.form.array_slots, *counts_of(self.form))
+        self._slots = [tuple(state[name] for state in self._states) for name in self._names]
+        self._unmoved = Unmoved(params, self._states, self._names)
+        self._usual_grads: Likeness | None = None
+        self._watch: Watch | None = None
+        self._may_be_watched = True
+        self._tries = TRIES
+
+    def _make_tables(self, leaves: Sequence[Leaf]) -> None:
+        count = len(leaves)
+        scale = 2 if leaves[0].param.is_complex() else 1
+        sizes = [size * scale for size in self._sizes]
+        arrays = len(self.form.array_slots)
+        columns = [self._param_addresses, *map(_addresses_of, self._slots[:arrays])]
+        self._columns = np.array(columns, dtype=np.int64)
+        counts = [_addresses_of(tensors) for tensors in self._slots[arrays:]]
+        self._counts = np.array(counts or [array("q", [0])], dtype=np.int64)
+        row_of = {group: i for i, group in enumerate(self.groups)}
+        self.row_of = row_of
+        self._group_rows = np.array([row_of[leaf.group] for leaf in leaves], dtype=np.int64)
+        hyperparameters = [n for n in self.form.scalars if n not in SUPPLIED]
+        self._numbers_of_group = len(hyperparameters)
+        self._numbers = array("d", bytes(8 * max(1, len(self.groups) * len(hyperparameters))))
+        self._first = np.array([float(leaf.is_first) for leaf in leaves])
+        row = scalar_row(self.form.recording())
+        self._scalars = np.zeros((count, max(1, len(row))))
+        chunks = [
+            (i, start, min(CHUNK, size - start))
+            for i, size in enumerate(sizes)
+            for start in range(0, size, CHUNK)
+        ]
+        self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
+        self._chunk_count = len(chunks)
+        self.elements = sum(sizes)
+        self._control = np.zeros(len(Control), dtype=np.int64)
+        tables: Mapping[Control, np.ndarray[Any, Any]] = {
+            Control.COLUMNS: self._columns,
+            Control.COUNTS: self._counts,
+            Control.GROUPS: self._group_rows,
+            Control.FIRST: self._first,
+            Control.SCALARS: self._scalars,
+            Control.CHUNKS: self._chunks,
+        }
+        for word, table in tables.items():
+            self._control[word] = table.ctypes.data
+        self._control[Control.NUMBERS] = self._numbers.buffer_info()[0]
+        self._control[Control.TENSORS] = count
+        self._address = self._control.ctypes.data
+
+    def set_numbers(self, group: int, numbers: Sequence[float]) -> None:
+        """Put a group's hyperparameters in force from the next step on."""
+        start = self.row_of[group] * self._numbers_of_group
+        self._numbers[start : start + len(numbers)] = array("d", numbers)
+
+    def collect(self) -> bool:
+        """Look at all that may have moved since the last step, and take this step's gradients.
+
+        Returns:
+            False if anything is no longer as it was planned: plan anew.
+        """
+        grads = tuple(map(_grad_of, self.params))
+        outcome = self._look(grads)
+        self.is_watched = outcome == Outcome.AS_PLANNED
+        if self._watch is not None and self.is_watched:
+            found = self._watch.addresses
+            self._addresses, self._grads = found, grads
+            self._active = self.params if found[len(self.params)] else ()
+            self._tries = TRIES
+            return True
+        return outcome == Outcome.UNLIKE and self._collect_grads(grads)
+
+    def _look(self, grads: tuple[Any, ...]) -> int:
+        """Whether all is as planned; without a watch, all but the gradients."""
+        if self._watch is not None:
+            return self._watch.check(grads)
+        if not self._unmoved.hold():
+            return Outcome.CHANGED
+        if self._may_be_watched and is_native():
+            self._may_be_watched = False
+            if Watch.takes(self.params, self._states, self._names):
+                self._watch = Watch(self.params, self._states, self._names)
+        return Outcome.UNLIKE
+
+    def _collect_grads(self, grads: tuple[Any, ...]) -> bool:
+        if self._usual_grads is not None and self._usual_grads.holds(grads):
+            self._addresses = _addresses_of(grads)
+            self._active = self.params
+            self._grads = grads
+        elif not self._collect_unusual(grads):
+            return False
+        if self._watch is not None and self._tries and all(map(is_, self._grads, grads)):
+            self._tries -= 1
+            self._watch.expect(grads)
+        grads = self._grads
+        for i in self._empty:
+            self._addresses[i] = grads[i] is not None
+        found = np.count_nonzero(np.frombuffer(self._addresses, dtype=np.int64))
+        return bool(found == len(self._active))
+
+    def _collect_unusual(self, grads: tuple[Any, ...]) -> bool:
+        """Take gradients one by one: some are missing, or must be copied to be read."""
+        taken = []
+        for i, grad in enumerate(grads):
+            if grad is None or self._fits(i, grad):
+                taken.append(grad)
+                continue
+            readable = type(grad) in PLAIN and grad.layout is torch.strided
+            is_planned = grad.dtype is self.grad_dtype and grad.shape == self.params[i].shape
+            # A zero tensor reads as zeros from no memory at all; from freed memory nothing can be.
+            if not (readable and is_planned and (has_memory(grad) or grad._is_zerotensor())):
+                return False
+            # A copy of what is expanded, permuted, lazily conjugated…
+            like = torch.empty_like(self.params[i], dtype=self.grad_dtype)
+            taken.append(like.copy_(grad))
+        self._grads = tuple(taken)
+        self._active = [p for p, g in zip(self.params, taken, strict=True) if g is not None]
+        self._addresses = array("q", (0 if g is None else g.data_ptr() for g in taken))
+        if all(map(is_, taken, grads)) and len(self._active) == len(self.params):
+            self._usual_grads = Likeness(grads)
+        return True
+
+    def _fits(self, i: int, grad: Tensor) -> bool:
+        """Whether a gradient can be read where it is."""
+        param = self.params[i]
+        return (
+            type(grad) in PLAIN
+            and grad.layout is torch.strided
+            and grad.dtype is self.grad_dtype
+            and grad.shape == param.shape
+            and (grad.stride() == param.stride() or grad.numel() < 2)
+            and not grad.is_conj()
+            and not grad.is_neg()
+            and not grad._is_zerotensor()
+        )
+
+    def run(self) -> None:
+        """Update the parameters whose gradients :meth:`collect` took."""
+        # Kept alive here: another thread may step meanwhile.
+        addresses, grads, active = self._addresses, self._grads, self._active
+        try:
+            if active:
+                self._control[Control.GRADS] = addresses.buffer_info()[0]
+                prepare, update = self._library.functions
+                prepare(self._address, 0, 0)
+                threads = self.threads()
+                if threads == 1:
+                    update(self._address, 0, self._chunk_count)
+                else:
+                    self._shares_for(threads).run()
+                if self._watch is not None and self.is_watched:
+                    self._watch.bump_versions()
+                else:
+                    _bump_versions(active)
+                self._steps += 1
+                if self._steps == EARNED_AFTER:
+                    want_native()
+        finally:
+            del grads
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Keep no gradient alive: the step is done, or will not be."""
+        self._grads = ()
+        self._active = ()
+
+    def threads(self) -> int:
+        """How many threads the kernel is worth now."""
+        return min(torch.get_num_threads(), 1 + self.elements // GRAIN)
+
+    def watched_block(self, threads: int) -> array[int] | None:
+        """The block of the watch, told of kernel and threads; None if it cannot be used so."""
+        watch = self._watch
+        if watch is None or not self.is_watched:
+            return None
+        shares = self._shares_for(threads) if threads > 1 else None
+        if shares is not None and not shares.task:
+            return None
+        prepare, update = self._library.addresses
+        watch.tell(
+            {
+                Watched.CONTROL: self._address,
+                Watched.PREPARE: prepare,
+                Watched.UPDATE: update,
+                Watched.CHUNKS: self._chunk_count,
+                Watched.TASK: 0 if shares is None else shares.task,
+                Watched.THREADS: threads,
+            }
+        )
+        return watch.block
+
+    def _shares_for(self, threads: int) -> Shares:
+        shares = self._shares.get(threads)
+        if shares is None:
+            shares = Shares(self._library, 1, self._address, self._edges(threads))
+            self._shares[threads] = shares
+        return shares
+
+    def _edges(self, threads: int) -> list[int]:
+        """Where each thread's chunks begin (and the last one's end): about equal work for each."""
+        ends = np.cumsum(self._chunks[:, 2])
+        cuts = np.searchsorted(ends, np.linspace(0, ends[-1], threads + 1)[1:-1]) + 1
+        return [0, *cuts.tolist(), self._chunk_count]
+
+
+def _library_of(form: Form, leaf: Leaf) -> Library:
+    stored = [("param", leaf.param), ("grad", leaf.grad)]
+    stored += [(name, leaf.state[name]) for name in form.array_slots]
+    layout = Layout(
+        form=form,
+        formats=tuple((name, format_of(tensor)) for name, tensor in stored),
+        count_dtypes=tuple(
+            (name, str(leaf.state[name].dtype).removeprefix("torch.")) for name in counts_of(form)
+        ),
+        compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
+    )
+    return library_for(
+        source_of(layout), ("prepare", "update"), arity=3, title=f"the rule {form.rule.name!r}"
+    )
+
+
+def _addresses_of(tensors: tuple[Tensor, ...]) -> array[int]:
+    return array("q", map(Tensor.data_ptr, tensors))
+
+
+def _bump_versions(params: Sequence[Tensor]) -> None:
+    """Let a graph that saved a parameter know of the change, as an in-place operation does."""
+    torch.autograd.graph.increment_version(params)

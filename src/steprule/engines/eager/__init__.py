@@ -1,0 +1,1 @@
+"""The eager engine: the rule on tensors, one parameter at a time."""

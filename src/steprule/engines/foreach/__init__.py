@@ -1,0 +1,1 @@
+"""The foreach engine: the recording replayed over lists of tensors."""

@@ -1,0 +1,283 @@
+"""The foreach engine: the recording replayed over lists of tensors, ``torch._foreach_*``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from steprule.engines import Leaf, Numbers
+from steprule.engines.batch import Batch, LeafBatch
+from steprule.engines.eager.engine import VOCABULARY, advance, supply_scalars
+from steprule.engines.foreach.fused_operations import Instruction, instructions_of
+from steprule.formats import format_of
+from steprule.formats.floating import compute_dtype, real_view
+from steprule.language.form import Form
+from steprule.language.recording import CONDITIONS, NUMBER_OPERATIONS, TRUTHS, Recording, Value
+from steprule.language.rule import SUPPLIED
+
+TensorList = list[Tensor]
+
+
+def _truth(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.tensor(bool(x))
+
+
+_PER_TENSOR: dict[str, Callable[..., Any]] = {
+    **NUMBER_OPERATIONS,
+    "and": lambda a, b: torch.logical_and(_truth(a), _truth(b)),
+    "or": lambda a, b: torch.logical_or(_truth(a), _truth(b)),
+    "not": torch.logical_not,
+    **{
+        name: getattr(VOCABULARY, name)
+        for name in ("sqrt", "exp", "log", "sign", "maximum", "minimum", "where")
+    },
+}
+# Operations that exist on lists, whatever mix of lists and numbers they are given.
+_UNARY = {"sqrt", "exp", "log", "sign", "neg", "abs"}
+_BINARY = {"add", "sub", "mul", "div", "pow", "maximum", "minimum"}
+# Numbers that a parameter has of its own.
+_SUPPLIED = set(SUPPLIED)
+_COMMUTING = {"add", "mul", "maximum", "minimum"}
+
+
+class ForeachEngine:
+    """Replays the recording over all parameters that share their numbers at once."""
+
+    name = "foreach"
+
+    def refusal(self, leaf: Leaf, form: Form) -> str | None:
+        """Refuses what needs a tensor as a scalar, or is not a plain tensor."""
+        if not form.rule.elementwise:
+            return "the rule works on whole tensors, not on elements"
+        if form.capturable:
+            return "capturable=True keeps the step count a tensor, one for each parameter"
+        for tensor in (leaf.param, leaf.grad):
+            if type(tensor) not in (Tensor, torch.nn.Parameter):
+                return f"{type(tensor).__name__} is a tensor subclass"
+        return None
+
+    def apply(self, form: Form, leaves: Sequence[Leaf], numbers: Numbers) -> None:
+        """Update the leaves, those with equal numbers and dtypes together."""
+        buckets: dict[Any, tuple[dict[str, Any], list[Leaf]]] = {}
+        alike = alike_groups((leaf.group for leaf in leaves), numbers)
+        has_own = form.rule.counts_steps or form.scalar_slots or _SUPPLIED & set(form.scalars)
+        steps, others = [], []
+        for leaf in leaves:
+            own: dict[str, Any] = {}
+            step = supply_scalars(form, leaf, own) if has_own else None
+            if isinstance(step, Tensor) and step.is_floating_point():
+                steps.append(step)
+            elif step is not None:
+                others.append((leaf, step))
+            key = (alike[leaf.group], leaf.param.dtype, leaf.param.device, *own.values())
+            found = buckets.get(key)
+            if found is None:
+                found = buckets[key] = ({**numbers[leaf.group], **own}, [])
+            found[1].append(leaf)
+        for scalars, bucket in buckets.values():
+            grads = [leaf.grad for leaf in bucket]
+            states = [leaf.state for leaf in bucket]
+            dtypes = [grad.dtype for grad in grads]
+            Bucket(form, [leaf.param for leaf in bucket], states, dtypes).update(grads, scalars)
+        if steps:
+            torch._foreach_add_(steps, 1.0)
+        for leaf, step in others:
+            advance(leaf, step)
+
+    def batch(self, form: Form, leaves: Sequence[Leaf]) -> Batch:
+        """The same leaves, to be updated again."""
+        from steprule.engines.foreach.runner import ForeachBatch
+
+        plain = LeafBatch(self, form, leaves)
+        return ForeachBatch(form, leaves, plain) if ForeachBatch.takes(form, leaves) else plain
+
+
+def alike_groups(groups: Iterable[int], numbers: Numbers) -> dict[int, int]:
+    """For each group the first one that has the same numbers."""
+    first: dict[Any, int] = {}
+    return {
+        group: first.setdefault(tuple(numbers[group].values()), group)
+        for group in dict.fromkeys(groups)
+    }
+
+
+class Bucket:
+    """Parameters that share their numbers, of one dtype and on one device.
+
+    Args:
+        form: the form of all.
+        params: the parameters.
+        states: the state of each.
+        grad_dtypes: the dtypes of the gradients that each will be updated with.
+    """
+
+    def __init__(
+        self,
+        form: Form,
+        params: TensorList,
+        states: Sequence[Mapping[str, Any]],
+        grad_dtypes: Sequence[torch.dtype],
+    ) -> None:
+        self._form, self._recording = form, form.recording()
+        self.dtype = params[0].dtype
+        self._compute = compute = compute_dtype(params[0])
+        self._stored = {
+            "param": params,
+            **{name: [state[name] for state in states] for name in form.array_slots},
+        }
+        self._scalar_slots = {name: [state[name] for state in states] for name in form.scalar_slots}
+        dtypes = {name: [t.dtype for t in tensors] for name, tensors in self._stored.items()}
+        dtypes["grad"] = list(grad_dtypes)
+        self._is_plain = {name: all(d is compute for d in found) for name, found in dtypes.items()}
+        # What is stored will be written anyway: at its last use it is as good as a temporary. A
+        # gradient is not, unless what is read is a copy.
+        inputs = self._recording.array_inputs
+        self._owned = {inputs[name] for name in self._stored}
+        if all(dtype.to_real() != compute for dtype in grad_dtypes):
+            self._owned.add(inputs["grad"])
+        self._is_kept = {
+            name: self._recording.outputs[name] == self._recording.array_inputs[name]
+            and tensors[0].dtype.to_real() == compute
+            for name, tensors in self._stored.items()
+        }
+
+    def update(self, grads: TensorList, scalars: Mapping[str, Any]) -> None:
+        """Update parameters and slots; step counts are the caller's.
+
+        Args:
+            grads: of the same dtypes as those of the leaves that the bucket was made of.
+            scalars: the numbers of all.
+        """
+        recording, compute, names = self._recording, self._compute, self._stored.keys()
+        VOCABULARY.dtype = compute
+        values: dict[Value, Any] = recording.scalars(scalars)
+        for name, tensors in [*self._stored.items(), ("grad", grads)]:
+            values[recording.array_inputs[name]] = (
+                tensors
+                if self._is_plain[name]
+                else [t if t.dtype is compute else real_view(t).to(compute) for t in tensors]
+            )
+        homes = {recording.array_inputs[name]: name for name in names}
+        _replay(_instructions(self._form), recording, values, set(self._owned), homes, compute)
+        # What lies in the memory of another output would be overwritten when that one is stored.
+        for name in names:
+            new = recording.outputs[name]
+            if isinstance(new, Value) and homes.get(new, name) != name:
+                values[new] = [tensor.clone() for tensor in values[new]]
+        for name, tensors in self._stored.items():
+            if self._is_kept[name]:
+                continue
+            made = _as_list(values, recording.outputs[name], len(tensors), compute)
+            if made is tensors:  # all was updated in place
+                continue
+            # Only plain floats are stored by the tensors themselves; a format may do more.
+            for target, value in zip(tensors, made, strict=True):
+                if value is not target:  # it was not updated in place
+                    format_of(target).write(target, value)
+        for name, tensors in self._scalar_slots.items():
+            new = recording.outputs[name]
+            for tensor in tensors:
+                tensor.fill_(values[new] if isinstance(new, Value) else new)
+
+
+def _as_list(
+    values: dict[Value, Any], output: Value | float | None, count: int, compute: torch.dtype
+) -> Any:
+    value = values[output] if isinstance(output, Value) else output
+    return value if isinstance(value, list) else [torch.tensor(value, dtype=compute)] * count
+
+
+@functools.cache
+def _instructions(form: Form) -> list[Instruction]:
+    return instructions_of(form.recording())
+
+
+def _replay(
+    instructions: list[Instruction],
+    recording: Recording,
+    values: dict[Value, Any],
+    owned: set[Value],
+    homes: dict[Value, str],
+    compute: torch.dtype,
+) -> None:
+    """Run the instructions, reusing the memory of what is needed no more.
+
+    ``homes`` says in which stored array's memory a value lies.
+    """
+    last_use = {x: i for i, instruction in enumerate(instructions) for x in instruction.operands}
+    kept = {x for x in recording.outputs.values() if isinstance(x, Value)}
+
+    def is_last(x: Any, i: int) -> bool:
+        return x in owned and x not in kept and last_use[x] == i
+
+    def value_of(x: Any) -> Any:
+        return values[x] if isinstance(x, Value) else x
+
+    def number_of(x: Any) -> Any:
+        return [t.to(compute) for t in values[x]] if x in truths else value_of(x)
+
+    truths: set[Value] = set()
+    for i, instruction in enumerate(instructions):
+        name, operands = instruction.name, instruction.operands
+        if name in _COMMUTING and not is_last(operands[0], i):
+            is_second_better = is_last(operands[1], i) or not _is_array(operands[0])
+            operands = operands[::-1] if is_second_better else operands
+        conditions = CONDITIONS.get(name, 0)
+        arguments = [*map(value_of, operands[:conditions]), *map(number_of, operands[conditions:])]
+        in_place = is_last(operands[0], i)
+        if instruction.factor is None:
+            result = _run(name, arguments, in_place=in_place)
+        else:
+            factor = instruction.sign * value_of(instruction.factor)
+            result = _run_combined(name, arguments, factor, in_place=in_place)
+        if in_place and operands[0] in homes:
+            homes[instruction.result] = homes[operands[0]]
+        for x in set(operands):
+            if isinstance(x, Value) and is_last(x, i):
+                del values[x]
+                owned.discard(x)
+        values[instruction.result] = result
+        if name in TRUTHS:  # a number cannot be put in a truth value's place
+            truths.add(instruction.result)
+        else:
+            owned.add(instruction.result)
+
+
+def _run_combined(name: str, arguments: list[Any], factor: float, *, in_place: bool) -> TensorList:
+    if name == "scaled":
+        function = torch._foreach_add_ if in_place else torch._foreach_add
+        result: Any = function(*arguments, alpha=factor)
+    else:
+        function = getattr(torch, f"_foreach_{name}" + ("_" if in_place else ""))
+        result = function(*arguments, value=factor)
+    return cast(TensorList, arguments[0] if in_place else list(result))
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, Value) and x.is_array
+
+
+def _run(name: str, arguments: list[Any], *, in_place: bool) -> TensorList:
+    is_list = [isinstance(x, list) for x in arguments]
+    if name in _UNARY or (name in _BINARY and is_list[0]):
+        function = getattr(torch, _foreach_name(name, is_list) + ("_" if in_place else ""))
+        result = function(*arguments)
+        return cast(TensorList, arguments[0] if in_place else list(result))
+    count = len(next(x for x, it_is in zip(arguments, is_list, strict=True) if it_is))
+    columns = [x if it_is else [x] * count for x, it_is in zip(arguments, is_list, strict=True)]
+    found = []
+    for row in zip(*columns, strict=True):
+        result = _PER_TENSOR[name](*row)
+        # A choice may be one of its operands, which others may still need.
+        found.append(result.clone() if any(result is x for x in row) else result)
+    return found
+
+
+def _foreach_name(name: str, is_list: list[bool]) -> str:
+    if name in ("maximum", "minimum") and not all(is_list):
+        name = {"maximum": "clamp_min", "minimum": "clamp_max"}[name]
+    return f"_foreach_{name}"

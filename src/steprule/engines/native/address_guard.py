@@ -1,0 +1,148 @@
+"""Whether the tensors of one kernel are where they were, by one native call."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from steprule.engines.native.contents_guard import ANY, Contents
+from steprule.engines.native.loops import address_of, is_native, items_of, native, world
+from steprule.engines.native.loops_text import Loop, Record, Watched
+from steprule.engines.native.tensor_layout import (
+    half_word,
+    has_plain_shape,
+    tensor_words,
+    word,
+)
+
+
+class Watch:
+    """Remembers parameters' and state tensors' memory, sizes and strides, and what dicts held.
+
+    Args:
+        params: plain tensors with memory.
+        entries: their state: dicts of tensors that are plain and dense.
+        names: the keys to watch; every entry has every one.
+
+    Attributes:
+        block: the words that the loops read (:class:`~.loops_source.Watched`).
+        addresses: of each gradient, 0 for none, as the last check found them; and behind them,
+            how many there are.
+    """
+
+    def __init__(
+        self, params: Sequence[Tensor], entries: Sequence[dict[str, Any]], names: Sequence[str]
+    ) -> None:
+        self._params = tuple(params)
+        self._slots = [entry[name] for entry in entries for name in names]
+        self._records = _records_of(self._params)
+        self._slot_records = _records_of(self._slots)
+        watched = entries if names else []
+        self._contents = Contents(
+            [(e, [(k, v if k in names else ANY) for k, v in e.items()]) for e in watched]
+        )
+        self._likes = array("q", bytes(16 * len(self._params)))
+        self._handles = array("q", bytes(8 * len(self._params)))
+        self.addresses = array("q", bytes(8 * (len(self._params) + 1)))
+        self.block = array("q", bytes(8 * len(Watched)))
+        self.tell(
+            {
+                Watched.COUNT: len(self._params),
+                Watched.PARAMS: items_of(self._params),
+                Watched.RECORDS: address_of(self._records),
+                Watched.LIKES: address_of(self._likes),
+                Watched.HANDLES: address_of(self._handles),
+                Watched.FOUND: address_of(self.addresses),
+                Watched.ENTRIES: self._contents.address,
+                Watched.ENTRY_COUNT: self._contents.count,
+                Watched.SLOTS: address_of(self._slot_records),
+                Watched.SLOT_COUNT: len(self._slots),
+            }
+        )
+        self._outcome = array("q", [0])
+
+    @staticmethod
+    def takes(
+        params: Sequence[Tensor], entries: Sequence[dict[str, Any]], names: Sequence[str]
+    ) -> bool:
+        """Whether the loops can be used: small numbers of axes, no empty parameters."""
+        return (
+            is_native()
+            and all(type(entry) is dict for entry in entries)
+            and all(has_plain_shape(param) and param.numel() for param in params)
+            and all(has_plain_shape(entry[name]) for entry in entries for name in names)
+            and all(map(_counts_natively, params))
+        )
+
+    def tell(self, words: Mapping[Watched, int]) -> None:
+        """Write words of the block."""
+        for place, value in words.items():
+            self.block[place] = value
+
+    def expect(self, grads: Sequence[Tensor | None]) -> None:
+        """From now on take gradients like these, of the kind that the kernel reads where it is.
+
+        None leaves what is expected of its parameter's gradient as it is: at first, nothing.
+        """
+        given = {i: grad for i, grad in enumerate(grads) if grad is not None}
+        for (i, grad), fold in zip(given.items(), _folds_of(given.values()), strict=True):
+            self._likes[2 * i] = fold
+            self._likes[2 * i + 1] = int(grad.storage_offset()) * grad.element_size()
+
+    def check(self, grads: tuple[Tensor | None, ...]) -> int:
+        """Look at everything; on ``Outcome.AS_PLANNED`` :attr:`addresses` are the gradients'.
+
+        Args:
+            grads: the parameters' gradients; to be kept alive as long as addresses are used.
+
+        Returns:
+            An :class:`~.loops_source.Outcome`.
+        """
+        self.block[Watched.GIVEN] = items_of(grads)
+        found = address_of(self._outcome)
+        native()[Loop.CHECK](address_of(self.block), address_of(world()), found, 0)
+        self.block[Watched.GIVEN] = 0
+        return self._outcome[0]
+
+    def bump_versions(self) -> None:
+        """Let graphs that saved a parameter know of its change: those that had a gradient."""
+        native()[Loop.BUMP](address_of(self.block), 0, 0, 0)
+
+
+def _records_of(tensors: Sequence[Tensor]) -> array[int]:
+    words = tensor_words()
+    assert words is not None
+    records = array("q")
+    for tensor, fold in zip(tensors, _folds_of(tensors), strict=True):
+        storage = word(tensor._cdata + words.storage)
+        record = {
+            Record.THING: id(tensor),
+            Record.CLASS: id(type(tensor)),
+            Record.IMPL: tensor._cdata,
+            Record.STORAGE: storage,
+            Record.DATA: tensor.untyped_storage().data_ptr(),
+            Record.OWNER: word(storage + words.data + 8),
+            Record.FOLD: fold,
+            Record.AUTOGRAD: word(tensor._cdata + words.autograd),
+            Record.COUNTER: word(tensor._cdata + words.counter),
+        }
+        records.extend(record[place] for place in Record)
+    return records
+
+
+def _folds_of(tensors: Collection[Tensor]) -> array[int]:
+    """The sizes, strides and kind of each tensor, folded into one word."""
+    impls = array("q", [tensor._cdata for tensor in tensors])
+    found = array("q", bytes(8 * len(impls)))
+    native()[Loop.FOLDS](address_of(impls), len(impls), address_of(found), 0)
+    return found
+
+
+def _counts_natively(param: Tensor) -> bool:
+    words = tensor_words()
+    assert words is not None
+    counter = word(param._cdata + words.counter)
+    return counter != 0 and half_word(counter + words.version) == param._version

@@ -1,0 +1,1 @@
+"""The rows engine: only the rows that a sparse gradient has."""

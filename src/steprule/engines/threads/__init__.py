@@ -1,0 +1,1 @@
+"""Kernels run over shares of their work on several threads."""

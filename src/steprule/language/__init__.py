@@ -1,0 +1,1 @@
+"""What a rule is written in: the rule itself, its recording on symbols, its forms."""

@@ -1,0 +1,107 @@
+"""What every rule shares, written once: maximize, and weight decay of either kind."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from steprule.language.recording import Recording, record
+from steprule.language.rule import Rule
+
+Decay = Literal["none", "l2", "decoupled"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A rule with all its flags fixed: what is recorded, compiled and cached.
+
+    Two groups of an optimizer whose forms are equal can be updated by one kernel, whatever
+    their numbers.
+    """
+
+    rule: Rule
+    flags: tuple[tuple[str, Any], ...]
+    present_slots: tuple[str, ...]
+    maximize: bool
+    decay: Decay
+    capturable: bool = False
+
+    def __hash__(self) -> int:
+        return hash((self.rule.name, self.flags, self.present_slots, self.maximize, self.decay))
+
+    @functools.cached_property
+    def scalars(self) -> tuple[str, ...]:
+        """Names of the numbers that the form computes with."""
+        flags = dict(self.flags)
+        names = [name for name in self.rule.needs if name not in flags]
+        shared = {"none": (), "l2": ("weight_decay",), "decoupled": ("lr", "weight_decay")}
+        return tuple(dict.fromkeys([*names, *shared[self.decay]]))
+
+    @functools.cached_property
+    def array_slots(self) -> tuple[str, ...]:
+        """The slots with one number for each element."""
+        return tuple(n for n in self.present_slots if not self.rule.slots[n].is_scalar)
+
+    @functools.cached_property
+    def scalar_slots(self) -> tuple[str, ...]:
+        """The slots with one number for the whole parameter."""
+        return tuple(n for n in self.present_slots if self.rule.slots[n].is_scalar)
+
+    @functools.cached_property
+    def switches(self) -> frozenset[str]:
+        """The options that decide which slots there are."""
+        return frozenset(slot.when for slot in self.rule.slots.values() if slot.when is not None)
+
+    def __call__(self, param: Any, grad: Any, *slots: Any, **scalars: Any) -> Any:
+        """The whole update of one parameter: shared terms, then the rule."""
+        if self.maximize:
+            grad = -grad
+        if self.decay == "l2":
+            grad = grad + scalars["weight_decay"] * param
+        elif self.decay == "decoupled":
+            param = param * (1 - scalars["lr"] * scalars["weight_decay"])
+        wanted = {name: value for name, value in scalars.items() if name in self.rule.needs}
+        return self.rule.function(param, grad, *slots, **wanted, **dict(self.flags))
+
+    def recording(self) -> Recording:
+        """The form, run once on symbols (kept: a form never changes)."""
+        return _recording(self)
+
+
+@functools.cache
+def _recording(form: Form) -> Recording:
+    return record(
+        form,
+        arrays={
+            "param": True,
+            "grad": True,
+            **{name: name in form.present_slots for name in form.rule.slots},
+        },
+        scalars=form.scalars,
+        flags={},
+        scalar_slots=form.scalar_slots,
+    )
+
+
+def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
+    """The form that a group with these options takes."""
+    decay: Decay = "none"
+    weight_decay = options.get("weight_decay", 0)
+    # A decay of 0 must skip the term: 0 * inf is nan. A tensor may become non-zero later.
+    if "weight_decay" not in rule.needs and (_is_tensor(weight_decay) or weight_decay != 0):
+        is_decoupled = rule.decoupled or options.get("decoupled_weight_decay")
+        decay = "decoupled" if is_decoupled else "l2"
+    return Form(
+        rule=rule,
+        flags=tuple((name, options[name]) for name in rule.flags),
+        present_slots=tuple(n for n, slot in rule.slots.items() if slot.is_present(options)),
+        maximize=bool(options.get("maximize", False)),
+        decay=decay,
+        capturable=bool(options.get("capturable", False)),
+    )
+
+
+def _is_tensor(x: object) -> bool:
+    return not isinstance(x, (int, float))

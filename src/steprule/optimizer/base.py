@@ -1,0 +1,506 @@
+"""The Optimizer base: parameter groups, state, hooks, and the step."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, ClassVar, TypeAlias, cast, overload
+
+import torch
+from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
+
+from steprule.language.rule import Rule
+from steprule.optimizer.explain import Explanation, explanation_of
+from steprule.optimizer.hooks import hooked
+from steprule.optimizer.options import check_options, check_spelling
+from steprule.optimizer.param_groups import (
+    ParamsT,
+    check_against_others,
+    check_tensors,
+    listed_groups,
+    split_names,
+)
+from steprule.optimizer.scheduled import (
+    SCHEDULES,
+    STEP,
+    advance_schedules,
+    packed_schedules,
+    split_schedules,
+    steps_seen,
+    unpacked_schedules,
+    with_schedules,
+)
+from steprule.planning.plan import Plan, Seat
+from steprule.planning.settings import FLAGS, Context, requested_engine
+from steprule.schedules import Schedule
+from steprule.state.state_dict import LoadPlan, StateDict, ensure_state, moved, packed_state
+
+__all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
+
+# What any numeric option takes: a number, a 1-element tensor, or a schedule.
+Number: TypeAlias = float | Tensor | Schedule
+
+_TAKERS_OF_SPARSE: list[str] = []
+# torch's mark for a default that each group must give.
+required = torch_optimizer.required
+_HOOKS = (
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+    "_optimizer_state_dict_pre_hooks",
+    "_optimizer_state_dict_post_hooks",
+    "_optimizer_load_state_dict_pre_hooks",
+    "_optimizer_load_state_dict_post_hooks",
+)
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Base of all optimizers: holds parameter groups and state, and carries out steps.
+
+    It inherits from ``torch.optim.Optimizer`` so that ``isinstance`` checks hold, and for the
+    registration of hooks; groups, state and updates are its own. A subclass either names a
+    :attr:`rule`, or overrides :meth:`step` as a subclass of torch's would.
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs (``model.named_parameters()``), or dicts with
+            a key ``params`` and any options that the group has of its own. Generators will do.
+        defaults: the options, for groups that do not set them; in place of any number, a
+            :class:`~steprule.schedules.Schedule`, which this optimizer's steps drive. Those that
+            (nearly) all optimizers have:
+
+            - ``lr``: learning rate of a step, a number or a 1-element tensor, >= 0;
+            - ``weight_decay``: >= 0; ``weight_decay * param`` is added to the gradient (L2), or,
+              with ``decoupled_weight_decay=True``, ``param`` is first shrunk by
+              ``1 - lr * weight_decay``;
+            - ``maximize``: climb instead of descending;
+            - ``differentiable``: let autograd through ``step()`` (engine ``eager``);
+            - ``capturable``: keep step counts on the parameter's device, as graphs need it;
+            - ``foreach``, ``fused``: torch's way to ask for an engine.
+        engine: ``"auto"`` (the fastest that takes the parameter), or ``"eager"``, ``"foreach"``,
+            ``"fused"``. See :meth:`explain`.
+
+    Attributes:
+        param_groups: the groups, as dicts; a changed value counts from the next step. The list
+            stays the same object for the optimizer's life.
+        state: for each parameter that has been updated, its state by torch's names.
+
+    Raises:
+        TypeError: ``params`` is a bare tensor, or holds something that is not a tensor.
+        ValueError: it is empty, a parameter stands in two groups or is the result of a
+            computation, an option is out of its range or misspelled.
+    """
+
+    #: The update rule, for subclasses that have one.
+    rule: ClassVar[Rule | None] = None
+    #: Options that torch's class has not, with their defaults; in a group only where given.
+    extras: ClassVar[Mapping[str, Any]] = {}
+    #: Options that loading a state dict never changes.
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    #: Whether ``step`` must be given a closure.
+    needs_closure: ClassVar[bool] = False
+    #: Whether only sparse gradients are taken.
+    needs_sparse: ClassVar[bool] = False
+    #: Whether only matrices are taken.
+    only_2d: ClassVar[bool] = False
+
+    _fresh: set[Tensor]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.rule is not None and cls.rule.sparse != "refused":
+            _TAKERS_OF_SPARSE.append(cls.__name__)
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], *, engine: str = "auto") -> None:
+        torch._C._log_api_usage_once("python.optimizer")
+        extras = {k: defaults[k] for k in self.extras if k in defaults}
+        self.defaults = {
+            k: v for k, v in defaults.items() if k not in extras or v != self.extras[k]
+        }
+        self.engine = engine
+        self._prepare()
+        self._check_group(split_schedules({**self.extras, **self.defaults})[0], "")
+        self.state: defaultdict[Tensor, Any] = defaultdict(dict)
+        self.param_groups: list[dict[str, Any]] = []
+        for group in listed_groups(params):
+            self.add_param_group(group)
+
+    def _prepare(self) -> None:
+        """Set what is neither saved nor copied: hooks, the plan, torch's bookkeeping."""
+        for name in _HOOKS:
+            self.__dict__.setdefault(name, OrderedDict())
+        self.__dict__.setdefault("engine", "auto")
+        self.__dict__.setdefault("_fresh", set())
+        self._plan: Plan | None = None
+        self._is_stepping = False
+        self._has_warned = False
+        self._warned_capturable_if_run_uncaptured = True
+        self._patch_step_function()
+
+    # -- groups ---------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; options that it does not set take the optimizer's defaults.
+
+        Args:
+            param_group: a dict with ``params`` (a tensor, tensors, or named pairs) and options.
+                It is copied: the one in ``param_groups`` is another object.
+
+        Raises:
+            TypeError, ValueError: as the constructor; the optimizer is then unchanged.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        where = f"group {len(self.param_groups)}: "
+        if "params" not in param_group:
+            raise ValueError(f"{where}a parameter group needs the key 'params'")
+        params, names = split_names(param_group["params"], where)
+        check_spelling(
+            (k for k in param_group if k not in ("params", "param_names", SCHEDULES, STEP)),
+            [*self.defaults, *(k for k in self.extras if k not in self.defaults)],
+            where,
+        )
+        group = {**self.defaults, **param_group, "params": params}
+        group = with_schedules(group, steps_seen(self.param_groups))
+        if names is not None:
+            group["param_names"] = names
+        for name, value in group.items():
+            if value is required:
+                raise ValueError(
+                    f"{where}parameter group didn't specify a value of required optimization "
+                    f"parameter {name}"
+                )
+        self._check_group({**self.extras, **group}, where)
+        check_tensors(params, names, where, bool(group.get("differentiable")))
+        self._check_params(params, names, where)
+        check_against_others(group, self.param_groups)
+        self.param_groups.append(group)
+
+    def _check_group(self, options: Mapping[str, Any], where: str) -> None:
+        """Check one group's options, or the defaults; subclasses add what concerns several."""
+        given = {k: v for k, v in options.items() if v is not required}
+        if self.rule is not None:  # without one, options are the subclass's own business
+            check_options(self.rule, given, where)
+        self._check_scheduled(given.get(SCHEDULES, ()), where)
+        requested_engine(self.engine, given)
+
+    def _check_scheduled(self, keys: Iterable[str], where: str) -> None:
+        """Refuse schedules for what is no number: a flag would be on or off for good."""
+        rule = self.rule
+        flags = {*FLAGS, *(rule.flags if rule is not None else ())}
+        for key in keys:
+            if key in flags:
+                raise TypeError(f"{where}{key} is a flag, not a number: it cannot be scheduled")
+
+    def _check_params(self, params: Sequence[Tensor], names: list[str] | None, where: str) -> None:
+        """Refuse tensors that this optimizer has no use for (for subclasses)."""
+
+    # -- steps ----------------------------------------------------------------------------
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: clears the gradients, computes the loss and its gradients, returns the loss;
+                called once, before the update.
+
+        Returns:
+            What the closure returned; None without one.
+
+        Raises:
+            RuntimeError: a gradient that this optimizer cannot take, named; nothing is changed.
+        """
+        if torch.compiler.is_compiling():
+            return cast("float | None", _uncompiled(self, closure))
+        if self._has_step_hooks():
+            given = () if closure is None else (closure,)
+            return cast("float | None", _hooked_step(self, *given))
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch's base class need not wrap it
+
+    def _has_step_hooks(self) -> bool:
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+            or torch._C._autograd._profiler_enabled()
+        )
+
+    def _step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """The step itself, without hooks."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        plan = self._plan
+        if plan is not None and not self._is_own(plan):
+            plan = self._plan = None
+        if plan is None or not (plan.is_all_kernels and plan.step_whole()):
+            before = torch.is_grad_enabled()
+            torch._C._set_grad_enabled(bool(self.defaults.get("differentiable")))
+            try:
+                plan = self._update(plan)
+            finally:
+                torch._C._set_grad_enabled(before)
+        if plan.has_schedules:
+            advance_schedules(self.param_groups)
+        return loss
+
+    def _is_own(self, plan: Plan) -> bool:
+        """Whether a plan is one for the present lists and dicts."""
+        context = plan.context
+        return (
+            context.state is self.state
+            and context.groups is self.param_groups
+            and context.engine == self.engine
+        )
+
+    def _update(self, plan: Plan | None) -> Plan:
+        """Update the parameters by the rule; return the plan, made anew if it no longer holds."""
+        # Where only kernels run it was tried before, and is not ready now.
+        if plan is not None and plan.step_whole():
+            return plan
+        if plan is None or not plan.collect():
+            self._plan = None
+            plan = self._plan = Plan(self._context())
+            self._say_what_fell_back(plan)
+        plan.run()
+        return plan
+
+    def _say_what_fell_back(self, plan: Plan) -> None:
+        """Warn, once, of parameters that an engine asked for by name does not take."""
+        if self._has_warned:
+            return
+        fallen = plan.fallen_back()
+        if fallen:
+            self._has_warned = True
+            row = explanation_of(fallen[:1], self.param_groups).rows[0]
+            others = f" and {len(fallen) - 1} more" if len(fallen) > 1 else ""
+            warnings.warn(
+                f"{type(self).__name__}: {row.label}{others} runs on engine {row.engine!r}: "
+                f"{row.reason}. optimizer.explain() shows all",
+                stacklevel=5,
+            )
+
+    def _context(self) -> Context:
+        if self.rule is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no rule: set the class attribute `rule`, or override "
+                "step()"
+            )
+        return Context(
+            rule=self.rule,
+            name=type(self).__name__,
+            groups=self.param_groups,
+            state=self.state,
+            extras=self.extras,
+            engine=self.engine,
+            fresh=self._fresh,
+            takers_of_sparse=_TAKERS_OF_SPARSE,
+        )
+
+    def _patch_step_function(self) -> None:
+        # torch's base class calls this too, when it unpickles. A subclass's own step gets hooks.
+        self._zero_grad_profile_name = f"Optimizer.zero_grad#{self.__class__.__name__}.zero_grad"
+        step = self.__class__.step
+        if not getattr(step, "hooked", False):
+            self.__class__.step = hooked(step)  # type: ignore[method-assign]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all parameters.
+
+        Args:
+            set_to_none: drop the gradients (a parameter without one is passed over by ``step``)
+                instead of filling them with 0.
+        """
+        if torch._C._autograd._profiler_enabled():
+            with torch.autograd.profiler.record_function(self._zero_grad_profile_name):
+                self._zero_grad(set_to_none)
+        else:
+            self._zero_grad(set_to_none)
+
+    def _zero_grad(self, set_to_none: bool) -> None:
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        if set_to_none:
+            for param in params:
+                param.grad = None
+            return
+        on_cpu: list[Tensor] = []  # where one call takes tensors of any dtypes
+        elsewhere: dict[Any, list[Tensor]] = {}
+        for param in params:
+            grad = param.grad
+            if grad is None:
+                continue
+            if grad.grad_fn is not None:
+                grad.detach_()
+            elif grad.requires_grad:
+                grad.requires_grad_(False)
+            if type(grad) is not Tensor or grad.is_sparse:
+                grad.zero_()
+            elif grad.is_cpu:
+                on_cpu.append(grad)
+            else:
+                elsewhere.setdefault((grad.device, grad.dtype), []).append(grad)
+        for grads in (on_cpu, *elsewhere.values()):
+            if grads:
+                torch._foreach_zero_(grads)
+
+    # -- state ----------------------------------------------------------------------------
+
+    def init_state(self) -> None:
+        """Make the state of every parameter now, as its first step would; no step is taken."""
+        context = self._context()
+        for group in self.param_groups:
+            options = context.options_of(group)
+            for param in group["params"]:
+                ensure_state(context.rule, options, param, self.state, self._fresh)
+
+    def state_dict(self) -> StateDict:
+        """The state in torch's format: ``state`` by parameter index, and ``param_groups``."""
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        state: Mapping[Any, Any] = self.state
+        if self.rule is not None and "first" in self.rule.needs:
+            # That a parameter was never updated is told by its having no state, as in torch.
+            state = {key: value for key, value in state.items() if key not in self._fresh}
+        packed = packed_state(map(packed_schedules, self.param_groups), state)
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            returned = post_hook(self, packed)
+            if returned is not None:
+                packed = returned
+        return packed
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Take over a state dict, of this class or of torch's class of the same name.
+
+        State is cast to each parameter's dtype and device, as torch does. ``param_groups``, its
+        dicts and ``state`` stay the same objects. Options that the state dict lacks keep the
+        values they have.
+
+        Raises:
+            TypeError: not a state dict.
+            ValueError: other groups, other numbers of parameters or other shapes. Everything is
+                checked before anything is changed.
+        """
+        state_dict = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            returned = pre_hook(self, state_dict)
+            if returned is not None:
+                state_dict = returned
+        load = LoadPlan(self.param_groups, self.rule, state_dict)
+        groups = [
+            unpacked_schedules({**group, **self.fixed, **self._own_flags(old)})
+            for group, old in zip(load.groups, self.param_groups, strict=True)
+        ]
+        for i, group in enumerate(groups):
+            self._check_loaded(group, i)
+        for group, loaded in zip(self.param_groups, groups, strict=True):
+            group.clear()
+            group.update(loaded)
+        self.state.clear()
+        self.state.update(load.state)
+        self._fresh.clear()
+        self._plan = None
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _own_flags(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """torch's flags that ask for an engine, where this optimizer was told one by name."""
+        names = ("foreach", "fused") if self.engine != "auto" else ()
+        return {name: group[name] for name in names if name in group}
+
+    def _check_loaded(self, group: Mapping[str, Any], index: int) -> None:
+        self._check_group({**self.extras, **group}, f"loaded state dict, group {index}: ")
+
+    def to(self, device: torch.device | str) -> Optimizer:
+        """Move the state (not the parameters) to ``device``; step counts stay on the CPU.
+
+        Returns:
+            The optimizer itself.
+        """
+        target = torch.device(device)
+        for entry in self.state.values():
+            for key, value in entry.items():
+                is_count = isinstance(value, Tensor) and value.dim() == 0 and key == "step"
+                entry[key] = value if is_count else moved(value, target)
+        self._plan = None
+        return self
+
+    # -- looking at it --------------------------------------------------------------------
+
+    def explain(self) -> Explanation:
+        """Which parameters run on which engine, and why where it is not the one asked for.
+
+        Parameters are assigned when they first have a gradient: call it after ``backward()``.
+        Its ``str()`` is a table.
+        """
+        if self.rule is None:
+            seats = [
+                Seat(param, i, position, "own step", f"{type(self).__name__} has no rule")
+                for i, group in enumerate(self.param_groups)
+                for position, param in enumerate(group["params"])
+            ]
+            return explanation_of(seats, self.param_groups)
+        plan = self._plan
+        if plan is None or not plan.still_fits():
+            before = {key: dict(entry) for key, entry in self.state.items()}
+            fresh = set(self._fresh)
+            try:
+                with torch.no_grad():
+                    plan = Plan(self._context())
+            finally:  # looking changes nothing
+                self._plan = None
+                self._fresh &= fresh
+                for key in list(self.state):
+                    if key not in before:
+                        del self.state[key]
+                    elif self.state[key].keys() != before[key].keys():
+                        self.state[key].clear()
+                        self.state[key].update(before[key])
+        return explanation_of(plan.seats, self.param_groups)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
+        return "\n".join([*lines, ")"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks and plans belong to this process and this object.
+        return {
+            "defaults": self.defaults,
+            "state": self.state,
+            "param_groups": self.param_groups,
+            "engine": self.engine,
+            "_fresh": self._fresh,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+        self.defaults.setdefault("differentiable", False)
+
+
+def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among a constructor's ``locals()``: what becomes its defaults."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in ("self", "params", "engine", "__class__")
+    }
+
+
+# A step is not for the compiler: it would trace the planning, and again with every new plan.
+_disable_dynamo: Any = torch._disable_dynamo  # type: ignore[attr-defined]
+_uncompiled = _disable_dynamo(lambda self, closure: self.step(closure))
+_hooked_step = hooked(lambda self, *args, **kwargs: self._step(*args, **kwargs))

@@ -1,0 +1,1 @@
+"""From parameters to engines, kept from step to step."""

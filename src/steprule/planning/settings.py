@@ -1,0 +1,165 @@
+"""What the options of a parameter group come to: engine, form, numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from steprule.engines import ENGINE_NAMES
+from steprule.engines.guards.identity import SameObjects
+from steprule.language.form import Form, form_of
+from steprule.language.rule import Rule
+
+_ENGINE_OPTIONS = ("foreach", "fused", "capturable", "differentiable")
+_SHARED_OPTIONS = ("maximize", "weight_decay", "decoupled_weight_decay")
+_IMMUTABLE = {float, int, bool, type(None), tuple, str}
+# Options of every optimizer that are on or off.
+FLAGS = ("maximize", "decoupled_weight_decay", *_ENGINE_OPTIONS)
+
+
+@dataclass
+class Context:
+    """What a plan is made of: the optimizer's parts, without the optimizer."""
+
+    rule: Rule
+    name: str
+    groups: list[dict[str, Any]]
+    state: dict[Tensor, dict[str, Any]]
+    extras: Mapping[str, Any]
+    engine: str
+    fresh: set[Tensor]
+    takers_of_sparse: Sequence[str] = ()
+
+    def options_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """A group's options, with those that torch has not at their defaults."""
+        return {**self.extras, **group}
+
+
+@dataclass
+class Settings:
+    """What a group's options come to at this step."""
+
+    group: dict[str, Any]
+    params: list[Tensor]
+    same_params: SameObjects
+    keys: tuple[str, ...]
+    signature: tuple[Any, ...]
+    form: Form
+    numbers: dict[str, Any]
+    engine: str
+    is_mutable: bool
+    state_names: frozenset[str]
+
+    def take_numbers(self, now: tuple[Any, ...]) -> bool:
+        """Take over new values if nothing but plain numbers has changed, as a schedule does.
+
+        A weight decay of 0 is another form than one above, and so is whatever a slot depends on
+        (momentum); pairs are taken apart elsewhere.
+        """
+        if self.is_mutable:
+            return False
+        changed = {}
+        for key, new, old in zip(self.keys, now, self.signature, strict=True):
+            if new is not old:
+                makes_form = key == "weight_decay" or key in self.form.switches
+                if key not in self.numbers or makes_form or type(new) is not float:
+                    return False
+                changed[key] = new
+        self.numbers.update(changed)
+        self.signature = now
+        return True
+
+
+def requested_engine(engine: str, options: Mapping[str, Any]) -> str:
+    """The engine that a group asks for, torch's own flags included: a name, or ``"auto"``.
+
+    Raises:
+        ValueError: an unknown engine, or flags that contradict each other.
+        RuntimeError: a combination that torch refuses with this error too.
+    """
+    if engine != "auto" and engine not in ENGINE_NAMES:
+        raise ValueError(
+            f"engine must be 'auto' or one of {', '.join(map(repr, ENGINE_NAMES))}, got {engine!r}"
+        )
+    foreach, fused = options.get("foreach"), options.get("fused")
+    if fused and options.get("differentiable"):
+        raise RuntimeError("`fused` does not support `differentiable`: leave one of them out")
+    if fused and foreach:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together: leave one of them out")
+    flagged = "auto"
+    if fused or foreach:
+        flagged = "fused" if fused else "foreach"
+    elif fused is not None or foreach is not None:
+        flagged = "eager"  # as in torch, a False asks for the plain loop
+    if options.get("differentiable"):
+        if "fused" in (engine, flagged) or "foreach" in (engine, flagged):
+            raise ValueError(
+                "differentiable=True needs engine='eager' (autograd cannot see into the others), "
+                f"got {engine if engine != 'auto' else flagged!r}"
+            )
+        return "eager"
+    if engine != "auto" and flagged not in ("auto", engine):
+        raise ValueError(f"engine={engine!r} contradicts foreach={foreach} and fused={fused}")
+    return flagged if engine == "auto" else engine
+
+
+def settings_of(context: Context, index: int) -> Settings:
+    """What group ``index`` asks for now.
+
+    Raises:
+        TypeError, ValueError: a number that is none.
+    """
+    group, rule = context.groups[index], context.rule
+    keys = (*rule.options, *rule.flags, *_SHARED_OPTIONS, *_ENGINE_OPTIONS)
+    options = context.options_of(group)
+    form = form_of(rule, options)
+    as_tensors = bool(options.get("differentiable") or options.get("capturable"))
+    is_mutable = False
+    numbers: dict[str, Any] = {}
+    values = rule.scalar_values(options)
+    if form.decay != "none":
+        values["weight_decay"] = options["weight_decay"]
+        values["lr"] = options["lr"]
+    for name, value in values.items():
+        is_mutable |= isinstance(value, Tensor)
+        if value is None and not rule.elementwise:  # left to the rule
+            numbers[name] = None
+        else:
+            numbers[name] = _number(value, as_tensors, f"{name} of group {index}")
+    signature = tuple(map(group.get, keys))
+    # What can be changed in place (a tensor, a list, an array) is looked at anew at every step.
+    is_mutable |= not all(type(x) in _IMMUTABLE for x in signature)
+    return Settings(
+        group=group,
+        params=list(group["params"]),
+        same_params=SameObjects(group["params"]),
+        keys=keys,
+        signature=signature,
+        form=form,
+        numbers=numbers,
+        engine=requested_engine(context.engine, options),
+        is_mutable=is_mutable,
+        state_names=frozenset((*(["step"] * rule.counts_steps), *form.present_slots)),
+    )
+
+
+def differ(values: tuple[Any, ...], known: tuple[Any, ...]) -> bool:
+    """Whether option values are others than they were; tensors count as others."""
+    try:
+        return values != known
+    except RuntimeError:  # a tensor of several elements has no truth value
+        return True
+
+
+def _number(value: Any, as_tensors: bool, label: str) -> Any:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"Tensor {label} must be 1-element, got shape {tuple(value.shape)}")
+        return value.reshape(()) if as_tensors else value.item()
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{label} must be a number, got {type(value).__name__} {value!r}") from None

@@ -1,0 +1,1 @@
+"""An optimizer's state: made, checked, written out and read back."""

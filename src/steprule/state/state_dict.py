@@ -1,0 +1,233 @@
+"""Optimizer state: made, written out and read back in torch's format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping
+from copy import deepcopy
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule.formats.floating import real_view
+from steprule.language.rule import Rule
+from steprule.optimizer.param_groups import label_of
+
+StateDict = dict[str, Any]
+
+
+def scalar_dtype() -> torch.dtype:
+    """The dtype of step counts and scalar slots, as torch chooses it."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def ensure_state(
+    rule: Rule,
+    options: Mapping[str, Any],
+    param: Tensor,
+    state: MutableMapping[Tensor, dict[str, Any]],
+    fresh: set[Tensor],
+) -> None:
+    """Give ``param`` the state that the rule keeps under these options, where it is missing.
+
+    A step count that came as a number (from old checkpoints) is made a tensor. A parameter whose
+    slots are made here joins ``fresh``: its next update is its first.
+    """
+    shapes = {
+        name: shape
+        for name, slot in rule.slots.items()
+        if slot.is_present(options) and (shape := slot.shape_for(param.shape)) is not None
+    }
+    names = list(shapes)
+    if not names and not rule.counts_steps:
+        return  # torch keeps no entry for a parameter without state
+    entry = state[param]
+    count_device = param.device if options.get("capturable") else torch.device("cpu")
+    if rule.counts_steps:
+        step = entry.get("step", 0.0)
+        if rule.sparse == "only":
+            entry["step"] = int(step)  # torch's SparseAdam counts in Python
+        elif not isinstance(step, Tensor) or not step.is_floating_point():
+            entry["step"] = torch.tensor(float(step), dtype=scalar_dtype(), device=count_device)
+        elif step.device != count_device:
+            entry["step"] = step.to(count_device)  # a count on the GPU would be waited for
+    missing = [name for name in names if not isinstance(entry.get(name), Tensor)]
+    for name in missing:
+        slot = rule.slots[name]
+        value = slot.initial_value(options)
+        if slot.is_scalar:
+            entry[name] = torch.tensor(value, dtype=scalar_dtype(), device=count_device)
+        else:
+            whole = shapes[name] == param.shape
+            entry[name] = torch.zeros_like(param) if whole else param.new_zeros(shapes[name])
+            if value:
+                real_view(entry[name]).fill_(value)
+    if missing and len(missing) == len(names):
+        fresh.add(param)
+
+
+def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str) -> None:
+    """Refuse state that cannot be this parameter's.
+
+    Raises:
+        RuntimeError: naming the parameter and the entry.
+    """
+    for name in ("step", *rule.slots):
+        value = state.get(name)
+        if not isinstance(value, Tensor):
+            continue
+        slot = rule.slots.get(name)
+        is_scalar = slot is None or slot.is_scalar
+        expected = None if slot is None or is_scalar else slot.shape_for(param.shape)
+        if value.numel() != 1 if is_scalar else value.shape != expected:
+            raise RuntimeError(
+                f"state {name!r} of {label} has shape {tuple(value.shape)}, the parameter has "
+                f"{tuple(param.shape)}: if the parameter was resized, resize its state too or "
+                "delete it (del optimizer.state[param])"
+            )
+        if not (is_scalar or value.is_floating_point() or value.is_complex()):
+            raise RuntimeError(f"state {name!r} of {label} is {value.dtype}: it must be floating")
+
+
+def packed_state(groups: Iterable[Mapping[str, Any]], state: Mapping[Any, Any]) -> StateDict:
+    """Groups and state with parameters replaced by their indices: torch's state dict."""
+    index: dict[int, int] = {}
+    packed_groups = []
+    start = 0
+    for group in groups:
+        for i, param in enumerate(group["params"], start):
+            index.setdefault(id(param), i)
+        start += len(group["params"])
+        packed = {key: value for key, value in group.items() if key != "params"}
+        packed["params"] = [index[id(param)] for param in group["params"]]
+        packed_groups.append(packed)
+    packed_entries = {
+        (index[id(key)] if isinstance(key, Tensor) else key): value for key, value in state.items()
+    }
+    return {"state": packed_entries, "param_groups": packed_groups}
+
+
+class LoadPlan:
+    """A state dict that has been checked against an optimizer: nothing is changed before commit.
+
+    Raises:
+        TypeError: not a state dict.
+        ValueError: other groups, other numbers of parameters, other shapes; the message names
+            the parameter.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], rule: Rule | None, state_dict: Mapping[str, Any]
+    ) -> None:
+        for key in ("state", "param_groups"):
+            if not isinstance(state_dict, Mapping) or key not in state_dict:
+                raise TypeError(
+                    f"state_dict has no entry {key!r}: pass what an optimizer's state_dict() "
+                    "returned (was this a model's, or a whole checkpoint?)"
+                )
+        listed = state_dict["param_groups"]
+        is_list = isinstance(listed, (list, tuple))
+        if not is_list or not all(isinstance(g, Mapping) and "params" in g for g in listed):
+            raise TypeError("state_dict['param_groups'] must be a list of dicts with key 'params'")
+        if not isinstance(state_dict["state"], Mapping):
+            raise TypeError("state_dict['state'] must be a dict: parameter index to its state")
+        self._groups = groups
+        self._rule = rule
+        saved = deepcopy(state_dict["param_groups"])
+        self._check_groups(saved)
+        owners = {
+            key: (param, group, i, position)
+            for i, (group, saved_group) in enumerate(zip(groups, saved, strict=True))
+            for position, (param, key) in enumerate(
+                zip(group["params"], saved_group["params"], strict=True)
+            )
+        }
+        flags_of = {key: saved_group for saved_group in saved for key in saved_group["params"]}
+        self.state: dict[Any, Any] = {}
+        for key, entry in state_dict["state"].items():
+            if key not in owners:
+                self.state[key] = entry
+                continue
+            param, group, i, position = owners[key]
+            self._check_entry(param, entry, f"{label_of(group, i, position)}")
+            self.state[param] = _cast(param, entry, None, flags_of[key])
+        self.groups = [
+            self._merged(group, saved_group)
+            for group, saved_group in zip(groups, saved, strict=True)
+        ]
+
+    def _check_groups(self, saved: list[dict[str, Any]]) -> None:
+        if len(saved) != len(self._groups):
+            raise ValueError(
+                "loaded state dict has a different number of parameter groups: "
+                f"{len(saved)}, the optimizer has {len(self._groups)}"
+            )
+        for i, (group, saved_group) in enumerate(zip(self._groups, saved, strict=True)):
+            if len(saved_group["params"]) != len(group["params"]):
+                raise ValueError(
+                    "loaded state dict contains a parameter group that doesn't match the size of "
+                    f"optimizer's group: group {i} has {len(saved_group['params'])} parameters "
+                    f"in the state dict, {len(group['params'])} in the optimizer"
+                )
+
+    def _check_entry(self, param: Tensor, entry: Any, label: str) -> None:
+        if self._rule is None:
+            return
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"loaded state of {label} must be a dict, got {entry!r}")
+        for name, slot in self._rule.slots.items():
+            value = entry.get(name)
+            expected = slot.shape_for(param.shape)
+            if isinstance(value, Tensor) and not slot.is_scalar and value.shape != expected:
+                raise ValueError(
+                    f"loaded state {name!r} of {label} has shape {tuple(value.shape)}, the "
+                    f"parameter has {tuple(param.shape)}: the model differs from the one saved, "
+                    "or its parameters are in another order"
+                )
+
+    @staticmethod
+    def _merged(group: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+        # Options that an older checkpoint does not know keep the values they have now.
+        return {**group, **saved, "params": group["params"]}
+
+
+def _cast(param: Tensor, value: Any, key: str | None, flags: Mapping[str, Any]) -> Any:
+    """Saved state on the parameter's device and in its dtype, as torch's optimizers cast it."""
+    if isinstance(value, Tensor):
+        if key == "step":
+            if flags.get("capturable") or flags.get("fused"):
+                return value.to(dtype=torch.float32, device=param.device)
+            return value
+        if param.is_floating_point():
+            return value.to(dtype=param.dtype, device=param.device)
+        return value.to(device=param.device)
+    if isinstance(value, dict):
+        return {k: _cast(param, v, k, flags) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return type(value)(_cast(param, v, None, flags) for v in value)
+    return value
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """State with its tensors on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {k: moved(v, device) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(moved(v, device) for v in value)
+    return value
+
+
+def state_bytes(state: Mapping[Any, Any]) -> int:
+    """Bytes held by all tensors of the state."""
+
+    def of(value: Any) -> int:
+        if isinstance(value, Tensor):
+            return value.numel() * value.element_size()
+        if isinstance(value, Mapping):
+            return sum(map(of, value.values()))
+        return sum(map(of, value)) if isinstance(value, (list, tuple)) else 0
+
+    return sum(map(of, chain(state.values())))
