@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "optimizers.md"
 
 def test_the_page_is_current() -> None:
     assert PAGE.read_text() == markdown(OPTIMIZERS), (
-        "run: python -m steprule.catalogue > docs/optimizers.md"
+        "run: python -m steprule.cli.catalogue > docs/optimizers.md"
     )
 
 

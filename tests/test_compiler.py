@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from kernels_in_python import functions_of
 
 from steprule.engines import compiler
-from steprule.engines.compiler.cache import Library
 from steprule.engines.compiler.lowering import LanguageError
 from steprule.engines.cpu import runner as fused_runner
-from steprule.engines.native.whole_step import WholeStep
+from steprule.engines.kernel_cache.cache import Library
+from steprule.engines.native.whole_step import NativeStep
 
 NAMES = elementwise_optimizers()
 FLAGS = list(chain.from_iterable(flag_cases(name) for name in NAMES))
@@ -63,7 +63,7 @@ def test_kernels_do_what_their_text_says(
     case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = trained(case, dtype)
-    monkeypatch.setattr(WholeStep, "takes", lambda _: False)
+    monkeypatch.setattr(NativeStep, "takes", lambda _: False)
     monkeypatch.setattr(fused_runner, "library_for", lambda s, n, **_: InPython(s, n))
     for one, other in zip(made, trained(case, dtype), strict=True):
         assert torch.equal(one, other)

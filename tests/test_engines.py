@@ -361,7 +361,7 @@ def test_own_workers_give_the_bits_that_torchs_team_gives(monkeypatch: pytest.Mo
     results = []
     for crew in (True, False):
         if not crew:
-            monkeypatch.setattr("steprule.engines.shares.team", lambda: None)
+            monkeypatch.setattr("steprule.engines.threads.work_split.team", lambda: None)
         generator = torch.Generator().manual_seed(0)
         param = torch.randn(500_001, generator=generator).requires_grad_()
         optimizer = steprule.Adam([param])
@@ -402,9 +402,9 @@ def test_native_loops_come_into_use_once_a_run_is_going_on(
 def test_plain_calls_see_what_the_native_loops_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a torch that lacks its compiler's helpers the checks are the same, only slower."""
     reference = run(steprule.Adam, Case("Adam", {}), steps=4)
-    for user in ("fused_runner", "native.loops"):
+    for user in ("cpu.runner", "native.loops"):
         monkeypatch.setattr(f"steprule.engines.{user}.is_native", lambda: False)
-    monkeypatch.setattr("steprule.engines.likeness.guards", None)
+    monkeypatch.setattr("steprule.engines.guards.tensors.guards", None)
     params, optimizer = run(steprule.Adam, Case("Adam", {}), steps=4)
     assert all(map(torch.equal, params, reference[0]))
     optimizer.state[params[0]]["exp_avg"] = torch.zeros_like(params[0])
@@ -425,7 +425,7 @@ def test_a_parameter_reshaped_in_place_is_seen(
 ) -> None:
     """The address stays: only sizes and strides tell."""
     if not native:
-        monkeypatch.setattr("steprule.engines.fused_runner.is_native", lambda: False)
+        monkeypatch.setattr("steprule.engines.cpu.runner.is_native", lambda: False)
     size, reshape = RESHAPES[kind]
     whole = torch.ones(40)
     param = nn.Parameter(whole[:size])
@@ -561,7 +561,7 @@ def test_a_first_step_that_failed_is_still_to_come(monkeypatch: pytest.MonkeyPat
             param.grad = torch.ones(3)
         if fails:
             with monkeypatch.context() as patch:
-                patch.setattr("steprule.engines.foreach.Bucket.update", _out_of_memory)
+                patch.setattr("steprule.engines.foreach.bucket.Bucket.update", _out_of_memory)
                 with pytest.raises(MemoryError):
                     optimizer.step()
         for _ in range(2):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import steprule
-from steprule.engines.compiler import cache as kernel_cache
+from steprule.engines.kernel_cache import cache as kernel_cache
 
 
 def trained(optimizer: Any, param: nn.Parameter, steps: int = 1) -> None:

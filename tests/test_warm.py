@@ -16,7 +16,7 @@ from test_custom_rules import Lion
 import steprule
 from steprule.cli import main
 from steprule.cli.warm import parse_options
-from steprule.engines.compiler import cache as kernel_cache
+from steprule.engines.kernel_cache import cache as kernel_cache
 from steprule.warming import DTYPES, Job, jobs_for, run_jobs
 
 WARM = """
@@ -28,7 +28,7 @@ assert not second.compiled and second.present == first.compiled, second
 """
 STEPS = """
 import sys, torch, steprule
-from steprule.engines.compiler import cache as kernel_cache
+from steprule.engines.kernel_cache import cache as kernel_cache
 
 def refuse(source, *_):
     raise AssertionError("compiled: " + source)

@@ -24,20 +24,24 @@ Pair = tuple[Any, Any]
 
 def is_whole(optimizer: Any) -> bool:
     """Whether the next step is to be one native call."""
-    return optimizer._plan is not None and optimizer._plan._whole._whole is not None
+    return (
+        optimizer._plan is not None
+        and optimizer._plan._whole is not None
+        and optimizer._plan._whole._whole is not None
+    )
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What each native step came to; 0 where it was carried out."""
     outcomes: list[int] = []
-    original = whole_step.WholeStep.run
+    original = whole_step.NativeStep.run
 
-    def counted(self: whole_step.WholeStep) -> int:
+    def counted(self: whole_step.NativeStep) -> int:
         outcomes.append(int(original(self)))
         return outcomes[-1]
 
-    monkeypatch.setattr(whole_step.WholeStep, "run", counted)
+    monkeypatch.setattr(whole_step.NativeStep, "run", counted)
     return outcomes
 
 

@@ -20,7 +20,7 @@ from steprule.rules import OPTIMIZERS
 from steprule.spelling import suggestion
 
 if TYPE_CHECKING:  # it loads the compiler's back end: only when something is compiled
-    from steprule.engines.compiler.cache import Kept
+    from steprule.engines.kernel_cache.cache import Kept
 
 __all__ = ["DTYPES", "Job", "Warmed", "jobs_for", "run_jobs", "warm"]
 
@@ -155,7 +155,7 @@ def run_jobs(jobs: Iterable[Job]) -> Warmed:
 
 
 def _run(job: Job) -> list[Kept]:
-    from steprule.engines.compiler.cache import cache_folder
+    from steprule.engines.kernel_cache.cache import cache_folder
 
     remedy = "set STEPRULE_CACHE_DIR to a folder that can be written to"
     try:
@@ -291,7 +291,7 @@ def _keep_step(
     """A function that takes a first step, and says what it needed (or why nothing)."""
 
     def run() -> list[Kept]:
-        from steprule.engines.compiler.cache import keeping
+        from steprule.engines.kernel_cache.cache import keeping
 
         optimizer = _made(cls, options, dtype)
         param = optimizer.param_groups[0]["params"][0]
@@ -327,7 +327,7 @@ def _count_in_double(entry: dict[str, Any]) -> None:
 
 
 def _keep_checks() -> list[Kept]:
-    from steprule.engines.compiler.cache import keeping
+    from steprule.engines.kernel_cache.cache import keeping
     from steprule.engines.native import loops
     from steprule.engines.native.tensor_layout import tensor_words
 
@@ -338,7 +338,7 @@ def _keep_checks() -> list[Kept]:
 
 
 def _keep_team() -> list[Kept]:
-    from steprule.engines.compiler.cache import keeping
+    from steprule.engines.kernel_cache.cache import keeping
     from steprule.engines.threads import openmp_team as team
 
     with keeping() as kept:
@@ -347,7 +347,7 @@ def _keep_team() -> list[Kept]:
 
 
 def _keep_triangle() -> list[Kept]:
-    from steprule.engines.compiler.cache import keeping
+    from steprule.engines.kernel_cache.cache import keeping
     from steprule.quasi_newton import triangle
 
     with keeping() as kept:
@@ -357,7 +357,7 @@ def _keep_triangle() -> list[Kept]:
 
 def _keep_passes(options: Mapping[str, Any], dtype: torch.dtype) -> list[Kept]:
     """What LBFGS needs for a large history."""
-    from steprule.engines.compiler.cache import keeping
+    from steprule.engines.kernel_cache.cache import keeping
     from steprule.quasi_newton.kernels import library_of
 
     vector = dtype if dtype is torch.float64 else torch.float32

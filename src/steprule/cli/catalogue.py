@@ -48,7 +48,7 @@ def markdown(classes: dict[str, type[Optimizer]]) -> str:
     lines = [
         "# The optimizers",
         "",
-        "Written by `python -m steprule.catalogue` from the classes; a test holds it to them.",
+        "Written by `python -m steprule.cli.catalogue` from the classes; a test holds it to them.",
         "Bytes of state are for each float32 parameter, with the default options.",
         "",
         "| optimizer | state, bytes | defaults |",

@@ -11,11 +11,11 @@ import torch
 
 from steprule.cli.errors import CommandError
 from steprule.cli.numbers import learning_rate
-from steprule.engines import ENGINE_NAMES
+from steprule.engines import registry
 from steprule.rules import OPTIMIZERS
 from steprule.spelling import suggestion
 
-ENGINES = ("auto", *ENGINE_NAMES)
+ENGINES = ("auto", *registry.public_names())
 
 FAVOURITES = (
     *("sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam"),

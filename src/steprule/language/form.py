@@ -54,6 +54,18 @@ class Form:
         """The options that decide which slots there are."""
         return frozenset(slot.when for slot in self.rule.slots.values() if slot.when is not None)
 
+    @functools.cached_property
+    def touches_every_row(self) -> bool:
+        """Whether rows without a gradient change too: a sparse gradient must be made dense."""
+        return any(self.rule.slots[name].needs_every_step for name in self.present_slots)
+
+    @property
+    def sparse_reason(self) -> str:
+        """Why an engine for dense gradients refuses a sparse one."""
+        if self.touches_every_row:
+            return "its state changes in every row: the sparse gradient is made dense"
+        return "the gradient is sparse"
+
     def __call__(self, param: Any, grad: Any, *slots: Any, **scalars: Any) -> Any:
         """The whole update of one parameter: shared terms, then the rule."""
         if self.maximize:

@@ -33,10 +33,12 @@ from steprule.optimizer.scheduled import (
     unpacked_schedules,
     with_schedules,
 )
-from steprule.planning.plan import Plan, Seat
+from steprule.planning.assignment import Assignment
+from steprule.planning.plan import Plan
 from steprule.planning.settings import FLAGS, Context, requested_engine
 from steprule.schedules import Schedule
-from steprule.state.state_dict import LoadPlan, StateDict, ensure_state, moved, packed_state
+from steprule.state.making import ensure_state
+from steprule.state.state_dict import LoadPlan, StateDict, moved, packed_state
 
 __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
 
@@ -244,15 +246,14 @@ class Optimizer(torch.optim.Optimizer):
         plan = self._plan
         if plan is not None and not self._is_own(plan):
             plan = self._plan = None
-        if plan is None or not (plan.is_all_kernels and plan.step_whole()):
+        if plan is None or not (plan.ignores_autograd and plan.step_whole()):
             before = torch.is_grad_enabled()
             torch._C._set_grad_enabled(bool(self.defaults.get("differentiable")))
             try:
-                plan = self._update(plan)
+                self._update(plan)
             finally:
                 torch._C._set_grad_enabled(before)
-        if plan.has_schedules:
-            advance_schedules(self.param_groups)
+        advance_schedules(self.param_groups)
         return loss
 
     def _is_own(self, plan: Plan) -> bool:
@@ -264,17 +265,21 @@ class Optimizer(torch.optim.Optimizer):
             and context.engine == self.engine
         )
 
-    def _update(self, plan: Plan | None) -> Plan:
-        """Update the parameters by the rule; return the plan, made anew if it no longer holds."""
-        # Where only kernels run it was tried before, and is not ready now.
-        if plan is not None and plan.step_whole():
-            return plan
-        if plan is None or not plan.collect():
-            self._plan = None
-            plan = self._plan = Plan(self._context())
-            self._say_what_fell_back(plan)
-        plan.run()
-        return plan
+    def _update(self, plan: Plan | None) -> None:
+        """Update the parameters by the rule; the plan is made anew if it no longer holds."""
+        # Where nothing but whole steps is taken it was tried before, and is not ready now.
+        try:
+            if plan is not None and plan.step_whole():
+                return
+            if plan is None or not plan.collect():
+                self._plan = None
+                plan = self._plan = Plan(self._context())
+                self._say_what_fell_back(plan)
+            plan.run()
+        except BaseException:
+            if plan is not None:
+                plan.let_go()
+            raise
 
     def _say_what_fell_back(self, plan: Plan) -> None:
         """Warn, once, of parameters that an engine asked for by name does not take."""
@@ -444,12 +449,12 @@ class Optimizer(torch.optim.Optimizer):
         Its ``str()`` is a table.
         """
         if self.rule is None:
-            seats = [
-                Seat(param, i, position, "own step", f"{type(self).__name__} has no rule")
+            assignments = [
+                Assignment(param, i, position, "own step", f"{type(self).__name__} has no rule")
                 for i, group in enumerate(self.param_groups)
                 for position, param in enumerate(group["params"])
             ]
-            return explanation_of(seats, self.param_groups)
+            return explanation_of(assignments, self.param_groups)
         plan = self._plan
         if plan is None or not plan.still_fits():
             before = {key: dict(entry) for key, entry in self.state.items()}
@@ -466,7 +471,7 @@ class Optimizer(torch.optim.Optimizer):
                     elif self.state[key].keys() != before[key].keys():
                         self.state[key].clear()
                         self.state[key].update(before[key])
-        return explanation_of(plan.seats, self.param_groups)
+        return explanation_of(plan.assignments, self.param_groups)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

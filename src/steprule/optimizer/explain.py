@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steprule.optimizer.param_groups import label_of
-from steprule.planning.plan import Seat
+from steprule.planning.assignment import Assignment
+from steprule.state.labels import label_of
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,20 @@ class Explanation:
         )
 
 
-def explanation_of(seats: Sequence[Seat], groups: Sequence[Mapping[str, Any]]) -> Explanation:
-    """The table of an optimizer's seats."""
-    ordered = sorted(seats, key=lambda seat: (seat.group, seat.position))
+def explanation_of(
+    assignments: Sequence[Assignment], groups: Sequence[Mapping[str, Any]]
+) -> Explanation:
+    """Return the table of an optimizer's assignments."""
+    ordered = sorted(assignments, key=lambda a: (a.group, a.position))
     return Explanation(
         tuple(
             Row(
-                label=label_of(groups[seat.group], seat.group, seat.position).strip("'"),
-                shape=tuple(seat.param.shape),
-                dtype=str(seat.param.dtype).removeprefix("torch."),
-                engine=seat.engine,
-                reason=seat.reason,
+                label=label_of(groups[a.group], a.group, a.position).strip("'"),
+                shape=tuple(a.param.shape),
+                dtype=str(a.param.dtype).removeprefix("torch."),
+                engine=a.engine,
+                reason=a.reason,
             )
-            for seat in ordered
+            for a in ordered
         )
     )

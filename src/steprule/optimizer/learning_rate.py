@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steprule.optimizer.base import Number, Optimizer
 from steprule.optimizer.options import check_options
-from steprule.optimizer.scheduled import SCHEDULES, replace_schedule, steps_seen
+from steprule.optimizer.scheduled import replace_schedule, steps_seen
 from steprule.schedules import Schedule
 
 
@@ -50,5 +50,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: Number | Iterable[Nu
             held.detach().fill_(float(cast(float, number)))  # a captured graph reads this one
         else:
             group["lr"] = number
-    if isinstance(optimizer, Optimizer) and optimizer._plan is not None:
-        optimizer._plan.has_schedules = any(SCHEDULES in group for group in groups)

@@ -130,10 +130,3 @@ def check_against_others(group: Mapping[str, Any], others: Sequence[Mapping[str,
                 f"some parameters appear in more than one parameter group: {label} of the new "
                 f"group, of shape {tuple(param.shape)}, is already in group {taken[param]}"
             )
-
-
-def label_of(group: Mapping[str, Any], group_index: int, position: int) -> str:
-    """How messages name a parameter: by its name, or by group and index."""
-    if "param_names" in group:
-        return f"{group['param_names'][position]!r}"
-    return f"parameter {position} of group {group_index}"

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.engines import ENGINE_NAMES
-from steprule.engines.guards.identity import SameObjects
+from steprule.engines import registry
+from steprule.engines.guards.identity import IdentityGuard
 from steprule.language.form import Form, form_of
 from steprule.language.rule import Rule
 
@@ -44,7 +44,7 @@ class Settings:
 
     group: dict[str, Any]
     params: list[Tensor]
-    same_params: SameObjects
+    same_params: IdentityGuard
     keys: tuple[str, ...]
     signature: tuple[Any, ...]
     form: Form
@@ -80,9 +80,10 @@ def requested_engine(engine: str, options: Mapping[str, Any]) -> str:
         ValueError: an unknown engine, or flags that contradict each other.
         RuntimeError: a combination that torch refuses with this error too.
     """
-    if engine != "auto" and engine not in ENGINE_NAMES:
+    names = registry.public_names()
+    if engine != "auto" and engine not in names:
         raise ValueError(
-            f"engine must be 'auto' or one of {', '.join(map(repr, ENGINE_NAMES))}, got {engine!r}"
+            f"engine must be 'auto' or one of {', '.join(map(repr, names))}, got {engine!r}"
         )
     foreach, fused = options.get("foreach"), options.get("fused")
     if fused and options.get("differentiable"):
@@ -135,7 +136,7 @@ def settings_of(context: Context, index: int) -> Settings:
     return Settings(
         group=group,
         params=list(group["params"]),
-        same_params=SameObjects(group["params"]),
+        same_params=IdentityGuard(group["params"]),
         keys=keys,
         signature=signature,
         form=form,

@@ -1,70 +1,93 @@
-"""Steps that one native call can carry out: when they may, and when they no longer may."""
+"""Steps that an engine carries out by one call: when they may be, and when they no longer may.
+
+What an engine offers for this is in ``engines/whole_step.py``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn import Parameter
 
+from steprule.engines.engine import Runner
+from steprule.engines.whole_step import ANY, Contents, OffersWholeSteps, Outcome, WholeStep
+from steprule.planning.assignment import NO_ENGINE, Assignment, Part
 from steprule.planning.settings import Context, Settings
-
-if TYPE_CHECKING:  # they load the compiler's back end: only when a kernel is there
-    from steprule.engines.cpu.runner import FusedRunner
-    from steprule.engines.native.contents_guard import Thing
-    from steprule.engines.native.whole_step import WholeStep
 
 # After so many attempts in a row that came to nothing a plan makes no more.
 TRIES = 4
 
+# Takes over the groups' new numbers; False if more than numbers has changed.
+Renew = Callable[[], bool]
+
 
 class WholeSteps:
-    """Takes a plan's steps by one native call each (``engines/native/whole_step.py``).
+    """Takes a plan's steps by one call each for the runners of one engine.
 
     Args:
         context: what the plan was made of.
         settings: of each group; the plan's own list.
-        runners: the fused engine's kernels.
-        dormant: parameters that had no gradient.
-        renew: takes over the groups' new numbers; False if more than numbers has changed.
+        assignments: of all parameters.
+        engine: the engine that offers it.
+        runners: that engine's.
+        others: all other runners, which run after them.
     """
 
     def __init__(
         self,
         context: Context,
         settings: Sequence[Settings],
-        runners: Sequence[FusedRunner],
-        dormant: Sequence[Tensor],
-        renew: Callable[[], bool],
+        assignments: Sequence[Assignment],
+        engine: OffersWholeSteps,
+        runners: Sequence[Runner],
+        others: Sequence[Runner],
     ) -> None:
+        self.others = others
         self._context, self._settings = context, settings
-        self._runners, self._dormant = runners, dormant
-        self._renew = renew
+        self._engine, self._runners = engine, runners
+        name = engine.name
+        self._params = [a.param for a in assignments if a.engine == name]
+        self._without_grad = [a.param for a in assignments if a.engine == NO_ENGINE]
         self._whole: WholeStep | None = None
         self._lists: list[list[Tensor]] = []
         self._tries = TRIES
         self._has_stale_numbers = False
 
+    @classmethod
+    def of(
+        cls,
+        context: Context,
+        settings: Sequence[Settings],
+        assignments: Sequence[Assignment],
+        parts: Sequence[Part],
+    ) -> WholeSteps | None:
+        """Return those of the first engine that offers it; None if none does."""
+        for part in parts:
+            if isinstance(part.engine, OffersWholeSteps):
+                engine = part.engine
+                runners = [p.runner for p in parts if p.engine is engine]
+                others = [p.runner for p in parts if p.engine is not engine]
+                return cls(context, settings, assignments, engine, runners, others)
+        return None
+
     def is_ready(self) -> bool:
-        """Whether the next step may be taken so."""
+        """Tell whether the next step may be taken so."""
         return self._whole is not None
 
     def numbers_were_taken(self) -> None:
-        """The kernels were told other numbers than the native call knows of."""
+        """The runners were told other numbers than the whole step knows of."""
         self._has_stale_numbers = True
 
-    def step(self) -> bool:
+    def step(self, renew: Renew) -> bool:
         """Carry out one step if all is as planned; else do nothing and return False."""
         whole = self._whole
         if whole is None:
             return False
-        from steprule.engines.native.loops_text import Outcome
-
         outcome: int = Outcome.GROUPS_CHANGED
         if not self._has_stale_numbers:
             outcome = whole.run()
-        if outcome == Outcome.GROUPS_CHANGED and self._take_numbers(whole):
+        if outcome == Outcome.GROUPS_CHANGED and self._take_numbers(whole, renew):
             outcome = whole.run()
         if outcome == Outcome.AS_PLANNED:
             self._tries = TRIES
@@ -74,11 +97,11 @@ class WholeSteps:
             self._whole = None
         return False
 
-    def _take_numbers(self, whole: WholeStep) -> bool:
+    def _take_numbers(self, whole: WholeStep, renew: Renew) -> bool:
         """Whether nothing but numbers has changed in the groups; these are then in force."""
         self._has_stale_numbers = True  # until all is done: what is refused may raise
         taken = (
-            self._renew()
+            renew()
             and not any(settings.is_mutable for settings in self._settings)
             and whole.renew_groups(self._groups())
         )
@@ -90,35 +113,30 @@ class WholeSteps:
         if (
             self._whole is None
             and self._tries
-            and self._runners
-            and all(runner.is_watched for runner in self._runners)
+            and self._engine.takes_whole_steps(self._runners)
             and self._is_plain()
-            and self._context.fresh.isdisjoint(p for r in self._runners for p in r.params)
+            and self._context.fresh.isdisjoint(self._params)
         ):
-            from steprule.engines.native.whole_step import WholeStep
-
-            if WholeStep.takes(self._runners):
-                self._lists = [settings.group["params"] for settings in self._settings]
-                state = self._context.state
-                self._whole = WholeStep(self._groups(), state, self._dormant, self._runners)
-                self._has_stale_numbers = False
+            self._lists = [settings.group["params"] for settings in self._settings]
+            self._whole = self._engine.whole_step(
+                self._groups(), self._context.state, self._without_grad, self._runners
+            )
+            self._has_stale_numbers = False
 
     def _is_plain(self) -> bool:
-        """Whether the native call can see all that may change between two steps."""
+        """Whether the call can see all that may change between two steps."""
         groups = self._context.groups
         return (
             type(groups) is list
             and isinstance(self._context.state, dict)
             and all(type(group) is dict and type(group["params"]) is list for group in groups)
             and not any(settings.is_mutable for settings in self._settings)
-            and all(type(param) in (Tensor, Parameter) for param in self._dormant)
+            and all(type(param) in (Tensor, Parameter) for param in self._without_grad)
         )
 
-    def _groups(self) -> list[Thing]:
-        """What the kernels were told of the groups: not what stands there by now."""
-        from steprule.engines.native.contents_guard import ANY
-
-        found: list[Thing] = [(self._context.groups, [s.group for s in self._settings])]
+    def _groups(self) -> list[Contents]:
+        """What the runners were told of the groups: not what stands there by now."""
+        found: list[Contents] = [(self._context.groups, [s.group for s in self._settings])]
         for settings, params in zip(self._settings, self._lists, strict=True):
             known = dict(zip(settings.keys, settings.signature, strict=True))
             known["params"] = params

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steprule.engines.compiler.cache import Library, library_for
-from steprule.engines.compiler.cached_lookup import remembered
+from steprule.engines.kernel_cache.cache import Library, library_for
+from steprule.engines.kernel_cache.cached_lookup import remembered
 from steprule.engines.threads.work_split import Shares
 from steprule.formats.floating import FLOATING
 from steprule.quasi_newton.kernel_source import PASSES, Word, source_of

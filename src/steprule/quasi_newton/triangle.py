@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steprule.engines.compiler.cached_lookup import remembered
+from steprule.engines.kernel_cache.cached_lookup import remembered
 
 Matrix = NDArray[np.float64]
 Slots = NDArray[np.intp]
@@ -44,7 +44,7 @@ def solve_transposed(matrix, stride, order, count, x):
 @remembered
 def native() -> Any:
     """The two functions of the source above."""
-    from steprule.engines.compiler.cache import library_for  # loads the compiler's back end
+    from steprule.engines.kernel_cache.cache import library_for  # loads the compiler's back end
 
     names = ("solve", "solve_transposed")
     return library_for(_SOURCE, names, arity=5, title="LBFGS's triangle").functions

@@ -1,56 +1,102 @@
 """The fused engine: what its kernels can take, and what can share one.
 
-A kernel reaches everything by address on the CPU (fused_runner.py runs it), so that this is also
-the list of what must hold for that to be safe.
+A kernel reaches everything by address on the CPU (runner.py runs it), so that this is also the
+list of what must hold for that to be safe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from steprule.engines import Leaf
 from steprule.engines.compiler import can_convert_half
+from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
+from steprule.engines.engine import Leaf, Runner, UnavailableError
+from steprule.engines.whole_step import Contents, WholeStep
 from steprule.formats.floating import FLOATING
 from steprule.language.form import Form
 
-PLAIN = {Tensor, torch.nn.Parameter}
+if TYPE_CHECKING:
+    from steprule.engines.cpu.runner import KernelRunner
 
 
-class FusedEngine:
+class CpuEngine:
     """Compiles a kernel for each layout; its runners are kept from step to step."""
 
     name = "fused"
+    by_address = True
 
     def refusal(self, leaf: Leaf, form: Form) -> str | None:
-        """Refuses what can't be reached by address on the CPU, or is laid out otherwise."""
+        """Refuse what can't be reached by address on the CPU, or is laid out otherwise."""
         if not form.rule.elementwise:
             return "the rule works on whole tensors, not on elements"
         if form.capturable:
             return "capturable=True keeps the step count on the device"
-        param = leaf.param
-        if type(param) not in PLAIN or type(leaf.grad) not in PLAIN:
-            return f"{type(param).__name__} is a tensor subclass"
-        if param.device.type != "cpu":
-            return f"the parameter is on {param.device.type}; the kernel is for the CPU"
-        if param.layout is not torch.strided:
-            return f"the parameter's layout is {param.layout}"
-        if param.dtype not in FLOATING or param.dtype is torch.complex32:
-            return f"there is no kernel for {param.dtype}"
-        if param.dtype is torch.float16 and not can_convert_half():
-            return "this processor has no float16 conversions"
-        if param.is_inference():
-            return "the parameter was made in inference mode"
-        if param.is_conj() or param.is_neg():
-            return "the parameter is a lazy conjugate or negative view"
-        if not _is_dense(param):
-            return "the parameter is a strided view with gaps, or overlaps itself"
-        if not has_memory(param):
-            return "the parameter has no memory of its own"
-        return _state_refusal(leaf, form)
+        if leaf.grad.is_sparse:
+            return form.sparse_reason
+        return _param_refusal(leaf) or _state_refusal(leaf, form)
+
+    def bucket_key(self, leaf: Leaf, form: Form) -> Hashable:
+        return (
+            leaf.param.dtype,
+            leaf.grad.dtype,
+            leaf.param.is_contiguous(),
+            tuple(leaf.state[name].dtype for name in form.array_slots),
+            tuple(leaf.state[name].dtype for name in counts_of(form)),
+        )
+
+    def runner(self, form: Form, leaves: Sequence[Leaf]) -> Runner:
+        from steprule.engines.cpu.runner import KernelRunner
+        from steprule.engines.kernel_cache.cache import CompilationError
+
+        try:
+            return KernelRunner(form, leaves)
+        except CompilationError as error:
+            raise UnavailableError(str(error)) from error
+
+    def takes_whole_steps(self, runners: Sequence[Runner]) -> bool:
+        from steprule.engines.native.whole_step import NativeStep
+
+        kernels = cast("Sequence[KernelRunner]", runners)
+        return all(kernel.is_watched for kernel in kernels) and NativeStep.takes(kernels)
+
+    def whole_step(
+        self,
+        groups: Sequence[Contents],
+        state: Mapping[Any, Any],
+        without_grad: Sequence[Tensor],
+        runners: Sequence[Runner],
+    ) -> WholeStep:
+        """Make one native call of all kernels."""
+        from steprule.engines.native.whole_step import NativeStep
+
+        return NativeStep(groups, state, without_grad, cast("Sequence[KernelRunner]", runners))
+
+
+def _param_refusal(leaf: Leaf) -> str | None:
+    param = leaf.param
+    if type(param) not in PLAIN or type(leaf.grad) not in PLAIN:
+        return f"{type(param).__name__} is a tensor subclass"
+    if param.device.type != "cpu":
+        return f"the parameter is on {param.device.type}; the kernel is for the CPU"
+    if param.layout is not torch.strided:
+        return f"the parameter's layout is {param.layout}"
+    if param.dtype not in FLOATING or param.dtype is torch.complex32:
+        return f"there is no kernel for {param.dtype}"
+    if param.dtype is torch.float16 and not can_convert_half():
+        return "this processor has no float16 conversions"
+    if param.is_inference():
+        return "the parameter was made in inference mode"
+    if param.is_conj() or param.is_neg():
+        return "the parameter is a lazy conjugate or negative view"
+    if not _is_dense(param):
+        return "the parameter is a strided view with gaps, or overlaps itself"
+    if not has_memory(param):
+        return "the parameter has no memory of its own"
+    return None
 
 
 def _state_refusal(leaf: Leaf, form: Form) -> str | None:
@@ -71,14 +117,6 @@ def _state_refusal(leaf: Leaf, form: Form) -> str | None:
     return None
 
 
-def has_memory(tensor: Tensor) -> bool:
-    """Whether the tensor's elements are somewhere (or it has none)."""
-    try:
-        return tensor.data_ptr() != 0 or tensor.numel() == 0
-    except RuntimeError:  # functorch wrappers, fake tensors
-        return False
-
-
 def _is_dense(tensor: Tensor) -> bool:
     """Whether the tensor's elements fill one block of memory, in whatever order of axes."""
     expected = 1
@@ -88,40 +126,3 @@ def _is_dense(tensor: Tensor) -> bool:
                 return False
             expected *= size
     return True
-
-
-def counts_of(form: Form) -> tuple[str, ...]:
-    """The step count, if there is one, and the slots of one number."""
-    step = ("step",) if form.rule.counts_steps else ()
-    return (*step, *form.scalar_slots)
-
-
-def layout_key(form: Form, leaf: Leaf) -> Any:
-    """Leaves with equal keys can be updated by one kernel."""
-    return (
-        form,
-        leaf.param.dtype,
-        leaf.grad.dtype,
-        leaf.param.is_contiguous(),
-        tuple(leaf.state[name].dtype for name in form.array_slots),
-        tuple(leaf.state[name].dtype for name in counts_of(form)),
-    )
-
-
-def overlapping(leaves: Sequence[Leaf], form: Form) -> set[int]:
-    """Indices of leaves that share written memory: threads must not race for it."""
-    spans = []
-    for i, leaf in enumerate(leaves):
-        for tensor in (leaf.param, *(leaf.state[name] for name in form.array_slots)):
-            if tensor.numel():
-                start = tensor.data_ptr()
-                spans.append((start, start + tensor.numel() * tensor.element_size(), i))
-    spans.sort()
-    found: set[int] = set()
-    furthest, owner = 0, -1
-    for start, end, i in spans:
-        if start < furthest:
-            found.update((i, owner))
-        if end > furthest:
-            furthest, owner = end, i
-    return found

@@ -1,6 +1,7 @@
 """A recording, printed as the source of a fused kernel (compiler/ has the language).
 
-The kernel is two functions over one *control block* (int64 words, laid out in :class:`Control`):
+The kernel is two functions over one *control block* (int64 words, laid out in
+:class:`~steprule.engines.native.control_block.Control`):
 
 - ``prepare`` runs once a step, over tensors: it advances the step counts, evaluates the scalar
   operations in float64 (once for each run of tensors with equal inputs) and writes the scalar
@@ -13,30 +14,17 @@ A tensor whose gradient's address is 0 has no gradient at this step and is passe
 
 from __future__ import annotations
 
-import enum
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from steprule.engines.cpu.spelling import KERNEL_SPELLING
+from steprule.engines.native.control_block import Control
+from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
 from steprule.formats import Format
 from steprule.language.form import Form
-from steprule.language.recording import CONDITIONS, TRUTHS, Operation, Recording, Value
+from steprule.language.recording import Recording, Value
 from steprule.language.rule import SUPPLIED
-
-
-class Control(enum.IntEnum):
-    """Word of the control block that holds the address (or count) of each table."""
-
-    TENSORS = 0  # how many tensors
-    GRADS = 1  # address of each gradient, 0 for none
-    COLUMNS = 2  # addresses of param and slots, one row of tensors for each column
-    COUNTS = 3  # addresses of the step counts and scalar slots, likewise
-    GROUPS = 4  # index of each tensor's group
-    NUMBERS = 5  # float64: one row of hyperparameters for each group
-    FIRST = 6  # float64: 1 for a tensor never updated before
-    SCALARS = 7  # float64: one row for each tensor, written by prepare, read by update
-    CHUNKS = 8  # tensor, first element, number of elements of each chunk
-
 
 # Chunks whose memory is asked for while this many before them are updated: small tensors lie
 # anywhere, and the processor would wait for each.
@@ -63,80 +51,10 @@ def column_names(array: str, storage: Format) -> list[str]:
     return [f"{array}_address"] if storage.block == 1 else [f"{array}_codes", f"{array}_scales"]
 
 
-_INFIX = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "div": "/",
-    "lt": "<",
-    "le": "<=",
-    "gt": ">",
-    "ge": ">=",
-    "eq": "==",
-    "ne": "!=",
-    "and": "&",
-    "or": "|",
-}
-_CALLS = {"sqrt": "sqrt({0})", "exp": "exp({0})", "log": "log({0})", "abs": "abs({0})"}
-_TEMPLATES = {
-    **{name: f"({{0}} {sign} {{1}})" for name, sign in _INFIX.items()},
-    **_CALLS,
-    "pow": "{number}({0} ** {1})",
-    "neg": "(-{0})",
-    "not": "(not {0})",
-    # A comparison with nan is false, so nan in either operand comes through.
-    "maximum": "({0} if ({0} > {1}) | ({0} != {0}) else {1})",
-    "minimum": "({0} if ({0} < {1}) | ({0} != {0}) else {1})",
-    "sign": "({one} if {0} > {zero} else (-{one} if {0} < {zero} else {zero}))",
-    "where": "({1} if {0} else {2})",
-}
-
-
 @functools.cache
 def source_of(layout: Layout) -> str:
     """The text of ``prepare`` and ``update``."""
     return "\n\n".join([_prepare_source(layout), _update_source(layout)]) + "\n"
-
-
-class _Printer:
-    """Prints operations on quantities that have names, in one computing dtype."""
-
-    def __init__(self, names: dict[Value, str], number: str, truths: set[Value]) -> None:
-        self.names, self._number, self._truths = names, number, truths
-
-    def expression(self, operation: Operation) -> str:
-        conditions = CONDITIONS.get(operation.name, 0)
-        operands = [
-            self._condition(x) if i < conditions else self.number(x)
-            for i, x in enumerate(operation.operands)
-        ]
-        zero, one = self._plain(0.0), self._plain(1.0)
-        template = _TEMPLATES[operation.name]
-        return template.format(*operands, zero=zero, one=one, number=self._number)
-
-    def number(self, x: Value | float) -> str:
-        """A quantity where a number is needed: a truth value is 1 or 0 there."""
-        return f"{self._number}({self._plain(x)})" if x in self._truths else self._plain(x)
-
-    def _condition(self, x: Value | float) -> str:
-        """A quantity where a truth value is needed: any number but 0 is true there."""
-        if x in self._truths:
-            return self._plain(x)
-        return f"({self._plain(x)} != {self._plain(0.0)})"
-
-    def _plain(self, x: Value | float) -> str:
-        return self.names[x] if isinstance(x, Value) else _literal(x, self._number)
-
-
-def _literal(x: float, number: str) -> str:
-    # A bare literal is float64, and operands are of one kind.
-    text = repr(float(x))
-    return f"{number}({text})" if text[-1].isdigit() else f"{number}({text.replace('-', 'neg_')})"
-
-
-def _truths(recording: Recording) -> set[Value]:
-    operations = (*recording.scalar_operations, *recording.array_operations)
-    return {operation.result for operation in operations if operation.name in TRUTHS}
 
 
 def scalar_row(recording: Recording) -> list[Value]:
@@ -199,7 +117,7 @@ def _prepare_source(layout: Layout) -> str:
             for n in inputs
             if n in recording.scalar_inputs
         ]
-        printer = _Printer(names, "float64", _truths(recording))
+        printer = ExpressionPrinter(KERNEL_SPELLING, names, "float64", truths_of(recording))
         for operation in recording.scalar_operations:
             computed.append(f"{names[operation.result]} = {printer.expression(operation)}")
         computed += [
@@ -297,7 +215,7 @@ def scalar_reads(layout: Layout) -> list[str]:
     """What a tensor's elements have in common, read from row ``tensor`` of ``scalars``."""
     recording, number = layout.form.recording(), layout.compute
     row = scalar_row(recording)
-    truths = _truths(recording)
+    truths = truths_of(recording)
     lines = []
     for i, (value, name) in enumerate(_array_names(recording).items()):
         read = f"load_float64(scalars, tensor * {len(row)} + {i})"
@@ -305,7 +223,7 @@ def scalar_reads(layout: Layout) -> list[str]:
         lines.append(f"{name} = {read}")
     lines += [
         f"r{v.index} = {number}(1.0 / load_float64(scalars, tensor * {len(row)} + {row.index(v)}))"
-        for v in _scalar_divisors(recording)
+        for v in scalar_divisors(recording)
     ]
     return lines
 
@@ -315,8 +233,8 @@ def element_loop(layout: Layout) -> list[str]:
     recording, number = layout.form.recording(), layout.compute
     formats = dict(layout.formats)
     names = _array_names(recording)
-    printer = _Printer(names, number, _truths(recording))
-    divisors = _scalar_divisors(recording)
+    printer = ExpressionPrinter(KERNEL_SPELLING, names, number, truths_of(recording))
+    divisors = scalar_divisors(recording)
     body = []
     for name, value in recording.array_inputs.items():
         names[value] = f"{name}_value"
@@ -349,10 +267,3 @@ def columns_with_sizes(layout: Layout) -> list[tuple[str, int]]:
         if name != "grad"
         for variable in column_names(name, storage)
     ]
-
-
-def _scalar_divisors(recording: Recording) -> list[Value]:
-    found = [
-        operation.operands[1] for operation in recording.array_operations if operation.name == "div"
-    ]
-    return list(dict.fromkeys(x for x in found if isinstance(x, Value) and not x.is_array))

@@ -1,6 +1,6 @@
 """One compiled kernel for all parameters of a form, kept from step to step.
 
-A :class:`FusedRunner` keeps the addresses of everything that a kernel touches. Before each step
+A :class:`KernelRunner` keeps the addresses of everything that a kernel touches. Before each step
 it looks again at all that may have moved (gradients, ``param.data``, replaced state), for a
 stale address is not a wrong number but corrupted memory.
 """
@@ -16,16 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steprule.engines import Leaf
-from steprule.engines.compiler.cache import Library, library_for
-from steprule.engines.cpu.engine import PLAIN, counts_of, has_memory
-from steprule.engines.cpu.kernel_text import Control, Layout, scalar_row, source_of
-from steprule.engines.guards.addresses import Unmoved
-from steprule.engines.guards.tensors import Likeness
+from steprule.engines.cpu.kernel_text import Layout, scalar_row, source_of
+from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
+from steprule.engines.engine import Leaf, Numbers
+from steprule.engines.guards.addresses import AddressGuard
+from steprule.engines.guards.tensors import TensorGuard
+from steprule.engines.kernel_cache.cache import Library, library_for
 from steprule.engines.native.address_guard import Watch
+from steprule.engines.native.control_block import Control
 from steprule.engines.native.loops import is_native, want_native
-from steprule.engines.native.loops_text import Outcome, Watched
+from steprule.engines.native.loops_text import Watched
 from steprule.engines.threads.work_split import Shares
+from steprule.engines.whole_step import Outcome
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype
 from steprule.language.form import Form
@@ -43,13 +45,12 @@ TRIES = 4
 _grad_of = attrgetter("grad")
 
 
-class FusedRunner:
+class KernelRunner:
     """One kernel and the tables it reads, for the leaves of one layout."""
 
     def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
         self.form = form
         self.params = tuple(leaf.param for leaf in leaves)
-        self.groups = sorted({leaf.group for leaf in leaves})
         self.grad_dtype = leaves[0].grad.dtype
         self._states = [leaf.state for leaf in leaves]
         self._library = _library_of(form, leaves[0])
@@ -72,8 +73,8 @@ class FusedRunner:
         self._kept = [p.detach() for p in params]
         self._names = (*self.form.array_slots, *counts_of(self.form))
         self._slots = [tuple(state[name] for state in self._states) for name in self._names]
-        self._unmoved = Unmoved(params, self._states, self._names)
-        self._usual_grads: Likeness | None = None
+        self._addresses_guard = AddressGuard(params, self._states, self._names)
+        self._usual_grads: TensorGuard | None = None
         self._watch: Watch | None = None
         self._may_be_watched = True
         self._tries = TRIES
@@ -87,12 +88,11 @@ class FusedRunner:
         self._columns = np.array(columns, dtype=np.int64)
         counts = [_addresses_of(tensors) for tensors in self._slots[arrays:]]
         self._counts = np.array(counts or [array("q", [0])], dtype=np.int64)
-        row_of = {group: i for i, group in enumerate(self.groups)}
-        self.row_of = row_of
+        groups = sorted({leaf.group for leaf in leaves})
+        self._row_of = row_of = {group: i for i, group in enumerate(groups)}
         self._group_rows = np.array([row_of[leaf.group] for leaf in leaves], dtype=np.int64)
-        hyperparameters = [n for n in self.form.scalars if n not in SUPPLIED]
-        self._numbers_of_group = len(hyperparameters)
-        self._numbers = array("d", bytes(8 * max(1, len(self.groups) * len(hyperparameters))))
+        self._hyperparameters = [n for n in self.form.scalars if n not in SUPPLIED]
+        self._numbers = array("d", bytes(8 * max(1, len(groups) * len(self._hyperparameters))))
         self._first = np.array([float(leaf.is_first) for leaf in leaves])
         row = scalar_row(self.form.recording())
         self._scalars = np.zeros((count, max(1, len(row))))
@@ -119,10 +119,10 @@ class FusedRunner:
         self._control[Control.TENSORS] = count
         self._address = self._control.ctypes.data
 
-    def set_numbers(self, group: int, numbers: Sequence[float]) -> None:
-        """Put a group's hyperparameters in force from the next step on."""
-        start = self.row_of[group] * self._numbers_of_group
-        self._numbers[start : start + len(numbers)] = array("d", numbers)
+    def set_numbers(self, group: int, numbers: Numbers) -> None:
+        names = self._hyperparameters
+        start = self._row_of[group] * len(names)
+        self._numbers[start : start + len(names)] = array("d", [numbers[n] for n in names])
 
     def collect(self) -> bool:
         """Look at all that may have moved since the last step, and take this step's gradients.
@@ -145,7 +145,7 @@ class FusedRunner:
         """Whether all is as planned; without a watch, all but the gradients."""
         if self._watch is not None:
             return self._watch.check(grads)
-        if not self._unmoved.hold():
+        if not self._addresses_guard.holds():
             return Outcome.CHANGED
         if self._may_be_watched and is_native():
             self._may_be_watched = False
@@ -188,7 +188,7 @@ class FusedRunner:
         self._active = [p for p, g in zip(self.params, taken, strict=True) if g is not None]
         self._addresses = array("q", (0 if g is None else g.data_ptr() for g in taken))
         if all(map(is_, taken, grads)) and len(self._active) == len(self.params):
-            self._usual_grads = Likeness(grads)
+            self._usual_grads = TensorGuard(grads)
         return True
 
     def _fits(self, i: int, grad: Tensor) -> bool:

@@ -1,23 +1,26 @@
-"""The foreach engine: the recording replayed over lists of tensors, ``torch._foreach_*``."""
+"""Parameters updated by one replay of the recording over lists, ``torch._foreach_*``."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from steprule.engines import Leaf, Numbers
-from steprule.engines.batch import Batch, LeafBatch
-from steprule.engines.eager.engine import VOCABULARY, advance, supply_scalars
+from steprule.engines.eager.vocabulary import VOCABULARY
 from steprule.engines.foreach.fused_operations import Instruction, instructions_of
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
 from steprule.language.form import Form
-from steprule.language.recording import CONDITIONS, NUMBER_OPERATIONS, TRUTHS, Recording, Value
-from steprule.language.rule import SUPPLIED
+from steprule.language.recording import (
+    CONDITIONS,
+    NUMBER_OPERATIONS,
+    TRUTHS,
+    Recording,
+    Value,
+)
 
 TensorList = list[Tensor]
 
@@ -39,70 +42,7 @@ _PER_TENSOR: dict[str, Callable[..., Any]] = {
 # Operations that exist on lists, whatever mix of lists and numbers they are given.
 _UNARY = {"sqrt", "exp", "log", "sign", "neg", "abs"}
 _BINARY = {"add", "sub", "mul", "div", "pow", "maximum", "minimum"}
-# Numbers that a parameter has of its own.
-_SUPPLIED = set(SUPPLIED)
 _COMMUTING = {"add", "mul", "maximum", "minimum"}
-
-
-class ForeachEngine:
-    """Replays the recording over all parameters that share their numbers at once."""
-
-    name = "foreach"
-
-    def refusal(self, leaf: Leaf, form: Form) -> str | None:
-        """Refuses what needs a tensor as a scalar, or is not a plain tensor."""
-        if not form.rule.elementwise:
-            return "the rule works on whole tensors, not on elements"
-        if form.capturable:
-            return "capturable=True keeps the step count a tensor, one for each parameter"
-        for tensor in (leaf.param, leaf.grad):
-            if type(tensor) not in (Tensor, torch.nn.Parameter):
-                return f"{type(tensor).__name__} is a tensor subclass"
-        return None
-
-    def apply(self, form: Form, leaves: Sequence[Leaf], numbers: Numbers) -> None:
-        """Update the leaves, those with equal numbers and dtypes together."""
-        buckets: dict[Any, tuple[dict[str, Any], list[Leaf]]] = {}
-        alike = alike_groups((leaf.group for leaf in leaves), numbers)
-        has_own = form.rule.counts_steps or form.scalar_slots or _SUPPLIED & set(form.scalars)
-        steps, others = [], []
-        for leaf in leaves:
-            own: dict[str, Any] = {}
-            step = supply_scalars(form, leaf, own) if has_own else None
-            if isinstance(step, Tensor) and step.is_floating_point():
-                steps.append(step)
-            elif step is not None:
-                others.append((leaf, step))
-            key = (alike[leaf.group], leaf.param.dtype, leaf.param.device, *own.values())
-            found = buckets.get(key)
-            if found is None:
-                found = buckets[key] = ({**numbers[leaf.group], **own}, [])
-            found[1].append(leaf)
-        for scalars, bucket in buckets.values():
-            grads = [leaf.grad for leaf in bucket]
-            states = [leaf.state for leaf in bucket]
-            dtypes = [grad.dtype for grad in grads]
-            Bucket(form, [leaf.param for leaf in bucket], states, dtypes).update(grads, scalars)
-        if steps:
-            torch._foreach_add_(steps, 1.0)
-        for leaf, step in others:
-            advance(leaf, step)
-
-    def batch(self, form: Form, leaves: Sequence[Leaf]) -> Batch:
-        """The same leaves, to be updated again."""
-        from steprule.engines.foreach.runner import ForeachBatch
-
-        plain = LeafBatch(self, form, leaves)
-        return ForeachBatch(form, leaves, plain) if ForeachBatch.takes(form, leaves) else plain
-
-
-def alike_groups(groups: Iterable[int], numbers: Numbers) -> dict[int, int]:
-    """For each group the first one that has the same numbers."""
-    first: dict[Any, int] = {}
-    return {
-        group: first.setdefault(tuple(numbers[group].values()), group)
-        for group in dict.fromkeys(groups)
-    }
 
 
 class Bucket:

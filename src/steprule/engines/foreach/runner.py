@@ -1,48 +1,88 @@
-"""Leaves of the foreach engine, kept from step to step: lists are made once, not at each step."""
+"""The foreach engine's runner: lists are made once, not at each step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from steprule.engines import Leaf, Numbers
-from steprule.engines.batch import LeafBatch
-from steprule.engines.foreach.bucket import Bucket, alike_groups
-from steprule.engines.guards.identity import SameObjects
-from steprule.engines.guards.tensors import Likeness
+from steprule.engines.eager.update import advance, supply_scalars
+from steprule.engines.engine import Leaf, Numbers
+from steprule.engines.foreach.bucket import Bucket
+from steprule.engines.guards.identity import IdentityGuard
+from steprule.engines.guards.tensors import TensorGuard
+from steprule.engines.leaf_runner import LeafRunner
 from steprule.language.form import Form
+from steprule.language.rule import SUPPLIED
+
+# Numbers that a parameter has of its own.
+_SUPPLIED = set(SUPPLIED)
 
 
-class ForeachBatch:
-    """Leaves in lists, those together whose groups have the same numbers.
+class ForeachRunner(LeafRunner):
+    """Updates leaves in lists, those together whose groups have the same numbers.
+
+    A step like the last one reuses its lists; any other one gathers its leaves anew.
+    """
+
+    def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
+        super().__init__(form, leaves, update_together)
+        self._groups = [leaf.group for leaf in leaves]
+        self._lists: KeptLists | None = None
+
+    def run(self) -> None:
+        grads, kept = self._grads, self._lists
+        # A first update has numbers of its own; a guard tells that all gradients are there.
+        if any(self._is_first) or self._guard is None or torch.is_grad_enabled():
+            self._lists = None
+        elif kept is None or not kept.hold():
+            self._lists = kept = self._new_lists(grads)
+        if self._lists is None or not self._lists.update(grads, self._numbers):
+            self.update_leaves(grads)
+        self.let_go()
+
+    def _new_lists(self, grads: Sequence[Tensor]) -> KeptLists | None:
+        states = [place[0] for place in self._places]
+        if not KeptLists.takes(self.form, states):
+            return None
+        dtypes = [grad.dtype for grad in grads]
+        return KeptLists(self.form, self._params, states, dtypes, self._groups)
+
+
+class KeptLists:
+    """Parameters and state in lists, for steps in which all are at the same step.
 
     Args:
         form: the form of all.
-        leaves: such that :meth:`takes` holds.
-        plain: the same leaves, for steps in which they are not at the same step.
+        params: the parameters.
+        states: the state of each, such that :meth:`takes` holds.
+        grad_dtypes: the dtype of the gradient of each.
+        groups: the group of each.
     """
 
-    def __init__(self, form: Form, leaves: Sequence[Leaf], plain: LeafBatch) -> None:
-        self._form, self._plain = form, plain
-        self._params = [leaf.param for leaf in leaves]
-        self._states = [leaf.state for leaf in leaves]
-        self._grad_dtypes = [leaf.grad.dtype for leaf in leaves]
-        self._groups = [leaf.group for leaf in leaves]
-        self._distinct_groups = tuple(dict.fromkeys(self._groups))
-        self._columns = {name: [state[name] for state in self._states] for name in _names(form)}
-        self._same = {name: SameObjects(column) for name, column in self._columns.items()}
+    def __init__(
+        self,
+        form: Form,
+        params: Sequence[Tensor],
+        states: Sequence[dict[str, Any]],
+        grad_dtypes: Sequence[torch.dtype],
+        groups: Sequence[int],
+    ) -> None:
+        self._form, self._params, self._states = form, params, states
+        self._grad_dtypes, self._groups = grad_dtypes, groups
+        self._distinct_groups = tuple(dict.fromkeys(groups))
+        self._columns = {name: [state[name] for state in states] for name in _names(form)}
+        self._same = {name: IdentityGuard(column) for name, column in self._columns.items()}
         self._tensors = [tensor for column in self._columns.values() for tensor in column]
-        self._likeness = Likeness(self._tensors) if self._tensors else None
+        self._guard = TensorGuard(self._tensors) if self._tensors else None
         self._alike: dict[int, int] = {}
         self._parts: list[tuple[int, list[int], Bucket]] = []
 
     @staticmethod
-    def takes(form: Form, leaves: Sequence[Leaf]) -> bool:
-        """Whether all state is plain tensors, and the counts are of one kind and in one place."""
-        states = [leaf.state for leaf in leaves]
+    def takes(form: Form, states: Sequence[dict[str, Any]]) -> bool:
+        """Tell whether all state is plain tensors, and the counts of one kind and in one place."""
         are_plain = all(type(state[name]) is Tensor for name in _names(form) for state in states)
         if not are_plain:
             return False
@@ -50,18 +90,19 @@ class ForeachBatch:
         kinds = {(count.dtype, count.device) for count in counts}
         return len(kinds) <= 1 and all(dtype.is_floating_point for dtype, _ in kinds)
 
-    def holds(self) -> bool:
+    def hold(self) -> bool:
+        """Tell whether the state is still these tensors, and they are as they were."""
         are_same = all(
-            same.are([state.get(name) for state in self._states])
+            same.holds([state.get(name) for state in self._states])
             for name, same in self._same.items()
         )
-        return are_same and (self._likeness is None or self._likeness.holds(self._tensors))
+        return are_same and (self._guard is None or self._guard.holds(self._tensors))
 
-    def run(self, grads: Sequence[Tensor], numbers: Numbers) -> None:
+    def update(self, grads: Sequence[Tensor], numbers: Mapping[int, Numbers]) -> bool:
+        """Update all; False, and nothing done, if they are not at the same step."""
         own = self._own_numbers()
         if own is None:
-            self._plain.run(grads, numbers)
-            return
+            return False
         alike = alike_groups(self._distinct_groups, numbers)
         if alike != self._alike:
             self._alike, self._parts = alike, self._parts_of(alike)
@@ -72,11 +113,10 @@ class ForeachBatch:
             bucket.update([grads[i] for i in places], scalars)
         if self._form.rule.counts_steps:
             torch._foreach_add_(self._columns["step"], 1.0)
+        return True
 
     def _own_numbers(self) -> dict[str, Any] | None:
         """What each parameter has of its own; None unless it is the same for all."""
-        if torch.is_grad_enabled():
-            return None
         own: dict[str, Any] = {"first": False}
         for name in _counts(self._form):
             if name in self._form.scalars or name != "step":
@@ -103,6 +143,44 @@ class ForeachBatch:
             )
             for (group, *_), where in places.items()
         ]
+
+
+def update_together(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Numbers]) -> None:
+    """Update leaves, those with equal numbers and dtypes together."""
+    buckets: dict[Any, tuple[dict[str, Any], list[Leaf]]] = {}
+    alike = alike_groups((leaf.group for leaf in leaves), numbers)
+    has_own = form.rule.counts_steps or form.scalar_slots or _SUPPLIED & set(form.scalars)
+    steps, others = [], []
+    for leaf in leaves:
+        own: dict[str, Any] = {}
+        step = supply_scalars(form, leaf, own) if has_own else None
+        if isinstance(step, Tensor) and step.is_floating_point():
+            steps.append(step)
+        elif step is not None:
+            others.append((leaf, step))
+        key = (alike[leaf.group], leaf.param.dtype, leaf.param.device, *own.values())
+        found = buckets.get(key)
+        if found is None:
+            found = buckets[key] = ({**numbers[leaf.group], **own}, [])
+        found[1].append(leaf)
+    for scalars, bucket in buckets.values():
+        grads = [leaf.grad for leaf in bucket]
+        states = [leaf.state for leaf in bucket]
+        dtypes = [grad.dtype for grad in grads]
+        Bucket(form, [leaf.param for leaf in bucket], states, dtypes).update(grads, scalars)
+    if steps:
+        torch._foreach_add_(steps, 1.0)
+    for leaf, step in others:
+        advance(leaf, step)
+
+
+def alike_groups(groups: Iterable[int], numbers: Mapping[int, Numbers]) -> dict[int, int]:
+    """Return for each group the first one that has the same numbers."""
+    first: dict[Any, int] = {}
+    return {
+        group: first.setdefault(tuple(numbers[group].values()), group)
+        for group in dict.fromkeys(groups)
+    }
 
 
 def _counts(form: Form) -> tuple[str, ...]:

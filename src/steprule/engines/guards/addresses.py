@@ -1,4 +1,4 @@
-"""Whether tensors are where they were, with the sizes and strides that they had.
+"""A guard on addresses: tensors are where they were, with the sizes and strides that they had.
 
 Memory, not numbers, is at stake: ``param.data = param.data[:5]`` keeps the address.
 """
@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 
-class Unmoved:
-    """Remembers tensors' memory, sizes and strides, and that dicts hold these very tensors.
+class AddressGuard:
+    """Holds while tensors keep their memory, sizes and strides, and dicts hold these very tensors.
 
     Args:
         params: tensors that are plain and dense.
         entries: dicts of tensors that are plain and dense.
-        names: the keys to watch; every entry has every one.
+        names: the keys to look at; every entry has every one.
     """
 
     def __init__(
@@ -25,21 +25,21 @@ class Unmoved:
     ) -> None:
         self._params, self._entries, self._names = tuple(params), tuple(entries), tuple(names)
         self._slots = tuple(entry[name] for entry in entries for name in names)
-        self._known = self._looks()
+        self._known = self._layouts()
 
-    def hold(self) -> bool:
-        """Whether nothing was replaced, removed, moved or reshaped."""
+    def holds(self) -> bool:
+        """Tell whether nothing was replaced, removed, moved or reshaped."""
         slots = iter(self._slots)
         for entry in self._entries:
             if any(entry.get(name) is not next(slots) for name in self._names):
                 return False
-        return self._looks() == self._known
+        return self._layouts() == self._known
 
-    def _looks(self) -> list[tuple[Any, ...]]:
-        return [_looks_of(tensor) for tensor in (*self._params, *self._slots)]
+    def _layouts(self) -> list[tuple[Any, ...]]:
+        return [_layout_of(tensor) for tensor in (*self._params, *self._slots)]
 
 
-def _looks_of(tensor: Tensor) -> tuple[Any, ...]:
+def _layout_of(tensor: Tensor) -> tuple[Any, ...]:
     """What must stay as it is for the tensor's memory to be read and written as planned."""
     lazy = tensor.is_conj(), tensor.is_neg()
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, *lazy

@@ -1,4 +1,4 @@
-"""Whether a sequence still holds the very objects that it held."""
+"""A guard on identity: a sequence still holds the very objects that it held."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 _MANY = 50
 
 
-class SameObjects:
-    """Remembers objects, and compares by identity: a tensor's own ``==`` compares elements."""
+class IdentityGuard:
+    """Holds for the same objects in the same order: a tensor's own ``==`` compares elements."""
 
     def __init__(self, objects: Iterable[Any]) -> None:
         self._objects = tuple(objects)
 
-    def are(self, objects: Sequence[Any]) -> bool:
-        """Whether these are the same objects in the same order."""
+    def holds(self, objects: Sequence[Any]) -> bool:
+        """Tell whether these are the same objects in the same order."""
         if len(objects) != len(self._objects):
             return False
         if len(objects) < _MANY:

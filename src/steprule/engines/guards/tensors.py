@@ -1,4 +1,4 @@
-"""One check that gradients are like those that a plan was made for."""
+"""A guard on tensors' metadata: types, dtypes, sizes and strides."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ except ImportError:  # pragma: no cover  # a torch without its compiler
     guards = None  # type: ignore[assignment]
 
 
-class Likeness:
-    """Whether tensors are of the same types, dtypes, sizes and strides as those it was made of.
+class TensorGuard:
+    """Holds for tensors of the same types, dtypes, sizes and strides as those it was made of.
 
     torch's compiler has this check in C++; where this torch lacks it, Python compares.
     """
@@ -27,19 +27,19 @@ class Likeness:
             *tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None
         )
         if not make:
-            self._known = [_looks(t) for t in tensors]
+            self._known = [_metadata_of(t) for t in tensors]
 
     def holds(self, tensors: Sequence[Any]) -> bool:
-        """Whether each of ``tensors`` is like its counterpart; None is like nothing."""
+        """Tell whether each of ``tensors`` is like its counterpart; None is like nothing."""
         if self._guard is not None:
             return bool(self._guard.check(*tensors))
         return all(
-            t is not None and not t.is_conj() and not t.is_neg() and _looks(t) == known
+            t is not None and not t.is_conj() and not t.is_neg() and _metadata_of(t) == known
             for t, known in zip(tensors, self._known, strict=True)
         )
 
 
-def _looks(tensor: Tensor) -> tuple[Any, ...]:
+def _metadata_of(tensor: Tensor) -> tuple[Any, ...]:
     is_strided = tensor.layout is torch.strided
     stride = tensor.stride() if is_strided else None
     return type(tensor), tensor.dtype, tensor.device, tensor.layout, tensor.shape, stride

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steprule.engines.native.contents_guard import ANY, Contents
+from steprule.engines.native.contents_guard import ContentsGuard
 from steprule.engines.native.loops import address_of, is_native, items_of, native, world
 from steprule.engines.native.loops_text import Loop, Record, Watched
 from steprule.engines.native.tensor_layout import (
@@ -17,6 +17,7 @@ from steprule.engines.native.tensor_layout import (
     tensor_words,
     word,
 )
+from steprule.engines.whole_step import ANY
 
 
 class Watch:
@@ -41,7 +42,7 @@ class Watch:
         self._records = _records_of(self._params)
         self._slot_records = _records_of(self._slots)
         watched = entries if names else []
-        self._contents = Contents(
+        self._contents = ContentsGuard(
             [(e, [(k, v if k in names else ANY) for k, v in e.items()]) for e in watched]
         )
         self._likes = array("q", bytes(16 * len(self._params)))

@@ -8,22 +8,19 @@ from typing import Any
 
 from steprule.engines.native.loops import address_of
 from steprule.engines.native.loops_text import Row
-
-#: Stands for any value of a dict.
-ANY = object()
-# A dict with its items, as known; or a list.
-Thing = tuple[Any, Sequence[Any]]
+from steprule.engines.whole_step import ANY, Contents
 
 
-class Contents:
+class ContentsGuard:
     """Rows of dicts and lists (:class:`~steprule.engines.native.loops_source.Row`).
 
     Args:
-        things: dicts, each with its known items in order (a value may be :data:`ANY`), and lists
+        things: dicts, each with its known items in order (a value may be
+            :data:`~steprule.engines.whole_step.ANY`), and lists
             with theirs.
     """
 
-    def __init__(self, things: Sequence[Thing]) -> None:
+    def __init__(self, things: Sequence[Contents]) -> None:
         # The rows have addresses of objects: none may be given to another one.
         self._held = [(thing, list(items)) for thing, items in things]
         known = [_words_of(thing, items) for thing, items in things]
@@ -43,7 +40,7 @@ class Contents:
         self.address = address_of(self._rows)
         self.count = len(things)
 
-    def renew(self, things: Sequence[Thing]) -> bool:
+    def renew(self, things: Sequence[Contents]) -> bool:
         """Take other items of the same things for known; False if they are more or fewer."""
         if len(things) != self.count:
             return False

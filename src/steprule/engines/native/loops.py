@@ -14,9 +14,14 @@ from typing import Any
 
 import torch
 
-from steprule.engines.compiler.cache import CompilationError, NativeFunction, is_kept, library_for
-from steprule.engines.compiler.cached_lookup import remembered
-from steprule.engines.cpu.kernel_text import Control
+from steprule.engines.kernel_cache.cache import (
+    CompilationError,
+    NativeFunction,
+    is_kept,
+    library_for,
+)
+from steprule.engines.kernel_cache.cached_lookup import remembered
+from steprule.engines.native.control_block import Control
 from steprule.engines.native.loops_text import HEADER, LENGTH, Loop, World, source_of
 from steprule.engines.native.tensor_layout import TensorWords, tensor_words, word
 

@@ -16,6 +16,7 @@ import enum
 import functools
 
 from steprule.engines.native.tensor_layout import INLINE_AXES, TOLD, TensorWords
+from steprule.engines.whole_step import Outcome
 
 
 class Loop(enum.IntEnum):
@@ -100,16 +101,6 @@ class Whole(enum.IntEnum):
     DORMANT_COUNT = 6
     REGION = 7  # the function that runs a task on a team of threads, and what it is to run
     ENTRY = 8
-
-
-class Outcome(enum.IntEnum):
-    """What a check found."""
-
-    AS_PLANNED = 0
-    GROUPS_CHANGED = 1
-    CHANGED = 2
-    UNLIKE = 3  # nothing has changed but what gradients are like
-    NOT_NOW = 4  # threads or tensors are such that no native step can be taken
 
 
 _SOURCE = """\

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from steprule.engines.native.contents_guard import Contents, Thing
+from steprule.engines.native.contents_guard import ContentsGuard
 from steprule.engines.native.loops import (
     address_of,
     can_hold_tensors,
@@ -24,15 +24,16 @@ from steprule.engines.native.loops import (
     native,
     world,
 )
-from steprule.engines.native.loops_text import Loop, Outcome, Whole
+from steprule.engines.native.loops_text import Loop, Whole
 from steprule.engines.threads.openmp_team import team
+from steprule.engines.whole_step import Contents, Outcome
 
 # Up to so many elements: a step of Adam then takes a few milliseconds, less than the 5 after which
 # Python would have a thread give way to another.
 MOST_ELEMENTS = 1 << 22
 
 
-class Runner(Protocol):
+class NativeRunner(Protocol):
     """What a whole step asks of the fused engine's runners."""
 
     elements: int
@@ -44,7 +45,7 @@ class Runner(Protocol):
         """How many threads its kernel is worth now."""
 
 
-class WholeStep:
+class NativeStep:
     """A step of all that is on the fused engine.
 
     Args:
@@ -57,15 +58,15 @@ class WholeStep:
 
     def __init__(
         self,
-        groups: Sequence[Thing],
+        groups: Sequence[Contents],
         state: Mapping[Any, Any],
         dormant: Sequence[Tensor],
-        runners: Sequence[Runner],
+        runners: Sequence[NativeRunner],
     ) -> None:
         self._runners = runners
         self._dormant = tuple(dormant)
-        self._state = Contents([(state, list(state.items()))])
-        self._groups = Contents(groups)
+        self._state = ContentsGuard([(state, list(state.items()))])
+        self._groups = ContentsGuard(groups)
         self._watches = array("q", bytes(8 * len(runners)))
         self._block = array("q", bytes(8 * len(Whole)))
         words = {
@@ -84,13 +85,13 @@ class WholeStep:
         self._crew: Any = None
 
     @staticmethod
-    def takes(runners: Sequence[Runner]) -> bool:
+    def takes(runners: Sequence[NativeRunner]) -> bool:
         """Whether these kernels are so short, and all that they need is there without Python."""
         few = sum(runner.elements for runner in runners) <= MOST_ELEMENTS
         has_threads = team() is not None or all(runner.threads() == 1 for runner in runners)
         return few and has_threads and can_hold_tensors()
 
-    def renew_groups(self, groups: Sequence[Thing]) -> bool:
+    def renew_groups(self, groups: Sequence[Contents]) -> bool:
         """Take these contents of the groups for what is planned; False if they are not as many."""
         return self._groups.renew(groups)
 

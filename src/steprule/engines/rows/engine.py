@@ -2,19 +2,21 @@
 
 The rule runs on the rows that the gradient has; no other row of parameter or state is read or
 written, so a step costs as much as the gradient has rows, whatever the table's size. On the CPU
-the fused kernel does it (fused_rows.py); elsewhere rows are gathered, updated and scattered.
+a kernel does it (kernel.py); elsewhere rows are gathered, updated and scattered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from steprule.engines import Leaf, Numbers
-from steprule.engines.batch import Batch, LeafBatch
-from steprule.engines.eager.engine import advance, new_values, supply_scalars
+from steprule.engines.dispatch_modes import is_watched
+from steprule.engines.eager.update import advance, new_values, supply_scalars
+from steprule.engines.engine import Leaf, Numbers, Runner
+from steprule.engines.leaf_runner import LeafRunner
 from steprule.formats import format_of
 from steprule.language.form import Form
 
@@ -23,27 +25,30 @@ class RowsEngine:
     """Gathers rows, applies the rule, scatters them back."""
 
     name = "rows"
+    by_address = False  # the kernel is only used where nobody watches
 
     def refusal(self, leaf: Leaf, form: Form) -> str | None:
-        """Takes sparse gradients only; the planner sends it no other."""
+        """Refuses dense gradients; the planner sends it no other."""
         return None if leaf.grad.is_sparse else "the gradient is dense"
 
-    def apply(self, form: Form, leaves: Sequence[Leaf], numbers: Numbers) -> None:
-        """Update the rows of each leaf in turn."""
-        for leaf in leaves:
-            _update(form, leaf, dict(numbers[leaf.group]))
+    def bucket_key(self, leaf: Leaf, form: Form) -> Hashable:
+        return None
 
-    def batch(self, form: Form, leaves: Sequence[Leaf]) -> Batch:
-        """The same leaves, to be updated again."""
-        return LeafBatch(self, form, leaves)
+    def runner(self, form: Form, leaves: Sequence[Leaf]) -> Runner:
+        return LeafRunner(form, leaves, _update_each)
+
+
+def _update_each(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Numbers]) -> None:
+    for leaf in leaves:
+        _update(form, leaf, dict(numbers[leaf.group]))
 
 
 def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
-    from steprule.engines import fused_rows  # loads the compiler's back end: only when needed
+    from steprule.engines.rows import kernel  # loads the compiler's back end: only when needed
 
-    if fused_rows.takes(leaf, form) and fused_rows.has_kernel(form, leaf.grad.dtype):
+    if not is_watched() and kernel.takes(leaf, form) and kernel.has_kernel(form, leaf.grad.dtype):
         count = leaf.state["step"] if form.rule.counts_steps else None
-        fused_rows.update_rows(form, leaf, scalars, float(count or 0))
+        kernel.update_rows(form, leaf, scalars, float(count or 0))
         advance(leaf, count)
         return
     step = supply_scalars(form, leaf, scalars)
@@ -52,7 +57,7 @@ def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
     stored = {"param": leaf.param, **{name: leaf.state[name] for name in form.array_slots}}
     rows = {name: _gathered(tensor, indices) for name, tensor in stored.items()}
     state = {**leaf.state, **{name: rows[name] for name in form.array_slots}}
-    part = Leaf(rows["param"], grad._values(), state, leaf.group, leaf.is_first, leaf.label)
+    part = replace(leaf, param=rows["param"], grad=grad._values(), state=state)
     new = new_values(form, part, part.param, scalars)
     for name, table in stored.items():
         format_of(rows[name]).write(rows[name], new[name])

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.engines import Leaf
-from steprule.engines.compiler.cache import CompilationError, Library, library_for
-from steprule.engines.compiler.cached_lookup import remembered
-from steprule.engines.cpu.engine import PLAIN
-from steprule.engines.cpu.kernel_text import Control, Layout, scalar_row
+from steprule.engines.cpu.kernel_text import Layout, scalar_row
+from steprule.engines.cpu.memory import PLAIN
+from steprule.engines.engine import Leaf
+from steprule.engines.kernel_cache.cache import CompilationError, Library, library_for
+from steprule.engines.kernel_cache.cached_lookup import remembered
+from steprule.engines.native.control_block import Control
 from steprule.engines.rows.kernel_text import RowsControl, rows_source_of
 from steprule.engines.threads.work_split import Shares
 from steprule.formats import format_of

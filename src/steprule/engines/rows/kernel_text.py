@@ -12,7 +12,6 @@ import enum
 import functools
 
 from steprule.engines.cpu.kernel_text import (
-    Control,
     Layout,
     columns_with_sizes,
     element_loop,
@@ -21,6 +20,7 @@ from steprule.engines.cpu.kernel_text import (
     scalar_reads,
     source_of,
 )
+from steprule.engines.native.control_block import Control
 
 # Rows are asked for so many rows before their turn: they lie anywhere in the table.
 _AHEAD = 8

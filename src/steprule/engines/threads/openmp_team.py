@@ -14,8 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from steprule.engines.compiler.cache import Library, library_for
-from steprule.engines.compiler.cached_lookup import remembered
+from steprule.engines.kernel_cache.cache import Library, library_for
+from steprule.engines.kernel_cache.cached_lookup import remembered
 
 # What each thread of the team runs: its shares of the chunks, by the kernel's `update`.
 # task: update, the control block, number of shares, first chunk of each share (and, behind them,

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Sequence
 from itertools import pairwise
 
-from steprule.engines.compiler.cache import Library
+from steprule.engines.kernel_cache.cache import Library
 from steprule.engines.threads.openmp_team import team
 from steprule.engines.threads.thread_pool import workers
 

@@ -25,8 +25,8 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from steprule.engines import compiler
-from steprule.engines.compiler.cached_lookup import forget_shortcuts
-from steprule.engines.compiler.slow_compile import notice_if_slow
+from steprule.engines.kernel_cache.cached_lookup import forget_shortcuts
+from steprule.engines.kernel_cache.slow_compile import notice_if_slow
 
 # Raise when the files, or how compiled functions are called, change meaning.
 _FORMAT = "steprule-kernel-3"

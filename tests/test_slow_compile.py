@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from steprule.engines.compiler import slow_compile as notice
-from steprule.engines.compiler.slow_compile import PATIENCE, message, notice_if_slow
+from steprule.engines.kernel_cache import slow_compile as notice
+from steprule.engines.kernel_cache.slow_compile import PATIENCE, message, notice_if_slow
 
 
 class FakeTimer:
@@ -104,7 +104,7 @@ def test_without_stderr_nothing_fails(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 STEP = """
 import torch, steprule
-from steprule.engines.compiler import slow_compile as notice
+from steprule.engines.kernel_cache import slow_compile as notice
 notice.PATIENCE = 0.0
 param = torch.ones(5, requires_grad=True)
 param.grad = torch.ones(5)

@@ -1,0 +1,25 @@
+"""What a kernel asks of a tensor's memory, and which of a leaf's tensors hold one number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from steprule.language.form import Form
+
+# The classes of tensors whose memory is what they say.
+PLAIN = {Tensor, torch.nn.Parameter}
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the tensor's elements are somewhere (or it has none)."""
+    try:
+        return tensor.data_ptr() != 0 or tensor.numel() == 0
+    except RuntimeError:  # functorch wrappers, fake tensors
+        return False
+
+
+def counts_of(form: Form) -> tuple[str, ...]:
+    """The step count, if there is one, and the slots of one number."""
+    step = ("step",) if form.rule.counts_steps else ()
+    return (*step, *form.scalar_slots)

@@ -1,0 +1,81 @@
+"""The update of one leaf by the rule's own function: parts of it serve other engines too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule.engines.eager.vocabulary import VOCABULARY
+from steprule.engines.engine import Leaf
+from steprule.formats import format_of
+from steprule.formats.floating import compute_dtype, real_view
+from steprule.language.form import Form
+from steprule.language.recording import check_count
+
+
+def advance(leaf: Leaf, step: Tensor | int | None) -> None:
+    """Count one more step."""
+    if isinstance(step, Tensor):
+        step += 1
+    elif step is not None:
+        leaf.state["step"] = step + 1
+
+
+def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -> dict[str, Any]:
+    """What the rule makes of a leaf: the new param and slots by name, in the computing dtype."""
+    compute = VOCABULARY.dtype = compute_dtype(leaf.param)
+    slots = []
+    for name in form.rule.slots:
+        stored = leaf.state.get(name) if name in form.array_slots else None
+        if stored is not None:
+            slots.append(format_of(stored).read(stored, compute))
+        else:
+            slots.append(scalars.pop(name, None))
+    arrays = [real_view(x).to(compute) for x in (param, leaf.grad)]
+    returned = form(*arrays, *slots, **scalars)
+    if not isinstance(returned, tuple):
+        returned = (returned,)
+    names = ("param", *form.rule.slots)
+    check_count(form.rule.name, names, returned)
+    # An array handed on to another place may be a view of what is written first.
+    inputs = dict(zip(names, [arrays[0], *slots], strict=True))
+    return {
+        name: value.clone() if _is_other(name, value, inputs) else value
+        for name, value in zip(names, returned, strict=True)
+    }
+
+
+def _is_other(name: str, value: Any, inputs: dict[str, Any]) -> bool:
+    return isinstance(value, Tensor) and any(
+        value is other for key, other in inputs.items() if key != name
+    )
+
+
+def supply_scalars(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> Tensor | int | None:
+    """Add to ``scalars`` what depends on the parameter: step, first, the scalar slots.
+
+    Returns:
+        What counts the steps, not yet advanced; None if the rule counts none.
+    """
+    keep_tensors = torch.is_grad_enabled() or form.capturable
+    step: Tensor | int | None = leaf.state["step"] if form.rule.counts_steps else None
+    if "step" in form.scalars and step is not None:
+        if isinstance(step, Tensor):
+            scalars["step"] = (_precise(step) if keep_tensors else step.item()) + 1
+        else:
+            scalars["step"] = step + 1
+    if "first" in form.scalars:
+        scalars["first"] = leaf.is_first
+    if "machine_eps" in form.scalars:
+        scalars["machine_eps"] = torch.finfo(leaf.param.dtype).eps
+    for name in form.scalar_slots:
+        stored = leaf.state[name]
+        scalars[name] = _precise(stored) if keep_tensors else stored.item()
+    return step
+
+
+def _precise(scalar: Tensor) -> Tensor:
+    # 1 - 0.999 is 5e-5 wrong in float32; MPS has nothing better.
+    return scalar if scalar.device.type == "mps" else scalar.to(torch.float64)

@@ -1,0 +1,64 @@
+"""The operations of :mod:`steprule.ops` on tensors."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule import ops
+
+
+class TensorVocabulary(threading.local):
+    """The operations of :mod:`steprule.ops` on tensors.
+
+    ``dtype`` is that of the computation under way on this thread: a choice between two plain
+    numbers needs it (torch would take its default dtype).
+    """
+
+    dtype = torch.float32
+    sqrt = staticmethod(torch.sqrt)
+    exp = staticmethod(torch.exp)
+    log = staticmethod(torch.log)
+    sign = staticmethod(torch.sign)
+
+    def maximum(self, a: Any, b: Any) -> Tensor:
+        """The larger; a plain number takes the dtype of the tensor."""
+        return torch.maximum(*self._tensors(a, b))
+
+    def minimum(self, a: Any, b: Any) -> Tensor:
+        """The smaller; a plain number takes the dtype of the tensor."""
+        return torch.minimum(*self._tensors(a, b))
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        """``a`` or ``b`` by a condition: truth values, or numbers that are not 0."""
+        if not isinstance(condition, Tensor):
+            return a if condition else b
+        if condition.dtype is not torch.bool:
+            condition = condition != 0
+        if isinstance(a, Tensor) or isinstance(b, Tensor):
+            return torch.where(condition, *self._tensors(a, b))
+        choices = torch.tensor([b, a], dtype=self.dtype, device=condition.device)
+        return choices[condition.to(torch.int64)]
+
+    def lerp(self, a: Any, b: Any, weight: Any) -> Any:
+        """torch's own, whose rounding its optimizers have, wherever it takes the operands."""
+        plain = isinstance(a, Tensor) and isinstance(b, Tensor) and not isinstance(weight, Tensor)
+        return torch.lerp(a, b, weight) if plain else a + weight * (b - a)
+
+    def _tensors(self, a: Any, b: Any) -> list[Tensor]:
+        """Both as tensors of numbers: truth values are 1 or 0."""
+        like = a if isinstance(a, Tensor) else b
+        dtype = self.dtype if like.dtype is torch.bool else like.dtype
+        return [
+            (x.to(dtype) if x.dtype is torch.bool else x)
+            if isinstance(x, Tensor)
+            else torch.tensor(x, dtype=dtype, device=like.device)
+            for x in (a, b)
+        ]
+
+
+VOCABULARY = TensorVocabulary()
+ops.register_vocabulary(Tensor, VOCABULARY)

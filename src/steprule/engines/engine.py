@@ -1,0 +1,65 @@
+"""The contract between the planner and the engines; every engine and runner stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from steprule.language.form import Form
+
+# A group's numbers by name: lr, beta1, weight_decay…; floats, or tensors where a group asks for it.
+Numbers = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Leaf:
+    """One parameter with a gradient: where it stands, and what updates it."""
+
+    param: Tensor
+    grad: Tensor
+    state: dict[str, Any]  # its entry in `optimizer.state`
+    group: int
+    position: int  # within its group
+    is_first: bool  # whether it was never updated
+    label: str  # how messages name it
+
+
+class UnavailableError(RuntimeError):
+    """An engine can't make a runner after all; says why. The next engine takes the leaves."""
+
+
+class Runner(Protocol):
+    """Updates the same leaves step after step; between steps it holds no gradient."""
+
+    def set_numbers(self, group: int, numbers: Numbers) -> None:
+        """Put a group's numbers in force from the next ``run`` on."""
+
+    def collect(self) -> bool:
+        """Take this step's gradients; False if anything is not as it was planned: plan anew."""
+
+    def run(self) -> None:
+        """Update the leaves that have a gradient: parameter, state, step count."""
+
+    def let_go(self) -> None:
+        """Drop the gradients that were taken: the step is done, or will not be."""
+
+
+class Engine(Protocol):
+    """Runs a recorded rule on tensors. Every engine agrees with ``eager``, within rounding."""
+
+    name: str
+    #: Whether it reaches memory by address: then no two leaves may share memory, and no dispatch
+    #: mode, which would see nothing, may be active.
+    by_address: bool
+
+    def refusal(self, leaf: Leaf, form: Form) -> str | None:
+        """Say why this engine can't update the leaf; None if it can."""
+
+    def bucket_key(self, leaf: Leaf, form: Form) -> Hashable:
+        """Return what leaves of one form must have in common to share a runner."""
+
+    def runner(self, form: Form, leaves: Sequence[Leaf]) -> Runner:
+        """Make the runner of some leaves. Raises :class:`UnavailableError`."""

@@ -1,0 +1,107 @@
+"""The runner of engines that work on tensors: gathers leaves, and watches that they are as planned.
+
+In a step like the last one only the gradients are new, which one guard tells; otherwise each
+gradient is looked at, and those that are missing are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from steprule.engines.engine import Leaf, Numbers
+from steprule.engines.guards.tensors import TensorGuard
+from steprule.language.form import Form
+
+# How often in a row gradients of another kind than before are learned anew.
+TRIES = 4
+
+# Updates some leaves, given the numbers of each group.
+Update = Callable[[Form, Sequence[Leaf], Mapping[int, Numbers]], None]
+
+
+class LeafRunner:
+    """Updates leaves by a function that is given them with this step's gradients.
+
+    Args:
+        form: the form of all.
+        leaves: the leaves, with the gradients that they were planned for.
+        update: updates them.
+    """
+
+    def __init__(self, form: Form, leaves: Sequence[Leaf], update: Update) -> None:
+        self.form = form
+        self._update = update
+        self._params = tuple(leaf.param for leaf in leaves)
+        self._places = [(leaf.state, leaf.group, leaf.position, leaf.label) for leaf in leaves]
+        self._is_first = [leaf.is_first for leaf in leaves]
+        self._slots = [frozenset(leaf.state) for leaf in leaves]
+        self._kinds = [(_kind_of(leaf.param), _kind_of(leaf.grad)) for leaf in leaves]
+        self._numbers: dict[int, Numbers] = {}
+        self._may_be_guarded = len(set(self._params)) == len(leaves) and all(
+            type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided
+            for leaf in leaves
+            for tensor in (leaf.param, leaf.grad)
+        )
+        self._guard: TensorGuard | None = None
+        self._tries = TRIES
+        # This step's gradients, in the order of the leaves; None for those without.
+        self._grads: list[Any] = []
+
+    def set_numbers(self, group: int, numbers: Numbers) -> None:
+        self._numbers[group] = dict(numbers)
+
+    def collect(self) -> bool:
+        self.let_go()
+        if not all(map(_holds, self._slots, self._places)):
+            return False
+        grads: list[Any] = [param.grad for param in self._params]
+        if self._guard is not None and self._guard.holds((*self._params, *grads)):
+            self._tries = TRIES
+        elif not self._look_at_each(grads):
+            return False
+        self._grads = grads
+        return True
+
+    def _look_at_each(self, grads: Sequence[Any]) -> bool:
+        """Whether each gradient that is there is of the kind that was planned for."""
+        self._guard = None
+        for param, grad, kinds in zip(self._params, grads, self._kinds, strict=True):
+            if grad is not None and (_kind_of(param), _kind_of(grad)) != kinds:
+                return False
+        if self._may_be_guarded and self._tries and all(grad is not None for grad in grads):
+            self._tries -= 1
+            self._guard = TensorGuard((*self._params, *grads))
+        return True
+
+    def run(self) -> None:
+        self.update_leaves(self._grads)
+        self.let_go()
+
+    def update_leaves(self, grads: Sequence[Any]) -> None:
+        """Update the leaves that have a gradient, by the function."""
+        found = [i for i, grad in enumerate(grads) if grad is not None]
+        leaves = [
+            Leaf(self._params[i], grads[i], state, group, position, self._is_first[i], label)
+            for i in found
+            for state, group, position, label in (self._places[i],)
+        ]
+        self._update(self.form, leaves, self._numbers)
+        for i in found:
+            self._is_first[i] = False
+
+    def let_go(self) -> None:
+        self._grads = []
+
+
+def _holds(names: frozenset[str], place: tuple[dict[str, Any], int, int, str]) -> bool:
+    """Whether a leaf's state still has its slots."""
+    return names <= place[0].keys()
+
+
+def _kind_of(tensor: Tensor) -> tuple[Any, ...]:
+    return type(tensor), tensor.dtype, tensor.device, tensor.layout, tensor.shape

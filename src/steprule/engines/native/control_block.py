@@ -1,0 +1,19 @@
+"""What a kernel is told: the words of its control block, which native steps write to as well."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Control(enum.IntEnum):
+    """Word of the control block that holds the address (or count) of each table."""
+
+    TENSORS = 0  # how many tensors
+    GRADS = 1  # address of each gradient, 0 for none
+    COLUMNS = 2  # addresses of param and slots, one row of tensors for each column
+    COUNTS = 3  # addresses of the step counts and scalar slots, likewise
+    GROUPS = 4  # index of each tensor's group
+    NUMBERS = 5  # float64: one row of hyperparameters for each group
+    FIRST = 6  # float64: 1 for a tensor never updated before
+    SCALARS = 7  # float64: one row for each tensor, written by prepare, read by update
+    CHUNKS = 8  # tensor, first element, number of elements of each chunk

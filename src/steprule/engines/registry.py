@@ -1,0 +1,78 @@
+"""The engines, one line each, fastest first; loaded when a parameter is first offered to them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steprule.engines.engine import Engine
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine's name and where it is.
+
+    Attributes:
+        name: what users ask for, and what ``explain()`` shows.
+        where: ``"module:Class"``; called without arguments.
+        devices: on which ``"auto"`` offers parameters to it; None for all.
+        has_public_name: whether users may ask for it by name.
+    """
+
+    name: str
+    where: str
+    devices: tuple[str, ...] | None = None
+    has_public_name: bool = True
+
+
+_entries: list[Entry] = [
+    Entry("fused", "steprule.engines.cpu.engine:CpuEngine", devices=("cpu",)),
+    Entry("foreach", "steprule.engines.foreach.engine:ForeachEngine"),
+    Entry("eager", "steprule.engines.eager.engine:EagerEngine"),
+    Entry("rows", "steprule.engines.rows.engine:RowsEngine", has_public_name=False),
+]
+
+
+def register(entry: Entry, before: str = "eager") -> None:
+    """Add an engine: it is offered what it is asked for, before the one named."""
+    _entries.insert([e.name for e in _entries].index(before), entry)
+
+
+def unregister(name: str) -> None:
+    """Take an engine away again."""
+    _entries[:] = [entry for entry in _entries if entry.name != name]
+
+
+def entries() -> Sequence[Entry]:
+    """Return all engines, in the order in which a parameter is offered to them."""
+    return tuple(_entries)
+
+
+def public_names() -> list[str]:
+    """Return the names that users may ask for."""
+    return [entry.name for entry in _entries if entry.has_public_name]
+
+
+def candidates(wanted: str, device: str) -> tuple[str, ...]:
+    """Return the engines that a parameter is offered to, in order.
+
+    Args:
+        wanted: the name of an engine, which is the first then; or ``"auto"``.
+        device: the type of the parameter's device.
+    """
+    names = [entry.name for entry in _entries]
+    if wanted != AUTO:
+        return tuple(names[names.index(wanted) :])
+    return tuple(e.name for e in _entries if e.devices is None or device in e.devices)
+
+
+@functools.cache
+def load(entry: Entry) -> Engine:
+    """Import an engine's module and make the engine."""
+    module, _, name = entry.where.partition(":")
+    engine: Engine = getattr(importlib.import_module(module), name)()
+    return engine

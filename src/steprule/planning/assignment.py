@@ -1,0 +1,131 @@
+"""Who updates what: each parameter is offered to engines in order, and leaves become runners."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from steprule.engines import registry
+from steprule.engines.engine import Engine, Leaf, Runner, UnavailableError
+from steprule.engines.overlap import overlapping
+from steprule.language.form import Form
+from steprule.planning.settings import Settings
+
+# Where a parameter is that has no gradient yet.
+NO_ENGINE = "none"
+
+
+@dataclass
+class Assignment:
+    """A parameter and the engine that has it; ``reason`` if an earlier one does not take it."""
+
+    param: Tensor
+    group: int
+    position: int
+    engine: str
+    reason: str = ""
+
+
+@dataclass
+class Part:
+    """A runner, whose it is, and the groups whose numbers it must be told."""
+
+    engine: Engine
+    runner: Runner
+    groups: frozenset[int]
+
+
+@dataclass
+class _Offer:
+    """A leaf that no engine has taken so far, and those it may still be offered to."""
+
+    leaf: Leaf
+    form: Form
+    candidates: tuple[str, ...]
+    reason: str = field(default="")
+
+    def refuse(self, reason: str, *, only: str | None = None) -> None:
+        self.reason = self.reason or reason
+        if only is not None:
+            self.candidates = (only,)
+
+
+def assign(
+    leaves: Sequence[Leaf], settings: Sequence[Settings], *, by_address: bool
+) -> tuple[list[Assignment], list[Part]]:
+    """Give every leaf to the first engine that takes it, and make the runners.
+
+    Args:
+        leaves: parameters with a gradient and all their state.
+        settings: of each group.
+        by_address: whether engines that reach memory by address may be used now.
+    """
+    waiting = [
+        _Offer(
+            leaf,
+            settings[leaf.group].form,
+            registry.candidates(settings[leaf.group].engine, leaf.param.device.type),
+        )
+        for leaf in leaves
+    ]
+    assignments: list[Assignment] = []
+    parts: list[Part] = []
+    for entry in registry.entries():
+        offered = [offer for offer in waiting if entry.name in offer.candidates]
+        if not offered:
+            continue
+        engine = registry.load(entry)
+        if engine.by_address and not by_address:
+            for offer in offered:
+                offer.refuse("a dispatch or function mode is active, which must see the update")
+            continue
+        taken = _taken(engine, offered, parts)
+        assignments += [_assignment(offer, engine.name) for offer in taken]
+        is_taken = set(map(id, taken))
+        waiting = [offer for offer in waiting if id(offer) not in is_taken]
+    if waiting:
+        raise AssertionError(f"no engine takes {waiting[0].leaf.label}: {waiting[0].reason}")
+    return assignments, parts
+
+
+def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[Part]) -> list[_Offer]:
+    """Those that the engine has runners for, which are added to ``parts``."""
+    buckets: dict[Hashable, list[_Offer]] = {}
+    for offer in offered:
+        refusal = engine.refusal(offer.leaf, offer.form)
+        if refusal is None:
+            key = offer.form, engine.bucket_key(offer.leaf, offer.form)
+            buckets.setdefault(key, []).append(offer)
+        else:
+            offer.refuse(refusal)
+    taken = []
+    for bucket in buckets.values():
+        form = bucket[0].form
+        kept = _without_shared_memory(bucket, form) if engine.by_address else bucket
+        if not kept:
+            continue
+        leaves = [offer.leaf for offer in kept]
+        try:
+            runner = engine.runner(form, leaves)
+        except UnavailableError as error:
+            for offer in kept:
+                offer.refuse(str(error))
+            continue
+        parts.append(Part(engine, runner, frozenset(leaf.group for leaf in leaves)))
+        taken += kept
+    return taken
+
+
+def _without_shared_memory(bucket: Sequence[_Offer], form: Form) -> list[_Offer]:
+    """Leaves that share memory are updated one after the other: ``eager`` does so."""
+    shared = overlapping([offer.leaf for offer in bucket], form)
+    for i in shared:
+        bucket[i].refuse("it shares memory with another parameter or state", only="eager")
+    return [offer for i, offer in enumerate(bucket) if i not in shared]
+
+
+def _assignment(offer: _Offer, engine: str) -> Assignment:
+    leaf = offer.leaf
+    return Assignment(leaf.param, leaf.group, leaf.position, engine, offer.reason)

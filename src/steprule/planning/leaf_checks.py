@@ -1,0 +1,81 @@
+"""Parameters that have a gradient, as leaves: all are checked before anything is changed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from steprule.engines.engine import Leaf
+from steprule.planning.settings import Context, Settings
+from steprule.state.labels import label_of
+from steprule.state.making import check_state, ensure_state
+
+
+def checked_leaves(context: Context, settings: list[Settings]) -> list[Leaf]:
+    """Return a leaf for every parameter that has a gradient.
+
+    Raises:
+        RuntimeError: a gradient or state that can't be this parameter's, named; or of a kind that
+            the rule does not take.
+    """
+    found = []
+    for i, of_group in enumerate(settings):
+        for position, param in enumerate(of_group.params):
+            if param.grad is not None:
+                leaf = _checked_leaf(context, of_group, i, position)
+                check_state(context.rule, leaf.param, leaf.state, leaf.label)
+                found.append(leaf)
+    return found
+
+
+def make_state(context: Context, leaf: Leaf) -> None:
+    """Give a leaf what state it lacks (someone may have cleared it since the last step)."""
+    options = context.options_of(context.groups[leaf.group])
+    ensure_state(context.rule, options, leaf.param, context.state, context.fresh)
+    leaf.state = context.state.get(leaf.param, {})
+    leaf.is_first = leaf.param in context.fresh
+
+
+def _checked_leaf(context: Context, settings: Settings, group: int, position: int) -> Leaf:
+    param = settings.params[position]
+    grad = param.grad
+    assert grad is not None
+    label = label_of(context.groups[group], group, position)
+    _check_kind(context, param, grad, label)
+    if grad.shape != param.shape:
+        raise RuntimeError(
+            f"the gradient of {label} has shape {tuple(grad.shape)}, the parameter has "
+            f"{tuple(param.shape)}: call zero_grad() after changing a parameter's data"
+        )
+    if grad.device != param.device or grad.is_complex() != param.is_complex():
+        raise RuntimeError(
+            f"the gradient of {label} is {grad.dtype} on {grad.device}, the parameter is "
+            f"{param.dtype} on {param.device}: call zero_grad() after moving a parameter"
+        )
+    if grad.is_sparse and settings.form.decay != "none":
+        raise RuntimeError(
+            f"weight_decay option is not compatible with sparse gradients: {label} has one, and "
+            "decay would touch every row of it. Put it in a group with weight_decay=0"
+        )
+    state = context.state.get(param, {})
+    return Leaf(param, grad, state, group, position, param in context.fresh, label)
+
+
+def _check_kind(context: Context, param: Tensor, grad: Tensor, label: str) -> None:
+    """Refuse a gradient or parameter of a kind that the rule does not take."""
+    name, rule = context.name, context.rule
+    if param.is_complex() and not rule.takes_complex:
+        raise RuntimeError(f"{name} does not support complex parameters: {label} is one")
+    if grad.layout is torch.strided:
+        if rule.sparse == "only":
+            raise RuntimeError(
+                f"{name} does not support dense gradients, please consider Adam instead: "
+                f"{label} has one"
+            )
+    elif rule.sparse == "refused" or not grad.is_sparse:
+        raise RuntimeError(
+            f"{name} does not support sparse gradients: {label}, of shape "
+            f"{tuple(param.shape)}, has one (layout {grad.layout}). Make it dense "
+            "(sparse=False in the embedding, or param.grad = param.grad.to_dense()), or "
+            f"give it to one of {', '.join(context.takers_of_sparse)}"
+        )
