@@ -17,7 +17,7 @@ from steprule import swa_utils as swa_utils
 from steprule.language.rule import Range as Range
 from steprule.language.rule import Slot as Slot
 from steprule.language.rule import rule as rule
-from steprule.optimizer.base import Optimizer as Optimizer
+from steprule.optimizer import Optimizer as Optimizer
 from steprule.optimizer.custom import make_optimizer as make_optimizer
 from steprule.optimizer.learning_rate import set_learning_rate as set_learning_rate
 from steprule.plotting import plot_schedule as plot_schedule

@@ -51,6 +51,16 @@ def plot_schedule(scheduler_or_schedule: Any, steps: int) -> Figure:
     return draw(curves(scheduler_or_schedule, steps))
 
 
+def _plot(self: Schedule, steps: int) -> Figure:
+    """Draw the first `steps` steps; returns a matplotlib figure (needs matplotlib)."""
+    return plot_schedule(self, steps)
+
+
+# Schedules import nothing above them, so that what draws them is given to them from here.
+_plot.__name__, _plot.__qualname__ = "plot", "Schedule.plot"
+Schedule.plot = _plot  # type: ignore[method-assign]
+
+
 def curves(thing: Any, steps: int, label: str | None = None) -> list[Curve]:
     """One curve for a schedule, one for each group of a scheduler.
 

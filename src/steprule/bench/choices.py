@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from steprule.cli.errors import CommandError
-from steprule.spelling import suggestion
+from steprule.optimizer.options import suggestion
 
 
 def chosen(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from steprule.optimizer.base import Optimizer
+from steprule.optimizer import Optimizer
 from steprule.rules import OPTIMIZERS
 
 # torch's ways to take a step on the CPU; the first is what it does when nothing is asked for.

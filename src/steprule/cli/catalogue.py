@@ -6,7 +6,7 @@ import inspect
 import re
 import textwrap
 
-from steprule.optimizer.base import Optimizer
+from steprule.optimizer import Optimizer
 
 _BORING = ("foreach", "fused", "capturable", "differentiable", "maximize", "engine")
 

@@ -12,8 +12,8 @@ import torch
 from steprule.cli.errors import CommandError
 from steprule.cli.numbers import learning_rate
 from steprule.engines import registry
+from steprule.optimizer.options import suggestion
 from steprule.rules import OPTIMIZERS
-from steprule.spelling import suggestion
 
 ENGINES = ("auto", *registry.public_names())
 

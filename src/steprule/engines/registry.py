@@ -53,8 +53,8 @@ def entries() -> Sequence[Entry]:
 
 
 def public_names() -> list[str]:
-    """Return the names that users may ask for."""
-    return [entry.name for entry in _entries if entry.has_public_name]
+    """Return the names that users may ask for, sorted."""
+    return sorted(entry.name for entry in _entries if entry.has_public_name)
 
 
 def candidates(wanted: str, device: str) -> tuple[str, ...]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.optim import optimizer as torch_optimizer
 
-from steprule.optimizer.scheduled import advance_schedules
-
-if TYPE_CHECKING:
-    from steprule.optimizer.base import Optimizer
+from steprule.optimizer.scheduled import advance_schedules, schedule_steps
 
 
 def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,10 +20,11 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     recorded = torch.optim.Optimizer.profile_hook_step(step)
 
     @functools.wraps(step)
-    def outermost(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
+    def outermost(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self._is_stepping:
             return step(self, *args, **kwargs)
         self._is_stepping = True
+        seen = schedule_steps(self.param_groups)
         try:
             if torch._C._autograd._profiler_enabled():
                 result = recorded(self, *args, **kwargs)
@@ -34,8 +32,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
                 result = _between_hooks(step, self, args, kwargs)
         finally:
             self._is_stepping = False
-        if self.rule is None:  # otherwise the update has done it
-            advance_schedules(self.param_groups)
+        advance_schedules(self.param_groups, seen)
         return result
 
     outermost.hooked = True  # type: ignore[attr-defined]  # torch's base class asks
@@ -43,7 +40,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _between_hooks(
-    step: Callable[..., Any], optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    step: Callable[..., Any], optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """A step between its hooks; hooks are given the optimizer among the arguments, as by torch."""
     given = (optimizer, *args)

@@ -127,3 +127,9 @@ def _meant(name: str, known: Sequence[str]) -> str | None:
 
 # Options of fewer letters are like too many other words: only swapped letters tell.
 _LONG = 6
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'adam'?)"``, or nothing if no known name is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -68,10 +68,23 @@ def replace_schedule(
         group.pop(STEP, None)
 
 
-def advance_schedules(groups: Iterable[dict[str, Any]]) -> None:
-    """Move the schedules of all groups on by one step."""
+def schedule_steps(groups: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """Return the step at which the schedules of each group are, by the group's id."""
+    return {id(group): group[STEP] for group in groups if SCHEDULES in group}
+
+
+def advance_schedules(
+    groups: Iterable[dict[str, Any]], seen: Mapping[int, int] | None = None
+) -> None:
+    """Move the schedules of all groups on by one step.
+
+    Args:
+        groups: the groups.
+        seen: the steps at which they were when the step began: a group that is further by now
+            was moved on by a step inside this one (an optimizer that shares its groups).
+    """
     for group in groups:
-        if SCHEDULES in group:
+        if SCHEDULES in group and (seen is None or group[STEP] == seen.get(id(group), group[STEP])):
             group[STEP] += 1
             apply_schedules(group)
 

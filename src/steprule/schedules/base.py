@@ -152,11 +152,9 @@ class Schedule:
         values = self(np.asarray(chosen, dtype=np.int64))
         return Table((int(step), float(value)) for step, value in zip(chosen, values, strict=True))
 
-    def plot(self, steps: int) -> Figure:
-        """Draw the first `steps` steps; returns a matplotlib figure (needs matplotlib)."""
-        from steprule.plotting import plot_schedule
+    if TYPE_CHECKING:  # steprule.plotting, which draws schedulers as well, supplies it
 
-        return plot_schedule(self, steps)
+        def plot(self, steps: int) -> Figure: ...
 
     # ---- writing it down -------------------------------------------------------------------
     def _arguments(self) -> dict[str, Any]:
@@ -280,3 +278,8 @@ def _from_plain(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_from_plain(item) for item in value)
     return value
+
+
+def shapes() -> dict[str, type[Schedule]]:
+    """Return the schedules that are written as calls (not as methods of another), by name."""
+    return {name: kind for name, kind in _kinds.items() if issubclass(kind, Shape)}

@@ -14,8 +14,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import steprule.schedules as public
-from steprule.schedules.base import Schedule
+from steprule.schedules.base import Schedule, shapes
 
 METHODS = ("then", "warmup", "clip", "repeat")
 LONGEST = 10_000
@@ -59,13 +58,10 @@ def parse_value(text: str) -> Any:
 
 def names() -> list[str]:
     """Names of the schedules that text may call."""
-    return [
-        name
-        for name in public.__all__
-        if isinstance(getattr(public, name), type)
-        and issubclass(getattr(public, name), Schedule)
-        and name.islower()
-    ]
+    return sorted(name for name, shape in shapes().items() if shape.__module__.startswith(_HERE))
+
+
+_HERE = f"{__package__}."
 
 
 class Reader:
@@ -171,7 +167,7 @@ class Reader:
             case ast.Name(id=name):
                 if name not in names():
                     self.fail(node, f"unknown schedule {name!r}; known: {', '.join(names())}")
-                make = getattr(public, name)
+                make = shapes()[name]
             case ast.Attribute(value=owner, attr=name):
                 schedule = self.value(owner)
                 if not isinstance(schedule, Schedule):

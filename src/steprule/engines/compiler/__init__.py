@@ -24,6 +24,7 @@ from steprule.engines.compiler.target import (
     can_convert_half,
     execution_engine,
     object_code_of,
+    symbol_of,
 )
 
 __all__ = ["can_convert_half", "compile_kernels", "digest", "execution_engine", "symbol_of"]
@@ -44,11 +45,6 @@ def compile_kernels(source: str, names: tuple[str, ...], *, reorders_sums: bool)
     from steprule.engines.compiler.lowering import lowered
 
     return object_code_of(lowered(source, names, reorders_sums=reorders_sums))
-
-
-def symbol_of(name: str) -> str:
-    """What a function is called in object code, where C's own names are to be met as well."""
-    return f"steprule_{name}"
 
 
 @functools.cache

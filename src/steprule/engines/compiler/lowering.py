@@ -8,7 +8,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from steprule.engines.compiler import symbol_of
+from steprule.engines.compiler.target import symbol_of
 from steprule.engines.compiler.vocabulary import (
     CONSTANTS,
     F32,

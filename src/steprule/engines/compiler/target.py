@@ -63,3 +63,8 @@ def can_convert_half() -> bool:
 
 def _is_arm64() -> bool:
     return str(llvm.get_process_triple()).startswith(("aarch64", "arm64"))
+
+
+def symbol_of(name: str) -> str:
+    """Return what a function is called in object code, where C's own names are met as well."""
+    return f"steprule_{name}"
