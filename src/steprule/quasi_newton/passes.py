@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from steprule.engines.dispatch_modes import is_watched
+
 # Below this many bytes a kernel may not be worth the second that it takes to compile, once.
 LARGE: int = 2**18
 # Columns converted at once when the history is narrower than the vectors.
@@ -70,7 +72,8 @@ def _columns(rows: Tensor, dtype: torch.dtype) -> list[slice]:
 
 def passes_for(rows: Tensor, vector: Tensor) -> Passes:
     """Who computes the passes for this history and these vectors."""
-    if rows.device.type == "cpu" and rows.numel() * rows.element_size() >= LARGE:
+    is_large = rows.numel() * rows.element_size() >= LARGE
+    if rows.device.type == "cpu" and is_large and not is_watched():
         from steprule.engines.compiler import can_convert_half
         from steprule.quasi_newton.kernels import NUMBERS, STORED, KernelPasses
 
