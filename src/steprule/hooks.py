@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import optimizer as torch_optimizer
 
-from steprule.scheduled import advance_schedules
+from steprule.scheduled import STEP, advance_schedules
 
 if TYPE_CHECKING:
     from steprule.optimizer import Optimizer
@@ -27,6 +27,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         if self._is_stepping:
             return step(self, *args, **kwargs)
         self._is_stepping = True
+        # With a rule, the update itself moves schedules on.
+        groups = [(group, group.get(STEP)) for group in self.param_groups if self.rule is None]
         try:
             if torch._C._autograd._profiler_enabled():
                 result = recorded(self, *args, **kwargs)
@@ -34,8 +36,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
                 result = _between_hooks(step, self, args, kwargs)
         finally:
             self._is_stepping = False
-        if self.rule is None:  # otherwise the update has done it
-            advance_schedules(self.param_groups)
+        # A wrapper's step may have been that of the optimizer within, whose groups it shares.
+        advance_schedules(group for group, seen in groups if group.get(STEP) == seen)
         return result
 
     outermost.hooked = True  # type: ignore[attr-defined]  # torch's base class asks
