@@ -17,7 +17,7 @@ ROOT = Path(steprule.__file__).parent
 
 # The rooms from the ground up: each imports from itself and from those before it alone.
 FLOORS = (
-    ("schedules", "ops.py", "language/rule.py"),
+    ("schedules", "drop_in", "ops.py", "language/rule.py"),
     ("language", "matrix_ops.py"),
     ("formats",),
     ("engines", "state"),

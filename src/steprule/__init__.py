@@ -3,6 +3,9 @@
 ``import steprule as optim`` and a PyTorch training script runs unchanged.
 """
 
+import sys as _sys
+from typing import TYPE_CHECKING
+
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook as register_optimizer_step_post_hook,
 )
@@ -10,7 +13,9 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook as register_optimizer_step_pre_hook,
 )
 
+from steprule import drop_in as _drop_in
 from steprule import lr_scheduler as lr_scheduler
+from steprule import ops as ops
 from steprule import optimizer as optimizer
 from steprule import schedules as schedules
 from steprule import swa_utils as swa_utils
@@ -22,6 +27,34 @@ from steprule.optimizer.custom import make_optimizer as make_optimizer
 from steprule.optimizer.learning_rate import set_learning_rate as set_learning_rate
 from steprule.plotting import plot_schedule as plot_schedule
 from steprule.rules import *  # noqa: F403  # every optimizer in the registry
+from steprule.rules import OPTIMIZERS as OPTIMIZERS
 from steprule.warming import warm as warm
 
 __version__ = "0.1.0"
+if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported under its own name
+    __all__ = [
+        "OPTIMIZERS",
+        "Optimizer",
+        "Range",
+        "Slot",
+        "lr_scheduler",
+        "make_optimizer",
+        "ops",
+        "optimizer",
+        "plot_schedule",
+        "register_optimizer_step_post_hook",
+        "register_optimizer_step_pre_hook",
+        "rule",
+        "schedules",
+        "set_learning_rate",
+        "swa_utils",
+        "warm",
+        *(_optimizer.__name__ for _optimizer in OPTIMIZERS.values()),
+    ]
+
+    def __dir__() -> list[str]:
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
+_drop_in.pass_for_torchs(OPTIMIZERS.values())
+_drop_in.add_torchs_paths(_sys.modules[__name__], OPTIMIZERS)

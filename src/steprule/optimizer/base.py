@@ -6,7 +6,7 @@ import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, TypeAlias, cast, overload
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -38,12 +38,14 @@ from steprule.planning.plan import Plan
 from steprule.planning.settings import FLAGS, Context, requested_engine
 from steprule.schedules import Schedule
 from steprule.state.making import ensure_state
-from steprule.state.state_dict import LoadPlan, StateDict, moved, packed_state
+from steprule.state.state_dict import LoadPlan, StateDict, cast_state, moved, packed_state
 
 __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
 
 # What any numeric option takes: a number, a 1-element tensor, or a schedule.
 Number: TypeAlias = float | Tensor | Schedule
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _TAKERS_OF_SPARSE: list[str] = []
 # torch's mark for a default that each group must give.
@@ -108,6 +110,8 @@ class Optimizer(torch.optim.Optimizer):
     only_2d: ClassVar[bool] = False
 
     _fresh: set[Tensor]
+    _is_stepping: bool
+    _has_warned: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -135,8 +139,8 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("engine", "auto")
         self.__dict__.setdefault("_fresh", set())
         self._plan: Plan | None = None
-        self._is_stepping = False
-        self._has_warned = False
+        self.__dict__.setdefault("_is_stepping", False)
+        self.__dict__.setdefault("_has_warned", False)
         self._warned_capturable_if_run_uncaptured = True
         self._patch_step_function()
 
@@ -220,7 +224,7 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: a gradient that this optimizer cannot take, named; nothing is changed.
         """
         if torch.compiler.is_compiling():
-            return cast("float | None", _uncompiled(self, closure))
+            return cast("float | None", _uncompiled_step(self, closure))
         if self._has_step_hooks():
             given = () if closure is None else (closure,)
             return cast("float | None", _hooked_step(self, *given))
@@ -328,7 +332,8 @@ class Optimizer(torch.optim.Optimizer):
                 instead of filling them with 0.
         """
         if torch._C._autograd._profiler_enabled():
-            with torch.autograd.profiler.record_function(self._zero_grad_profile_name):
+            name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
+            with torch.autograd.profiler.record_function(name):
                 self._zero_grad(set_to_none)
         else:
             self._zero_grad(set_to_none)
@@ -389,7 +394,8 @@ class Optimizer(torch.optim.Optimizer):
 
         State is cast to each parameter's dtype and device, as torch does. ``param_groups``, its
         dicts and ``state`` stay the same objects. Options that the state dict lacks keep the
-        values they have.
+        values they have; what else stands in a group (a scheduler's ``initial_lr``) does not.
+        At the end ``__setstate__`` is called, as torch does, with what is then in force.
 
         Raises:
             TypeError: not a state dict.
@@ -401,22 +407,49 @@ class Optimizer(torch.optim.Optimizer):
             returned = pre_hook(self, state_dict)
             if returned is not None:
                 state_dict = returned
-        load = LoadPlan(self.param_groups, self.rule, state_dict)
+        load = LoadPlan(
+            self.param_groups, self.rule, state_dict, self._known_options(), self._loaded_entry
+        )
         groups = [
             unpacked_schedules({**group, **self.fixed, **self._own_flags(old)})
             for group, old in zip(load.groups, self.param_groups, strict=True)
         ]
         for i, group in enumerate(groups):
             self._check_loaded(group, i)
-        for group, loaded in zip(self.param_groups, groups, strict=True):
-            group.clear()
-            group.update(loaded)
-        self.state.clear()
-        self.state.update(load.state)
-        self._fresh.clear()
+        kept = self.param_groups, self.state
+        before = [dict(group) for group in self.param_groups], dict(self.state), set(self._fresh)
         self._plan = None
+        try:
+            self._put(groups, load.state, ())
+            self.__setstate__({"state": self.state, "param_groups": self.param_groups})
+        except BaseException:  # a subclass's own __setstate__ may refuse what it is given
+            self.param_groups, self.state = kept
+            self._put(*before)
+            raise
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+
+    def _put(
+        self, groups: Sequence[dict[str, Any]], state: Mapping[Any, Any], fresh: Iterable[Tensor]
+    ) -> None:
+        """Replace what the groups, the state and the set of fresh parameters hold."""
+        for group, new in zip(self.param_groups, groups, strict=True):
+            group.clear()
+            group.update(new)
+        self.state.clear()
+        self.state.update(state)
+        self._fresh.clear()
+        self._fresh.update(fresh)
+
+    def _known_options(self) -> set[str]:
+        """The keys of a group that a state dict may lack: this optimizer's options."""
+        rule = self.rule
+        of_rule = () if rule is None else (*rule.options, *rule.flags, *FLAGS, "weight_decay", "lr")
+        return {*self.defaults, *self.extras, *of_rule, SCHEDULES, STEP, "param_names"}
+
+    def _loaded_entry(self, param: Tensor, entry: Any, flags: Mapping[str, Any]) -> Any:
+        """A parameter's loaded state as it is kept; ``flags`` is the group it was saved with."""
+        return cast_state(param, entry, None, flags)
 
     def _own_flags(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """torch's flags that ask for an engine, where this optimizer was told one by name."""
@@ -434,7 +467,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         target = torch.device(device)
         for entry in self.state.values():
-            for key, value in entry.items():
+            for key, value in entry.items() if isinstance(entry, dict) else ():
                 is_count = isinstance(value, Tensor) and value.dim() == 0 and key == "step"
                 entry[key] = value if is_count else moved(value, target)
         self._plan = None
@@ -457,7 +490,7 @@ class Optimizer(torch.optim.Optimizer):
             return explanation_of(assignments, self.param_groups)
         plan = self._plan
         if plan is None or not plan.still_fits():
-            before = {key: dict(entry) for key, entry in self.state.items()}
+            before = {k: dict(e) if isinstance(e, dict) else e for k, e in self.state.items()}
             fresh = set(self._fresh)
             try:
                 with torch.no_grad():
@@ -468,17 +501,20 @@ class Optimizer(torch.optim.Optimizer):
                 for key in list(self.state):
                     if key not in before:
                         del self.state[key]
-                    elif self.state[key].keys() != before[key].keys():
+                    elif (
+                        isinstance(before[key], dict)
+                        and self.state[key].keys() != before[key].keys()
+                    ):
                         self.state[key].clear()
                         self.state[key].update(before[key])
         return explanation_of(plan.assignments, self.param_groups)
 
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__} ("]
+        text = f"{type(self).__name__} ("
         for i, group in enumerate(self.param_groups):
-            lines.append(f"Parameter Group {i}")
-            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
-        return "\n".join([*lines, ")"])
+            options = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
+            text += f"\nParameter Group {i}\n" + "".join(options)
+        return text + ")"
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks and plans belong to this process and this object.
@@ -505,7 +541,14 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# A step is not for the compiler: it would trace the planning, and again with every new plan.
-_disable_dynamo: Any = torch._disable_dynamo  # type: ignore[attr-defined]
-_uncompiled = _disable_dynamo(lambda self, closure: self.step(closure))
-_hooked_step = hooked(lambda self, *args, **kwargs: self._step(*args, **kwargs))
+def uncompiled(function: _F) -> _F:
+    """Keep ``torch.compile`` out of a function; a compiled caller calls it as it stands."""
+    return cast("_F", torch._disable_dynamo(function))  # type: ignore[attr-defined]
+
+
+# A step is not for the compiler: it would trace the planning, and again with every new plan. It
+# must not ask for `self.step`, which may be the compiled one.
+_uncompiled_step: Any = uncompiled(
+    lambda self, closure: _hooked_step(self, *(() if closure is None else (closure,)))
+)
+_hooked_step: Any = hooked(lambda self, *args, **kwargs: self._step(*args, **kwargs))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steprule.optimizer import Optimizer, ParamsT
+from steprule.optimizer import Optimizer, ParamsT, uncompiled
 from steprule.optimizer.options import check_options
 from steprule.quasi_newton.flatten import Layout
 from steprule.quasi_newton.iterate import Iterations
@@ -85,6 +85,8 @@ class LBFGS(Optimizer):
     needs_closure: ClassVar[bool] = True
     extras: ClassVar[Mapping[str, Any]] = {"bounds": None, "history_dtype": None, "maximize": False}
 
+    _result: Result | None
+
     def __init__(
         self,
         params: ParamsT,
@@ -117,7 +119,7 @@ class LBFGS(Optimizer):
     def _prepare(self) -> None:
         self._memory: Memory | None = None
         self._written: dict[str, Any] | None = None  # the state that _memory was written to
-        self._result: Result | None = None
+        self.__dict__.setdefault("_result", None)
         super()._prepare()
 
     def _check_group(self, options: Mapping[str, Any], where: str) -> None:
@@ -146,6 +148,7 @@ class LBFGS(Optimizer):
             raise RuntimeError("LBFGS has no result yet: call optimizer.step(closure) first")
         return self._result
 
+    @uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Iterate up to ``max_iter`` times; return what the closure returned first.
@@ -220,28 +223,10 @@ class LBFGS(Optimizer):
         packed["state"] = {key: detached_state(entry) for key, entry in packed["state"].items()}
         return packed
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict of this class or of ``torch.optim.LBFGS``, its dtypes as they are.
-
-        Options that torch's class has not stay as they are if the state dict lacks them.
-
-        Raises:
-            TypeError, ValueError: as for any optimizer; nothing is changed then.
-        """
-        final: dict[str, Any] = {}
-        # The last pre-hook sees what the others made of the state dict.
-        handle = self.register_load_state_dict_pre_hook(lambda _, loaded: final.update(loaded))
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-        keys = [key for group in final["param_groups"] for key in group["params"]]
-        for key, param in zip(keys, self._problem()[1].params, strict=True):
-            if key in final["state"]:
-                # Cast to the first parameter's dtype, as other optimizers' state is, the history
-                # of a problem of several dtypes would be rounded.
-                self.state[param] = moved(detached_state(final["state"][key]), param.device)
-        self._memory = self._written = None
+    def _loaded_entry(self, param: Tensor, entry: Any, flags: Mapping[str, Any]) -> Any:
+        # Cast to the first parameter's dtype, as other optimizers' state is, the history of a
+        # problem of several dtypes would be rounded.
+        return moved(detached_state(entry), param.device)
 
     def _problem(self) -> tuple[Options, Layout]:
         layout = Layout.of([group["params"] for group in self.param_groups])

@@ -106,9 +106,15 @@ def from_state(state: Mapping[str, Any], layout: Layout, options: Options) -> Me
     return memory
 
 
-def detached_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state with tensors of its own, for a state dict that later steps leave alone."""
-    return {key: _cloned(value) for key, value in state.items()}
+def detached_state(value: Any) -> Any:
+    """State with tensors of its own, for a state dict that later steps leave alone."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: detached_state(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [detached_state(item) for item in value]
+    return value
 
 
 def _is_fresh(state: Mapping[str, Any]) -> bool:
@@ -125,11 +131,3 @@ def _taken(value: Tensor | None, layout: Layout) -> Tensor | None:
     if value is None:
         return None
     return value.detach().to(device=layout.device, dtype=layout.dtype, copy=True)
-
-
-def _cloned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, list):
-        return [_cloned(item) for item in value]
-    return value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from steprule.optimizer import Optimizer
 from steprule.quasi_newton import LBFGS as LBFGS
 from steprule.rules.adadelta import Adadelta as Adadelta
@@ -24,4 +26,5 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     for name, value in sorted(globals().items())
     if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
 }
-__all__ = ["OPTIMIZERS", *(optimizer.__name__ for optimizer in OPTIMIZERS.values())]
+if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported under its own name
+    __all__ = ["OPTIMIZERS", *(optimizer.__name__ for optimizer in OPTIMIZERS.values())]

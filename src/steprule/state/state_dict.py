@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
 from itertools import chain
 from typing import Any
@@ -37,6 +37,13 @@ def packed_state(groups: Iterable[Mapping[str, Any]], state: Mapping[Any, Any]) 
 class LoadPlan:
     """A state dict that has been checked against an optimizer: nothing is changed before commit.
 
+    Args:
+        groups: the optimizer's.
+        rule: its rule, if it has one.
+        state_dict: what is to be loaded.
+        options: the keys of a group that keep their values where the state dict lacks them.
+        loaded_entry: makes of a parameter, its saved state and its saved group what is kept.
+
     Raises:
         TypeError: not a state dict.
         ValueError: other groups, other numbers of parameters, other shapes; the message names
@@ -44,7 +51,12 @@ class LoadPlan:
     """
 
     def __init__(
-        self, groups: list[dict[str, Any]], rule: Rule | None, state_dict: Mapping[str, Any]
+        self,
+        groups: list[dict[str, Any]],
+        rule: Rule | None,
+        state_dict: Mapping[str, Any],
+        options: Collection[str],
+        loaded_entry: Callable[[Tensor, Any, Mapping[str, Any]], Any],
     ) -> None:
         for key in ("state", "param_groups"):
             if not isinstance(state_dict, Mapping) or key not in state_dict:
@@ -77,9 +89,9 @@ class LoadPlan:
                 continue
             param, group, i, position = owners[key]
             self._check_entry(param, entry, f"{label_of(group, i, position)}")
-            self.state[param] = _cast(param, entry, None, flags_of[key])
+            self.state[param] = loaded_entry(param, entry, flags_of[key])
         self.groups = [
-            self._merged(group, saved_group)
+            _merged(group, saved_group, options)
             for group, saved_group in zip(groups, saved, strict=True)
         ]
 
@@ -112,13 +124,20 @@ class LoadPlan:
                     "or its parameters are in another order"
                 )
 
-    @staticmethod
-    def _merged(group: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
-        # Options that an older checkpoint does not know keep the values they have now.
-        return {**group, **saved, "params": group["params"]}
+
+def _merged(
+    group: Mapping[str, Any], saved: Mapping[str, Any], options: Collection[str]
+) -> dict[str, Any]:
+    """A saved group with the parameters of the present one.
+
+    Options that an older checkpoint does not know keep the values they have now. Nothing else
+    does: what a scheduler has left there since would count for the next one.
+    """
+    kept = {key: value for key, value in group.items() if key in options}
+    return {**kept, **saved, "params": group["params"]}
 
 
-def _cast(param: Tensor, value: Any, key: str | None, flags: Mapping[str, Any]) -> Any:
+def cast_state(param: Tensor, value: Any, key: str | None, flags: Mapping[str, Any]) -> Any:
     """Saved state on the parameter's device and in its dtype, as torch's optimizers cast it."""
     if isinstance(value, Tensor):
         if key == "step":
@@ -129,9 +148,9 @@ def _cast(param: Tensor, value: Any, key: str | None, flags: Mapping[str, Any]) 
             return value.to(dtype=param.dtype, device=param.device)
         return value.to(device=param.device)
     if isinstance(value, dict):
-        return {k: _cast(param, v, k, flags) for k, v in value.items()}
+        return {k: cast_state(param, v, k, flags) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return type(value)(_cast(param, v, None, flags) for v in value)
+        return type(value)(cast_state(param, v, None, flags) for v in value)
     return value
 
 
