@@ -50,6 +50,8 @@ class Plan:
         for i in range(len(self.settings)):
             self._tell_numbers(i)
         self._whole = WholeSteps.of(context, self.settings, self.assignments, self._parts)
+        # Whether nothing but whole steps is taken, to which autograd is nothing.
+        self.ignores_autograd = self._whole is not None and not self._whole.others
         self._runners = [part.runner for part in self._parts]
         if not all(runner.collect() for runner in self._runners):
             raise RuntimeError(
@@ -63,11 +65,6 @@ class Plan:
         for part in self._parts:
             if group in part.groups:
                 part.runner.set_numbers(group, numbers)
-
-    @property
-    def ignores_autograd(self) -> bool:
-        """Whether nothing but whole steps is taken, to which autograd is nothing."""
-        return self._whole is not None and not self._whole.others
 
     def step_whole(self) -> bool:
         """Carry out one step by what an engine offers for that, if all is as planned.
