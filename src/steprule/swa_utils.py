@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim.swa_utils import PARAM_LIST as PARAM_LIST
 from torch.optim.swa_utils import (
     AveragedModel,
     get_ema_avg_fn,
@@ -20,6 +21,7 @@ from steprule.lr_scheduler import groups, torch_classes
 from steprule.lr_scheduler.annealing import strategy_of
 from steprule.lr_scheduler.base import LRScheduler
 from steprule.lr_scheduler.pure import PureLR
+from steprule.lr_scheduler.torch_names import helper
 from steprule.schedules import Schedule, checks, constant, cosine, linear
 
 
@@ -142,3 +144,8 @@ __all__ = [
     "get_swa_multi_avg_fn",
     "update_bn",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """torch's helpers of schedulers, which its module of this name has as well."""
+    return helper(name, __name__)

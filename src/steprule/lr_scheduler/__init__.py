@@ -52,4 +52,4 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """torch's helpers of its own schedulers, which people import from there."""
-    return helper(name)
+    return helper(name, __name__)

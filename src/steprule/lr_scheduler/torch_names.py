@@ -22,14 +22,14 @@ HELPERS = (
 )
 
 
-def helper(name: str) -> Any:
-    """Return torch's helper of this name.
+def helper(name: str, module: str) -> Any:
+    """Return torch's helper of this name, for the `__getattr__` of a module.
 
     Raises:
         AttributeError: it is none of them, or this torch does not have it.
     """
     if name not in HELPERS:
-        raise AttributeError(f"module 'steprule.lr_scheduler' has no attribute {name!r}")
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
     return getattr(torch_schedulers, name)
 
 
