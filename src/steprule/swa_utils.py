@@ -20,6 +20,7 @@ from torch.optim.swa_utils import (
 from steprule.lr_scheduler import groups, torch_classes
 from steprule.lr_scheduler.annealing import strategy_of
 from steprule.lr_scheduler.base import LRScheduler
+from steprule.lr_scheduler.groups import Rate
 from steprule.lr_scheduler.pure import PureLR
 from steprule.lr_scheduler.torch_names import helper
 from steprule.schedules import Schedule, checks, constant, cosine, linear
@@ -95,9 +96,10 @@ class SWALR(PureLR, torch_classes.SWALR):
                 group.setdefault("swa_lr", self._swa_lrs[min(index, len(self._swa_lrs) - 1)])
             return self._targets()
 
-    def _update_lr(self, epoch: int | None = None) -> None:
-        self._goals = self._targets()
-        super()._update_lr(epoch)
+    def get_lr(self) -> list[Rate]:
+        if not self._only_asked():
+            self._goals = self._targets()
+        return super().get_lr()
 
     def _key(self, epoch: int) -> tuple[float, Sequence[float]]:
         return self._alpha(epoch), self._goals
