@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim.swa_utils import PARAM_LIST as PARAM_LIST
 from torch.optim.swa_utils import (
     AveragedModel,
     get_ema_avg_fn,
@@ -16,12 +17,16 @@ from torch.optim.swa_utils import (
     update_bn,
 )
 
-from steprule.lr_scheduler import groups
+from steprule.lr_scheduler import groups, torch_classes
+from steprule.lr_scheduler.annealing import strategy_of
+from steprule.lr_scheduler.base import LRScheduler
+from steprule.lr_scheduler.groups import Rate
 from steprule.lr_scheduler.pure import PureLR
+from steprule.lr_scheduler.torch_names import helper
 from steprule.schedules import Schedule, checks, constant, cosine, linear
 
 
-class SWALR(PureLR):
+class SWALR(PureLR, torch_classes.SWALR):
     """Move each lr to `swa_lr` over `anneal_epochs` epochs and keep it there.
 
     lr = base_lr * (1 - a) + swa_lr * a, where a goes from 0 to 1 in a line or in half a cosine.
@@ -38,7 +43,7 @@ class SWALR(PureLR):
         TypeError, ValueError: an argument is out of range.
     """
 
-    _unsaved = PureLR._unsaved | {"_goals"}
+    _unsaved = PureLR._unsaved | {"_goals", "anneal_func"}
     # What `_targets` gave for this step, so as to look at the groups once.
     _goals: Sequence[float] = ()
 
@@ -59,13 +64,22 @@ class SWALR(PureLR):
         self._swa_lrs = groups.rates("swa_lr", optimizer, swa_lr)
         for group, lr in zip(optimizer.param_groups, self._swa_lrs, strict=True):
             group["swa_lr"] = lr
-        self._anneal_strategy = checks.one_of("anneal_strategy", anneal_strategy, ("cos", "linear"))
+        self._set_anneal_func(anneal_strategy)
         self.anneal_epochs = checks.whole("anneal_epochs", anneal_epochs)
         super().__init__(optimizer, last_epoch, verbose, **options)
 
     def anneal_func(self, t: float) -> float:
         """Share of the way done at share `t` of the time."""
         return t if self._anneal_strategy == "linear" else (1 - math.cos(math.pi * t)) / 2
+
+    def _set_anneal_func(self, anneal_strategy: str) -> None:
+        self._anneal_strategy = checks.one_of("anneal_strategy", anneal_strategy, ("cos", "linear"))
+
+    def _load(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
+        old = state_dict.get("anneal_func")
+        if old is not None and "_anneal_strategy" not in state_dict:  # as torch up to 2.5 has it
+            state_dict = {**state_dict, "_anneal_strategy": strategy_of(old)}
+        super()._load(state_dict, kept)
 
     def _alpha(self, epoch: int) -> float:
         if not self.anneal_epochs:
@@ -82,9 +96,10 @@ class SWALR(PureLR):
                 group.setdefault("swa_lr", self._swa_lrs[min(index, len(self._swa_lrs) - 1)])
             return self._targets()
 
-    def _update_lr(self, epoch: int | None = None) -> None:
-        self._goals = self._targets()
-        super()._update_lr(epoch)
+    def get_lr(self) -> list[Rate]:
+        if not self._only_asked():
+            self._goals = self._targets()
+        return super().get_lr()
 
     def _key(self, epoch: int) -> tuple[float, Sequence[float]]:
         return self._alpha(epoch), self._goals
@@ -124,9 +139,15 @@ class SWALR(PureLR):
 __all__ = [
     "SWALR",
     "AveragedModel",
+    "LRScheduler",
     "get_ema_avg_fn",
     "get_ema_multi_avg_fn",
     "get_swa_avg_fn",
     "get_swa_multi_avg_fn",
     "update_bn",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """torch's helpers of schedulers, which its module of this name has as well."""
+    return helper(name, __name__)

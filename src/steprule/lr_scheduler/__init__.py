@@ -6,6 +6,8 @@ docs/lr_scheduler.md. Loops in the old order (scheduler first) find theirs in `s
 
 from __future__ import annotations
 
+from typing import Any
+
 from steprule.lr_scheduler import scheduler_first
 from steprule.lr_scheduler.base import LRScheduler
 from steprule.lr_scheduler.chained import ChainedScheduler
@@ -16,6 +18,13 @@ from steprule.lr_scheduler.lambdas import LambdaLR, MultiplicativeLR
 from steprule.lr_scheduler.one_cycle import OneCycleLR
 from steprule.lr_scheduler.plateau import ReduceLROnPlateau
 from steprule.lr_scheduler.sequential import SequentialLR
+from steprule.lr_scheduler.torch_names import EPOCH_DEPRECATION_WARNING as EPOCH_DEPRECATION_WARNING
+from steprule.lr_scheduler.torch_names import _enable_get_lr_call as _enable_get_lr_call
+from steprule.lr_scheduler.torch_names import _initial_mode as _initial_mode
+from steprule.lr_scheduler.torch_names import (
+    _warn_get_lr_called_within_step as _warn_get_lr_called_within_step,
+)
+from steprule.lr_scheduler.torch_names import helper
 from steprule.lr_scheduler.warmup import ConstantLR, LinearLR
 
 _LRScheduler = LRScheduler
@@ -39,3 +48,8 @@ __all__ = [
     "StepLR",
     "scheduler_first",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """torch's helpers of its own schedulers, which people import from there."""
+    return helper(name, __name__)

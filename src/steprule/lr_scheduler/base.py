@@ -7,42 +7,40 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-import torch.optim.lr_scheduler as torch_schedulers
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import calls, groups
+from steprule.lr_scheduler import calls, groups, torch_classes
 from steprule.lr_scheduler.groups import Rate
+from steprule.lr_scheduler.torch_names import EPOCH_DEPRECATION_WARNING
 from steprule.schedules import checks
-
-EPOCH_ARGUMENT = (
-    "The epoch argument of `scheduler.step(epoch)` is deprecated, as in torch: call "
-    "`scheduler.step()`. With an epoch the closed form is used where the class has one."
-)
 
 _built = itertools.count()
 
-Verbose = bool | Callable[[str], object]
+Verbose = bool | str | Callable[[str], object]
 
 
-class LRScheduler(torch_schedulers.LRScheduler):
+class LRScheduler(torch_classes.LRScheduler):
     """Base class: sets the lr of each of an optimizer's groups, once each `step()`.
 
     To write your own, subclass it and write `get_lr()`, which returns one lr for each group at
     `self.last_epoch` (0 when the scheduler is built). It may use `self.base_lrs`, the groups'
     present lr in `self.optimizer.param_groups`, and `self._is_initial`, true while building.
 
-    It inherits from torch's class so that `isinstance` holds in other people's code; everything
-    it does is its own, and `optimizer.step` is not replaced.
+    It inherits from torch's class so that `isinstance` holds in other people's code, and so does
+    each class here from torch's of the same name; everything they do is their own, and
+    `optimizer.step` is not replaced.
 
     Args:
-        optimizer: any `torch.optim.Optimizer`.
+        optimizer: any `torch.optim.Optimizer`, or a wrapper that is one by inheritance.
         last_epoch: last epoch already run, -1 (default) for none. With k >= 0 the scheduler
             stands where k + 1 calls of `step()` bring a new one.
         verbose: True prints a line each time an lr changes; a function gets that line instead.
+            "deprecated", the default in torch 2.2 to 2.6, means False.
         initial_lr: the lr at the very start, a number or one for each group; needed with
             `last_epoch >= 0` when the optimizer's state was not loaded.
         hold_on_skip: when True, `step()` does nothing if the optimizer has not stepped since the
-            last call, as when a GradScaler skipped an overflow.
+            last call, as when a GradScaler skipped an overflow. Where steps cannot be seen (a
+            wrapper that hides the optimizer it steps) the schedule goes on.
 
     Raises:
         TypeError: `optimizer` is not an optimizer.
@@ -52,7 +50,16 @@ class LRScheduler(torch_schedulers.LRScheduler):
 
     # Belongs to this run rather than to the schedule: neither saved nor loaded.
     _unsaved: ClassVar[frozenset[str]] = frozenset(
-        ("optimizer", "verbose", "hold_on_skip", "_exact", "_inside", "_steps_seen", "_found")
+        (
+            "optimizer",
+            "verbose",
+            "hold_on_skip",
+            "_exact",
+            "_inside",
+            "_steps_seen",
+            "_found",
+            "_found_step",
+        )
     )
     # Attributes that `keep` keeps together with the one named.
     _kept_with: ClassVar[dict[str, tuple[str, ...]]] = {}
@@ -84,29 +91,44 @@ class LRScheduler(torch_schedulers.LRScheduler):
             given = groups.rates("initial_lr", optimizer, initial_lr)
             for group, lr in zip(optimizer.param_groups, given, strict=True):
                 group["initial_lr"] = lr
+        begun = []
         for index, group in enumerate(optimizer.param_groups):
-            if last_epoch == -1:
-                group.setdefault("initial_lr", groups.copied(group["lr"]))
-            elif "initial_lr" not in group:
+            if "initial_lr" in group:
+                continue
+            if last_epoch != -1:
+                # The first sentence is torch's, which people's code may look for.
                 raise KeyError(
-                    f"initial_lr is not known for group {index}, and last_epoch={last_epoch} "
-                    "continues a run: load the optimizer's state first, or pass initial_lr="
+                    f"param 'initial_lr' is not specified in param_groups[{index}] when resuming "
+                    f"scheduler with last_epoch >= 0. It is {last_epoch}, which continues a run: "
+                    "load the optimizer's state first, or pass initial_lr="
                 )
+            group["initial_lr"] = groups.copied(group["lr"])
+            begun.append(group)
         self.base_lrs = groups.held(optimizer, "initial_lr")
         self.last_epoch = last_epoch
         self._get_lr_called_within_step = self._is_initial = False
-        self._initial_step()
+        try:
+            self._initial_step()
+        except BaseException:
+            for group in begun:
+                group.pop("initial_lr", None)
+            raise
 
     def _attach(self, optimizer: Optimizer, verbose: Verbose, hold_on_skip: bool) -> None:
         self.optimizer = optimizer
-        self.verbose = verbose
+        self.verbose = False if verbose == "deprecated" else verbose
         self.hold_on_skip = hold_on_skip
         self._exact: list[float] = []
         lrs = groups.read(optimizer, [])
-        initial = [float(g.get("initial_lr", g["lr"])) for g in optimizer.param_groups]
+        initial = groups.floats([g.get("initial_lr", g["lr"]) for g in optimizer.param_groups])
         self._found = (next(_built), lrs, initial)
-        calls.watch(optimizer, count=hold_on_skip)
-        self._steps_seen = calls.steps_taken(optimizer)
+        self._watch()
+
+    def _watch(self) -> None:
+        """See the optimizer's steps from now on."""
+        calls.watch(self.optimizer, count=self.hold_on_skip)
+        self._steps_seen = calls.steps_taken(self.optimizer)
+        self._found_step = calls.what_steps(self.optimizer)
 
     def _initial_step(self) -> None:
         """Take the value at the present epoch + 1, without asking whether the optimizer stepped."""
@@ -128,7 +150,7 @@ class LRScheduler(torch_schedulers.LRScheduler):
             return
         self._step_count += 1
         if epoch is not None:
-            warnings.warn(EPOCH_ARGUMENT, UserWarning, stacklevel=2)
+            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
         self._update_lr(epoch)
 
     def _may_step(self, stacklevel: int) -> bool:
@@ -136,12 +158,14 @@ class LRScheduler(torch_schedulers.LRScheduler):
         if self._is_initial or self._inside:
             return True
         if self.hold_on_skip:
+            # Again, since a wrapper may hold another optimizer by now.
+            calls.watch(self.optimizer, count=True)
             taken = calls.steps_taken(self.optimizer)
-            if taken == self._steps_seen:
+            if taken is not None and taken == self._steps_seen:
                 return False
             self._steps_seen = taken
         elif self._step_count == 1:
-            calls.warn_if_never_stepped(self.optimizer, stacklevel + 1)
+            calls.warn_if_never_stepped(self.optimizer, self._found_step, stacklevel + 1)
         return True
 
     def _update_lr(self, epoch: int | None = None) -> None:
@@ -153,8 +177,10 @@ class LRScheduler(torch_schedulers.LRScheduler):
         self._get_lr_called_within_step = True
         try:
             values = self.get_lr() if closed is None else closed()
-        except BaseException:
+        except BaseException as error:
             self.last_epoch = before
+            if isinstance(error, TypeError):
+                groups.say_which_is_none(type(self).__name__, self.optimizer)
             raise
         finally:
             self._get_lr_called_within_step = False
@@ -171,13 +197,24 @@ class LRScheduler(torch_schedulers.LRScheduler):
         new = groups.read(self.optimizer, [])
         for index, (was, now) in enumerate(zip(old, new, strict=False)):
             if was != now:
-                verb = "reducing" if now < was else "raising"
+                verb = "reducing" if was is not None and now < was else "raising"
                 line = (
                     f"Epoch {self.last_epoch:5d}: {verb} learning rate of group {index} "
                     f"to {now:.4e}."
                 )
                 tell = self.verbose if callable(self.verbose) else print
                 tell(line)
+
+    def print_lr(self, is_verbose: Any, group: Any, lr: float, epoch: float | None = None) -> None:
+        """Print a line as torch did up to 2.6, for subclasses from then that call it."""
+        if not is_verbose or is_verbose == "deprecated":
+            return
+        tell = is_verbose if callable(is_verbose) else print
+        if epoch is None:
+            tell(f"Adjusting learning rate of group {group} to {lr:.4e}.")
+        else:
+            number = ("%.2f" if isinstance(epoch, float) else "%.5d") % epoch
+            tell(f"Epoch {number}: adjusting learning rate of group {group} to {lr:.4e}.")
 
     def _adopt(self) -> None:
         """Take in groups added since: the lr they came with is their initial lr."""
@@ -188,8 +225,9 @@ class LRScheduler(torch_schedulers.LRScheduler):
     # ---- asking ----------------------------------------------------------------------------
     def get_last_lr(self) -> list[Rate]:
         """The lrs this scheduler set last, one for each group, in copies."""
-        last: list[Rate] = groups.copied(self._last_lr)
-        return last
+        # A subclass with a step() of its own may never have written it down.
+        last: list[Rate] | None = vars(self).get("_last_lr")
+        return groups.held(self.optimizer) if last is None else groups.copied(last)
 
     def get_lr(self) -> list[Rate]:
         """Subclasses: return the lr of each group at `self.last_epoch`."""
@@ -250,16 +288,13 @@ class LRScheduler(torch_schedulers.LRScheduler):
     def _restore(self, lrs: list[Any]) -> None:
         """Bring the optimizer to where the loaded state was."""
         known = groups.held(self.optimizer)
-        last = self._last_lr
-        _, self._exact = groups.write(self.optimizer, [*lrs, *known[len(lrs) :]][: len(known)])
-        self._last_lr = last or self._last_lr
+        now, self._exact = groups.write(self.optimizer, [*lrs, *known[len(lrs) :]][: len(known)])
+        self._last_lr = vars(self).get("_last_lr") or now
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_steps_seen", "_found")
+        left_out = ("_steps_seen", "_found", "_found_step")
         return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        # An optimizer drops its hooks when it is pickled or copied.
-        calls.watch(self.optimizer, count=self.hold_on_skip)
-        self._steps_seen = calls.steps_taken(self.optimizer)
+        self._watch()  # an optimizer drops its hooks when it is pickled or copied

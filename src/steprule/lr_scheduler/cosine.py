@@ -7,11 +7,12 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from steprule.lr_scheduler import torch_classes
 from steprule.lr_scheduler.pure import AbsoluteLR, PureLR
 from steprule.schedules import Schedule, checks, cosine, cosine_restarts
 
 
-class CosineAnnealingLR(PureLR):
+class CosineAnnealingLR(PureLR, torch_classes.CosineAnnealingLR):
     """Half a cosine from the base lr to `eta_min` in `T_max` epochs.
 
     lr = eta_min + (base_lr - eta_min) * (1 + cos(pi * epoch / T_max)) / 2
@@ -73,7 +74,7 @@ class CosineAnnealingLR(PureLR):
         return fall.then(rise, at=self.T_max).repeat(2 * self.T_max)
 
 
-class CosineAnnealingWarmRestarts(AbsoluteLR):
+class CosineAnnealingWarmRestarts(AbsoluteLR, torch_classes.CosineAnnealingWarmRestarts):
     """Half cosines from the base lr to `eta_min`, starting again at the top each time.
 
     lr = eta_min + (base_lr - eta_min) * (1 + cos(pi * T_cur / T_i)) / 2, where T_cur counts the
@@ -142,16 +143,27 @@ class CosineAnnealingWarmRestarts(AbsoluteLR):
             self._update_lr(epoch)
 
     def _update_lr(self, epoch: float | None = None) -> None:
-        if epoch is not None or self._is_initial:
+        before = self.last_epoch, self.T_cur, self.T_i
+        if epoch is not None or self._is_initial or self.last_epoch < 0:
             self.T_cur, self.T_i = self._locate(self.last_epoch + 1 if epoch is None else epoch)
         else:
             self.T_cur += 1
             if self.T_cur >= self.T_i:
-                self.T_cur -= self.T_i
+                self.T_cur %= self.T_i
                 self.T_i *= self.T_mult
         # The lr is set from T_cur, so the base class is told where to stand, not how to get there.
         self.last_epoch = self.last_epoch if epoch is None else math.floor(epoch) - 1
-        super()._update_lr(None)
+        try:
+            super()._update_lr(None)
+        except BaseException:
+            self.last_epoch, self.T_cur, self.T_i = before
+            raise
+
+    def _load(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
+        super()._load(state_dict, kept)
+        if kept & {"T_0", "T_mult"} and self.last_epoch >= 0:
+            # The cycles are others, so the place in them is another; last_epoch has no fraction.
+            self.T_cur, self.T_i = self._locate(self.last_epoch + self.T_cur % 1)
 
     def _pure(self, index: int, base: float) -> Schedule:
         return cosine_restarts(base, self.eta_min, steps=self.T_0, cycle_mult=self.T_mult)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups
+from steprule.lr_scheduler import groups, torch_classes
 from steprule.lr_scheduler.function_schedule import FunctionSchedule
 from steprule.lr_scheduler.lambdas import _attributes
 from steprule.lr_scheduler.momentum import MomentumLR
@@ -16,7 +16,7 @@ from steprule.schedules import Schedule, checks, cyclic
 from steprule.schedules.cycles import CYCLE_MODES
 
 
-class CyclicLR(MomentumLR):
+class CyclicLR(MomentumLR, torch_classes.CyclicLR):
     """Move the lr up from `base_lr` to `max_lr` and down again, for ever.
 
     lr = base_lr + (max_lr - base_lr) * height * scale; height goes 0, 1, 0 in a cycle, and scale
@@ -71,13 +71,13 @@ class CyclicLR(MomentumLR):
         self.step_ratio = up / self.total_size
         if scale_fn is None:
             checks.one_of("mode", mode, CYCLE_MODES)
-            scale_mode = "iterations" if mode == "exp_range" else "cycle"
         elif not callable(scale_fn):
             raise TypeError(f"scale_fn must be a function, got {scale_fn!r}")
         self.mode = mode
         self.gamma = checks.number("gamma", gamma)
         self._scale_fn_custom = scale_fn
         self.scale_mode = checks.one_of("scale_mode", scale_mode, ("cycle", "iterations"))
+        self._init_scale_fn()
         self.base_momentums, self.max_momentums = self._prepare_momentum(
             optimizer, cycle_momentum, base_momentum, max_momentum, last_epoch
         )
@@ -87,6 +87,11 @@ class CyclicLR(MomentumLR):
         # The first lr is the groups' initial lr, which an earlier scheduler may have set, as in
         # torch; from then on it is the argument.
         self.base_lrs = lows
+
+    def _init_scale_fn(self) -> None:
+        """Set what the scale is a function of, which the mode says unless it is the user's own."""
+        if self._scale_fn_custom is None:
+            self.scale_mode = "iterations" if self.mode == "exp_range" else "cycle"
 
     def scale_fn(self, x: float) -> float:
         """The scale at cycle `x` (first 1), or at step `x` in "iterations" mode."""
@@ -135,7 +140,9 @@ class CyclicLR(MomentumLR):
         return state
 
     def _load(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
-        super()._load(state_dict, kept | {"_scale_fn_custom"})
+        # torch saves functions that follow from the mode, an old one in the place of a method.
+        super()._load(state_dict, kept | {"_scale_fn_custom", "_scale_fn_ref", "scale_fn"})
+        self._init_scale_fn()
         saved = state_dict.get("_scale_fn_custom")
         if saved and self._scale_fn_custom is not None:
             vars(self._scale_fn_custom).update(groups.copied(saved))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from steprule.lr_scheduler import torch_classes
 from steprule.lr_scheduler.pure import FactorLR
 from steprule.schedules import (
     Schedule,
@@ -28,7 +29,7 @@ def power(gamma: float, exponent: float) -> float:
         return float("inf")
 
 
-class StepLR(FactorLR):
+class StepLR(FactorLR, torch_classes.StepLR):
     """Multiply by `gamma` every `step_size` epochs: base_lr * gamma**(epoch // step_size).
 
     Args:
@@ -64,7 +65,7 @@ class StepLR(FactorLR):
         return step_decay(base, self.gamma, every=self.step_size)
 
 
-class MultiStepLR(FactorLR):
+class MultiStepLR(FactorLR, torch_classes.MultiStepLR):
     """Multiply by `gamma` at each milestone: base_lr * gamma**(milestones not after the epoch).
 
     Args:
@@ -104,7 +105,7 @@ class MultiStepLR(FactorLR):
         return piecewise({begin: base * self._factor(begin) for begin in begins})
 
 
-class ExponentialLR(FactorLR):
+class ExponentialLR(FactorLR, torch_classes.ExponentialLR):
     """Multiply by `gamma` every epoch: base_lr * gamma**epoch.
 
     Args:
@@ -134,7 +135,7 @@ class ExponentialLR(FactorLR):
         return exponential(base, self.gamma)
 
 
-class PolynomialLR(FactorLR):
+class PolynomialLR(FactorLR, torch_classes.PolynomialLR):
     """A power of what is left: base_lr * (1 - min(epoch, total_iters) / total_iters)**power.
 
     Args:

@@ -47,11 +47,37 @@ def all_plain(values: Sequence[Any]) -> bool:
     return {*map(type, values)} <= _PLAIN
 
 
+def number(value: Any) -> Any:
+    """The value as a float; None stays None."""
+    return None if value is None else float(value)
+
+
 def floats(values: Sequence[Any]) -> list[float]:
-    """The values as floats; the list itself when nothing has to be converted."""
+    """The values as floats; the list itself when nothing has to be converted.
+
+    None stays None: an optimizer that finds its own lr has it in its groups, and a schedule that
+    does not compute with it leaves it there.
+    """
     if isinstance(values, list) and all_plain(values):
         return values
-    return [float(value) for value in values]
+    return [number(value) for value in values]
+
+
+def say_which_is_none(
+    name: str, optimizer: Optimizer, keys: Sequence[str] = ("lr", "initial_lr")
+) -> None:
+    """Raise, by the group's number, when a group holds None where `name` computes with a number.
+
+    Raises:
+        TypeError: one of `keys` is None in a group.
+    """
+    for index, group in enumerate(optimizer.param_groups):
+        for key in keys:
+            if group.get(key, 0.0) is None:
+                raise TypeError(
+                    f"{key} of group {index} is None, and {name} computes with it: give the group "
+                    "a number, or use a scheduler that sets the lr itself, such as OneCycleLR"
+                )
 
 
 def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
@@ -110,7 +136,7 @@ def read(optimizer: Optimizer, exact: list[float]) -> list[float]:
         return rates
     result = []
     for index, rate in enumerate(rates):
-        value = float(rate)
+        value = number(rate)
         if isinstance(rate, Tensor) and index < len(exact):
             rounded = torch.tensor(exact[index], dtype=rate.dtype).item()
             value = exact[index] if rounded == value else value
@@ -135,14 +161,14 @@ def write(optimizer: Optimizer, values: list[Any]) -> tuple[list[Rate], list[flo
         rate = group["lr"]
         if not isinstance(rate, Tensor):
             # Numbers of other kinds (numpy's) would make state dicts unsafe to load.
-            group["lr"] = value if isinstance(value, Tensor) else float(value)
+            group["lr"] = value if isinstance(value, Tensor) else number(value)
             continue
         if written.setdefault(id(rate), float(value)) != float(value):
             # Groups that shared one tensor now differ: this one gets its own.
             rate = group["lr"] = rate.detach().clone()
         with torch.no_grad():
             rate.fill_(float(value))
-    return held(optimizer), [float(value) for value in values]
+    return held(optimizer), floats(values)
 
 
 def held(optimizer: Optimizer, key: str = "lr") -> list[Rate]:

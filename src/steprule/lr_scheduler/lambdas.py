@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups
+from steprule.lr_scheduler import groups, torch_classes
 from steprule.lr_scheduler.function_schedule import FunctionSchedule
 from steprule.lr_scheduler.pure import AbsoluteLR, PureLR
 from steprule.schedules import Schedule
@@ -30,10 +30,20 @@ class _FunctionLR(PureLR):
         **options: Any,
     ) -> None:
         groups.check_optimizer(optimizer)
+        # Both messages begin with torch's words, which people's code may look for.
+        count = len(optimizer.param_groups)
+        if isinstance(lr_lambda, (list, tuple)) and len(lr_lambda) != count:
+            raise ValueError(
+                f"Expected {count} lr_lambdas, but got {len(lr_lambda)}: lr_lambda must be one "
+                f"function, or one for each of the optimizer's {count} groups"
+            )
         self.lr_lambdas: list[Function] = groups.per_group("lr_lambda", optimizer, lr_lambda)
         for function in self.lr_lambdas:
             if not callable(function):
-                raise TypeError(f"lr_lambda must be a function of the epoch, got {function!r}")
+                raise TypeError(
+                    f"lr_lambda should be a function, but got {type(function).__name__}: a "
+                    f"function of the epoch is needed, and this is {function!r}"
+                )
         super().__init__(optimizer, last_epoch, verbose, **options)
 
     def _factors(self, epoch: int) -> list[float]:
@@ -92,7 +102,7 @@ class _FunctionLR(PureLR):
                     return
 
 
-class LambdaLR(_FunctionLR, AbsoluteLR):
+class LambdaLR(_FunctionLR, AbsoluteLR, torch_classes.LambdaLR):
     """Set each lr to base_lr * lr_lambda(epoch).
 
     Args:
@@ -113,7 +123,7 @@ class LambdaLR(_FunctionLR, AbsoluteLR):
         return FunctionSchedule(self.lr_lambdas[index], base)
 
 
-class MultiplicativeLR(_FunctionLR):
+class MultiplicativeLR(_FunctionLR, torch_classes.MultiplicativeLR):
     """Multiply each lr by lr_lambda(epoch), from epoch 1 on.
 
     Args: as `LambdaLR`; the factor is from the epoch before to this one.

@@ -7,6 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from steprule.lr_scheduler import groups
+from steprule.lr_scheduler.groups import Rate
 from steprule.lr_scheduler.pure import AbsoluteLR
 from steprule.schedules import checks
 
@@ -51,12 +52,14 @@ class MomentumLR(AbsoluteLR):
         self.cycle_momentum = cycle
         if not cycle:
             return [], []
-        if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
+        # A wrapper that never ran Optimizer.__init__ may have groups and no defaults.
+        known = getattr(optimizer, "defaults", None) or optimizer.param_groups[0]
+        if "momentum" not in known and "betas" not in known:
             raise ValueError(
                 "cycle_momentum needs an optimizer that must support momentum or beta1, and "
                 f"{type(optimizer).__name__} has neither: pass cycle_momentum=False"
             )
-        self.use_beta1 = "betas" in optimizer.defaults
+        self.use_beta1 = "betas" in known
         lows = groups.rates("base_momentum", optimizer, base)
         highs = groups.rates("max_momentum", optimizer, most)
         if last_epoch == -1:
@@ -79,9 +82,18 @@ class MomentumLR(AbsoluteLR):
                 for group, momentum in pairs:
                     group["momentum"] = momentum
 
+    def get_lr(self) -> list[Rate]:
+        """As the base class; where it computes the next lr it sets the momentum, as in torch."""
+        asked = self._only_asked()
+        lrs = super().get_lr()
+        if not asked:
+            self._apply_momentum()
+        return lrs
+
     def _update_lr(self, epoch: int | None = None) -> None:
         super()._update_lr(epoch)
-        self._apply_momentum()
+        if epoch is not None:  # by the closed form, not by get_lr()
+            self._apply_momentum()
 
     def _restore(self, lrs: list[Any]) -> None:
         super()._restore(lrs)

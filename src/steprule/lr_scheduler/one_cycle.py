@@ -7,12 +7,13 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups
+from steprule.lr_scheduler import groups, torch_classes
+from steprule.lr_scheduler.annealing import strategy_of
 from steprule.lr_scheduler.momentum import MomentumLR
 from steprule.schedules import Schedule, checks, constant, one_cycle
 
 
-class OneCycleLR(MomentumLR):
+class OneCycleLR(MomentumLR, torch_classes.OneCycleLR):
     """Rise from max_lr / div_factor to `max_lr`, then fall far below; momentum the other way.
 
     Step it once for each batch. The last lr is reached at step total_steps - 1, and the step
@@ -136,6 +137,9 @@ class OneCycleLR(MomentumLR):
     def _momenta(self, epoch: int) -> list[float]:
         return self._at(epoch, "momentum")
 
+    def _load(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
+        super()._load(_as_saved_today(state_dict), kept | {"anneal_func"})
+
     def _adopt(self) -> None:
         for group in self.optimizer.param_groups[len(self.base_lrs) :]:
             group.update(self._ends[-1])
@@ -155,6 +159,24 @@ class OneCycleLR(MomentumLR):
             anneal=self._anneal_func_type,
             three_phase=len(self._schedule_phases) == 3,
         )
+
+
+def _as_saved_today(state: dict[str, Any]) -> dict[str, Any]:
+    """A state with what older versions of torch saved otherwise said in today's words.
+
+    They saved the function itself as `anneal_func`, and up to 1.6 lengths in place of phases.
+
+    Raises:
+        ValueError: `anneal_func` is neither of torch's two.
+    """
+    state = dict(state)
+    old = state.get("anneal_func")
+    if old is not None and "_anneal_func_type" not in state:
+        state["_anneal_func_type"] = strategy_of(old, 0.0, 1.0)
+    if "_schedule_phases" not in state and {"step_size_up", "total_steps"} <= state.keys():
+        total = state["total_steps"]
+        state["_schedule_phases"] = _phases((state["step_size_up"] + 1) / total, total, three=False)
+    return state
 
 
 def _total(total: Any, epochs: Any, per_epoch: Any) -> tuple[int, str]:

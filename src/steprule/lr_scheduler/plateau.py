@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
-import torch.optim.lr_scheduler as torch_schedulers
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups
-from steprule.lr_scheduler.base import EPOCH_ARGUMENT, LRScheduler, Verbose
+from steprule.lr_scheduler import groups, torch_classes
+from steprule.lr_scheduler.base import LRScheduler, Verbose
+from steprule.lr_scheduler.groups import Rate
+from steprule.lr_scheduler.torch_names import EPOCH_DEPRECATION_WARNING
 from steprule.schedules import checks
 
+Init = TypeVar("Init", bound=Callable[..., None])
 
-class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
+# The order of the article's time, with verbose in the fifth place.
+_ARTICLE = ("verbose", "threshold", "threshold_mode", "cooldown", "min_lr", "eps")
+
+
+def _takes_the_articles_order(init: Init) -> Init:
+    """Let a truth value in the fifth place be `verbose`, and what follows it move up with it.
+
+    That place is the threshold's today, which is no truth value, so nothing else can be meant.
+    """
+
+    @functools.wraps(init)
+    def reordered(self: Any, *args: Any, **kwargs: Any) -> None:
+        if len(args) > 4 and isinstance(args[4], bool):
+            late = args[4:]
+            if len(late) > len(_ARTICLE):
+                raise TypeError(
+                    f"ReduceLROnPlateau takes at most {len(_ARTICLE) + 4} positional arguments "
+                    f"with verbose in the fifth place, got {len(args)}"
+                )
+            named = dict(zip(_ARTICLE, late, strict=False))
+            if twice := sorted(named.keys() & kwargs.keys()):
+                raise TypeError(
+                    f"ReduceLROnPlateau got {' and '.join(twice)} twice: by position, with "
+                    "verbose in the fifth place, and by name"
+                )
+            args, kwargs = args[:4], {**named, **kwargs}
+        init(self, *args, **kwargs)
+
+    return cast(Init, reordered)
+
+
+class ReduceLROnPlateau(LRScheduler, torch_classes.ReduceLROnPlateau):
     """Multiply the lr by `factor` when the metric has not improved for `patience` epochs.
 
     Args:
@@ -34,10 +69,14 @@ class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
         nan_is_bad: count a metric that is nan as no improvement, as torch does, instead of
             refusing it; default False.
 
+    A truth value in the fifth place is `verbose`, and `threshold`, `threshold_mode`, `cooldown`,
+    `min_lr` and `eps` follow it: the order in which old scripts have them.
+
     Raises:
         ValueError: an argument out of range, or not as many `min_lr` as groups.
     """
 
+    @_takes_the_articles_order
     def __init__(
         self,
         optimizer: Optimizer,
@@ -59,11 +98,6 @@ class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
         self.factor = checks.number("factor", factor)
         if self.factor >= 1:
             raise ValueError(f"factor must be below 1, got {factor!r}")
-        if isinstance(threshold, bool):
-            raise TypeError(
-                f"threshold must be a number, got {threshold!r}: verbose is the last argument now, "
-                "write verbose=True"
-            )
         self.min_lrs = groups.rates("min_lr", optimizer, min_lr)
         self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else min_lr
         if patience != math.inf:  # which switches a plateau off
@@ -99,6 +133,10 @@ class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
         self.last_epoch = 0
         self._reset()
 
+    def get_lr(self) -> list[Rate]:
+        """The lr of each group now in force."""
+        return groups.held(self.optimizer)
+
     def step(self, metrics: Any = None, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take in this epoch's metric, and lower the lr if it is time.
 
@@ -112,8 +150,17 @@ class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
         """
         current = self._number(metrics)
         if epoch is not None:
-            warnings.warn(EPOCH_ARGUMENT, UserWarning, stacklevel=2)
+            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+        before = self.last_epoch, self.best, self.cooldown_counter, self.num_bad_epochs
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        try:
+            self._take_in(current)
+        except BaseException:
+            self.last_epoch, self.best, self.cooldown_counter, self.num_bad_epochs = before
+            raise
+        self._last_lr = groups.held(self.optimizer)
+
+    def _take_in(self, current: float) -> None:
         if self._is_better(current, self.best):
             self.best, self.num_bad_epochs = current, 0
         else:
@@ -124,7 +171,6 @@ class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
         if self.num_bad_epochs > self.patience:
             self._reduce_lr(self.last_epoch)
             self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
-        self._last_lr = groups.held(self.optimizer)
 
     def _number(self, metrics: Any) -> float:
         current = groups.number_or_none(metrics)
@@ -155,7 +201,10 @@ class ReduceLROnPlateau(LRScheduler, torch_schedulers.ReduceLROnPlateau):
             bound = best * (1.0 + sign * self.threshold)
         return bool(a < bound if self.mode == "min" else a > bound)
 
+    is_better = _is_better  # its name up to torch 2.6
+
     def _reduce_lr(self, epoch: int) -> None:
+        groups.say_which_is_none(type(self).__name__, self.optimizer, ("lr",))
         lrs = groups.read(self.optimizer, self._exact)
         last = 0.0 if not self.min_lrs else self.min_lrs[-1]
         floor = last if self.default_min_lr is None else self.default_min_lr

@@ -31,6 +31,7 @@ class PureLR(LRScheduler):
         "_ours",
         "_curve",
         "_curve_bases",
+        "_computed",
     }
     _written: Sequence[Any] = ()
     _plain = False
@@ -38,6 +39,8 @@ class PureLR(LRScheduler):
     _curve_bases: Sequence[Any] = ()
     _plain_bases: Sequence[Any] = ()
     _ours: Any = None
+    # The epoch whose lrs were computed last.
+    _computed: int | None = None
 
     def _closed(self, epoch: Any) -> list[float]:
         """The lr of each group at `epoch`, as if nobody else had changed it."""
@@ -91,8 +94,9 @@ class PureLR(LRScheduler):
 
     def get_lr(self) -> list[Rate]:
         """The lr of each group now in force, as `get_last_lr()`; subclasses may build on it."""
-        if not self._get_lr_called_within_step:
+        if self._only_asked():
             return groups.held(self.optimizer)
+        self._computed = self.last_epoch
         rates = [group["lr"] for group in self.optimizer.param_groups]
         written = self._written
         untouched = len(rates) == len(written) and all(map(is_, rates, written))
@@ -105,6 +109,17 @@ class PureLR(LRScheduler):
         values = self._opening(lrs) if self._is_initial else self._next(lrs)
         self._note_curve(values if untouched or self._is_initial else None)
         return list(values)
+
+    def _only_asked(self) -> bool:
+        """Whether get_lr() is called to look at the lr, and not to take the next one.
+
+        A subclass with a step() of its own, as people copied it from torch, moves `last_epoch`
+        and then calls get_lr() for the lr there.
+        """
+        if self._get_lr_called_within_step:
+            return False
+        moved = self.last_epoch != self._computed
+        return not moved or type(self).step.__module__.startswith("steprule.")
 
     def _key(self, epoch: int) -> Any:
         """What the closed form at `epoch` depends on besides the bases; None: do not ask."""
@@ -144,6 +159,10 @@ class PureLR(LRScheduler):
 
     def _get_closed_form_lr(self) -> list[float]:
         return self._closed(self.last_epoch)
+
+    def _load(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
+        super()._load(state_dict, kept)
+        self._computed = self.last_epoch
 
     def _opening(self, lrs: list[float]) -> list[float]:
         """The lrs to begin with: at epoch 0, or where a run is continued."""
@@ -201,7 +220,7 @@ class FactorLR(PureLR):
         epoch = self.last_epoch
         ratio = self._ratio(epoch)
         if epoch <= 0:
-            return [lr * ratio for lr in lrs]
+            return list(lrs) if ratio == 1 else [lr * ratio for lr in lrs]
         old, new = self._factor(epoch - 1), self._factor(epoch)
         if old == new and ratio == 1:
             return list(lrs)

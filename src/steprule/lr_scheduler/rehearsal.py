@@ -16,7 +16,7 @@ S = TypeVar("S")
 def stand_in(optimizer: Optimizer) -> Optimizer:
     """An optimizer with the same numbers in its groups and one empty parameter in each."""
     result = SGD([{"params": [torch.empty(0, requires_grad=True)]} for _ in optimizer.param_groups])
-    result.defaults = dict(optimizer.defaults)
+    result.defaults = dict(getattr(optimizer, "defaults", {}))
     for group, original in zip(result.param_groups, optimizer.param_groups, strict=True):
         group.update(
             {key: groups.copied(value) for key, value in original.items() if key != "params"}

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups
+from steprule.lr_scheduler import groups, torch_classes
 from steprule.lr_scheduler.composite import (
     CompositeLR,
     advance,
@@ -22,7 +22,7 @@ from steprule.lr_scheduler.pure import AbsoluteLR, PureLR
 from steprule.schedules import Schedule, checks
 
 
-class SequentialLR(CompositeLR):
+class SequentialLR(CompositeLR, torch_classes.SequentialLR):
     """Run schedulers one after another, each from its own epoch 0.
 
     Any scheduler can be a member: ReduceLROnPlateau, ChainedScheduler and SequentialLR as well.
@@ -86,7 +86,7 @@ class SequentialLR(CompositeLR):
     def _foreign(self, lrs: list[float]) -> list[bool]:
         """Which groups hold an lr that no member set: loaded, or changed by hand."""
         known = [groups.floats(self.base_lrs)]
-        known += [groups.floats(member._last_lr) for member in self._schedulers]
+        known += [groups.floats(getattr(member, "_last_lr", [])) for member in self._schedulers]
         return [
             all(lr != values[index] for values in known if index < len(values))
             for index, lr in enumerate(lrs)
@@ -152,6 +152,19 @@ class SequentialLR(CompositeLR):
                 for lr, old, new, other in zip(found, before, now, foreign, strict=True)
             ],
         )
+
+    def recursive_undo(self, sched: Any = None) -> None:
+        """Take every member, at any depth, back by one epoch, as torch's does when it is built.
+
+        Args:
+            sched: the scheduler to take back with its members; default this one.
+        """
+        scheduler = self if sched is None else sched
+        if hasattr(scheduler, "_schedulers"):
+            for member in scheduler._schedulers:
+                self.recursive_undo(member)
+        elif hasattr(scheduler, "last_epoch"):
+            scheduler.last_epoch -= 1
 
     def _turn(self, metrics: Any) -> None:
         self.last_epoch += 1
