@@ -214,7 +214,7 @@ def test_a_path_is_there_from_the_first_import_on() -> None:
 
 
 def test_a_name_that_nobody_has_is_said_to_be_missing() -> None:
-    with pytest.raises(AttributeError, match="steprule.optimizer.*'nothing'"):
+    with pytest.raises(AttributeError, match=r"steprule\.optimizer.*'nothing'"):
         steprule.optimizer.nothing  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(ImportError):
         importlib.import_module("steprule.nothing")
