@@ -240,3 +240,14 @@ def test_an_edit_does_not_cost_the_state_when_nothing_was_edited() -> None:
     run.step()
     assert run.optimizer._memory.history is not history
     assert math.isfinite(run.optimizer.result().loss)
+
+
+def test_params_by_torchs_private_name() -> None:
+    for run in both(lr=1e-3):
+        optimizer: Any = run.optimizer
+        assert optimizer._params is optimizer.param_groups[0]["params"]
+        other = Parameter(torch.zeros(6, dtype=torch.float64))
+        optimizer._params = [other]
+        run.param = other
+        run.step()
+        assert (other != 0).any()

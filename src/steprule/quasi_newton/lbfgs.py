@@ -158,6 +158,11 @@ class LBFGS(Optimizer):
             return cast("list[Tensor]", self.param_groups[0]["params"])
         return [param for group in self.param_groups for param in group["params"]]
 
+    @_params.setter
+    def _params(self, params: list[Tensor]) -> None:
+        (group,) = self.param_groups
+        group["params"] = params
+
     def result(self) -> Result:
         """What the last call of ``step`` did and why it stopped.
 
