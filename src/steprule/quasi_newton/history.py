@@ -195,6 +195,25 @@ class History:
             self._unsettled = slot
             self._settle()
 
+    def put_diagonal(self, diagonal: Sequence[float]) -> None:
+        """Replace the pairs' ``y's``, oldest first, by values that were kept (the newest ones)."""
+        order = self._order()
+        if len(diagonal) >= len(order):
+            self._curvature[order, order] = diagonal[len(diagonal) - len(order) :]
+
+    def is_near_curvature(self, curvature: Tensor) -> bool:
+        """Whether this can be R of the pairs that are here, but for rounding."""
+        order = self._order()
+        steps, changes = (
+            torch.linalg.vector_norm(self._rows[i, order.tolist()], dim=-1, dtype=torch.float64)
+            for i in (0, 1)
+        )
+        allowed = torch.outer(steps, changes).cpu().numpy() * torch.finfo(self._dtype).eps ** 0.5
+        off = np.abs(
+            curvature.to("cpu", torch.float64).numpy() - self._curvature[np.ix_(order, order)]
+        )
+        return bool((np.triu(off) <= allowed).all())
+
     def put_curvature(self, curvature: Tensor) -> None:
         """Replace R by one that was saved, so that a resumed run is the same bit for bit."""
         order = self._order()

@@ -78,7 +78,7 @@ class Iterations:
             self._remember(now, direction)
             if slope > -self._options.tolerance_change:
                 return "change", now
-            if not self._objective.left and self._search is not None:
+            if not (self._objective.left or self._search is None or self._options.may_exceed):
                 return "evaluations", now
             following = self._move(now, direction, first)
             if isinstance(following, Evaluation):
@@ -189,7 +189,9 @@ class Iterations:
                     return None
                 self._arrive(bent[0], direction=bent[0] - self._point, step=1.0)
                 return bent[1]
-        line = Line(self._objective, self._point, direction, now, longest)
+        # torch counts the trials that follow the first one.
+        trials = self._objective.left + self._options.may_exceed
+        line = Line(self._objective, self._point, direction, now, trials, longest)
         trial = self._search(line, first, self._options.tolerance_change)
         if trial.step == 0.0:
             return None
@@ -200,9 +202,10 @@ class Iterations:
         """Move by a fixed step; do not look where no iteration follows, as in torch."""
         before = self._point
         self._arrive(self._ahead(direction, step), direction, step)
-        if self._done == self._options.max_iter or not self._objective.left:
+        is_last = self._done == self._options.max_iter
+        if is_last or not (self._objective.left or self._options.may_exceed):
             self._memory.last_point = before
-            return "iterations" if self._done == self._options.max_iter else "evaluations"
+            return "iterations" if is_last else "evaluations"
         found = self._objective.here()
         if found.is_finite:
             return found

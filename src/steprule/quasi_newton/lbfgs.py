@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from steprule.quasi_newton.flatten import Layout
 from steprule.quasi_newton.iterate import Iterations
 from steprule.quasi_newton.memory import (
     Memory,
+    Written,
     detached_state,
     empty_memory,
     from_state,
@@ -54,9 +55,11 @@ class LBFGS(Optimizer):
             ``lr / max(lr)`` times as far, ``d = -D H D g`` with ``D = diag(sqrt(lr / max(lr)))``,
             which still descends; 0 freezes a group. Default 1.
         max_iter: iterations a call of ``step``. Default 20.
-        max_eval: closure calls a call of ``step``, never exceeded. Default ``max_iter * 5 // 4``.
+        max_eval: closure calls after which a call of ``step`` ends. Default ``max_iter * 5 // 4``.
+            As in torch, the last move of the searches that are torch's may take one more; see
+            ``strict_max_eval``.
         tolerance_grad: stop when no entry of the gradient is larger. Default 1e-7 (older torch:
-            1e-5).
+            1e-5); negative for never.
         tolerance_change: stop when loss or parameters change less, in their own units. Default
             1e-9; 0 iterates until the gradient is small.
         history_size: pairs kept. Default 100.
@@ -67,6 +70,8 @@ class LBFGS(Optimizer):
         history_dtype: how pairs are stored, ``torch.bfloat16`` for half the memory of float32.
             Default: as the flat vector (the widest dtype among the parameters).
         maximize: maximize instead. Default False.
+        strict_max_eval: never call the closure more than ``max_eval`` times a step, whatever the
+            search. Default False.
 
     Raises:
         ValueError: an option out of range, or different in two groups where it must agree.
@@ -83,7 +88,13 @@ class LBFGS(Optimizer):
 
     #: ``step`` cannot do without a closure.
     needs_closure: ClassVar[bool] = True
-    extras: ClassVar[Mapping[str, Any]] = {"bounds": None, "history_dtype": None, "maximize": False}
+    extras: ClassVar[Mapping[str, Any]] = {
+        "bounds": None,
+        "history_dtype": None,
+        "maximize": False,
+        "strict_max_eval": False,
+    }
+    _numel_cache: int | None = None  # of torch's helpers, which scripts borrow
 
     _result: Result | None
 
@@ -91,8 +102,8 @@ class LBFGS(Optimizer):
         self,
         params: ParamsT,
         lr: float | Tensor = 1,
-        max_iter: int = 20,
-        max_eval: int | None = None,
+        max_iter: float = 20,
+        max_eval: float | None = None,
         tolerance_grad: float = 1e-7,
         tolerance_change: float = 1e-9,
         history_size: int = 100,
@@ -101,6 +112,7 @@ class LBFGS(Optimizer):
         bounds: tuple[float | None, float | None] | None = None,
         history_dtype: torch.dtype | str | None = None,
         maximize: bool = False,
+        strict_max_eval: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -113,12 +125,13 @@ class LBFGS(Optimizer):
             "bounds": bounds,
             "history_dtype": dtype_name(history_dtype),
             "maximize": maximize,
+            "strict_max_eval": strict_max_eval,
         }
         super().__init__(params, defaults)
 
     def _prepare(self) -> None:
         self._memory: Memory | None = None
-        self._written: dict[str, Any] | None = None  # the state that _memory was written to
+        self._written: Written | None = None  # the state that _memory was written to
         self.__dict__.setdefault("_result", None)
         super()._prepare()
 
@@ -137,6 +150,18 @@ class LBFGS(Optimizer):
         options, layout = self._problem()
         if layout.params and not self.state.get(layout.params[0]):
             self.state[layout.params[0]] = to_state(empty_memory(layout, options))
+
+    @property
+    def _params(self) -> list[Tensor]:
+        # By this name torch's class has them, and scripts that borrow its helpers.
+        if len(self.param_groups) == 1:
+            return cast("list[Tensor]", self.param_groups[0]["params"])
+        return [param for group in self.param_groups for param in group["params"]]
+
+    @_params.setter
+    def _params(self, params: list[Tensor]) -> None:
+        (group,) = self.param_groups
+        group["params"] = params
 
     def result(self) -> Result:
         """What the last call of ``step`` did and why it stopped.
@@ -165,7 +190,7 @@ class LBFGS(Optimizer):
             raise TypeError(CLOSURE_EXAMPLE)
         options, layout = self._problem()
         objective = Objective(closure, layout, maximize=options.maximize, max_eval=options.max_eval)
-        if layout.size == 0 or options.lr == 0.0:
+        if layout.size == 0 or (options.lr == 0.0 and options.line_search_fn is not None):
             return self._only_evaluate(objective)
         space = Space(layout, self.param_groups, options.lrs)
         kept = self._memory_for(layout, options)
@@ -181,7 +206,9 @@ class LBFGS(Optimizer):
         memory.history.commit()
         memory.func_evals += objective.evaluations
         self._memory = memory
-        self._written = self.state[layout.params[0]] = to_state(memory)
+        entry = self.state.setdefault(layout.params[0], {})
+        entry.update(to_state(memory))
+        self._written = Written(entry)
         self._finish(
             Result(
                 stop.reason,
@@ -208,12 +235,12 @@ class LBFGS(Optimizer):
             warnings.warn(f"LBFGS stopped: {result}", RuntimeWarning, stacklevel=4)
 
     def _memory_for(self, layout: Layout, options: Options) -> Memory:
-        """The memory in use, or one made of the state (loaded, copied, unpickled, resized)."""
+        """The memory in use, or one made of the state (loaded, copied, edited, resized)."""
         state = self.state.get(layout.params[0])
         if not state:
             return empty_memory(layout, options)
-        memory = self._memory
-        if memory is not None and state is self._written and memory.fits(layout, options):
+        memory, written = self._memory, self._written
+        if memory and written and written.holds(state) and memory.fits(layout, options):
             return memory
         return from_state(state, layout, options)
 

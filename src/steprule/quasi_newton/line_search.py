@@ -52,6 +52,7 @@ class Line:
         point: where the line starts.
         direction: where it goes; a descent direction.
         start: the evaluation at ``point``.
+        trials: how many may be made.
         longest: the largest step allowed (to a bound).
     """
 
@@ -61,9 +62,11 @@ class Line:
         point: Tensor,
         direction: Tensor,
         start: Evaluation,
+        trials: float,
         longest: float = math.inf,
     ) -> None:
         self._objective = objective
+        self._last = objective.evaluations + trials
         self._point = point
         self._direction = direction
         self.start = Trial(0.0, float(start.grad.dot(direction)), start)
@@ -78,9 +81,9 @@ class Line:
         self.resolution = 1e-3 * precision * size / self.reach if self.reach else 0.0
 
     @property
-    def left(self) -> int:
+    def left(self) -> float:
         """How many evaluations may still be made."""
-        return self._objective.left
+        return max(0, self._last - self._objective.evaluations)
 
     def at(self, step: float) -> Trial:
         """Evaluate at this step."""
@@ -111,6 +114,10 @@ class Line:
     def has_descended(self, trial: Trial, c1: float = C1) -> bool:
         """Armijo's condition."""
         return trial.loss <= self.start.loss + c1 * trial.step * self.start.slope
+
+    def rounded(self, number: float) -> float:
+        """A number as the flat vector's dtype holds it."""
+        return torch.tensor(number, dtype=self._point.dtype).item()
 
     def is_flat(self, trial: Trial, c2: float = C2) -> bool:
         """The strong curvature condition."""

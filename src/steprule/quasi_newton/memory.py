@@ -80,6 +80,40 @@ def to_state(memory: Memory) -> dict[str, Any]:
     }
 
 
+class Written:
+    """A state entry as it was written: tells whether somebody has edited it since."""
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        self._entry = entry
+        self._seen = _leaves(entry)
+
+    def holds(self, entry: Any) -> bool:
+        """Whether this is the entry, and nothing in it has changed."""
+        if entry is not self._entry:
+            return False
+        now = _leaves(entry)
+        return len(now) == len(self._seen) and all(
+            version == known_version
+            and (value is known or (not isinstance(value, Tensor) and value == known))
+            for (value, version), (known, known_version) in zip(now, self._seen, strict=True)
+        )
+
+
+def _leaves(entry: Mapping[str, Any]) -> list[tuple[Any, int]]:
+    """All that torch reads of a state, each tensor with how often it was written to."""
+    found: list[Any] = []
+    for key in _READ:
+        value = entry.get(key)
+        found += [len(value), *value] if isinstance(value, list) else [value]
+    return [(x, x._version if isinstance(x, Tensor) and not x.is_inference() else 0) for x in found]
+
+
+_READ = (
+    *("func_evals", "n_iter", "d", "t", "old_dirs", "old_stps", "ro", "H_diag"),
+    "prev_flat_grad",
+)
+
+
 def from_state(state: Mapping[str, Any], layout: Layout, options: Options) -> Memory:
     """The memory from a state of ours or of torch's.
 
@@ -90,19 +124,23 @@ def from_state(state: Mapping[str, Any], layout: Layout, options: Options) -> Me
     memory.n_iter = int(state.get("n_iter", 0))
     memory.func_evals = int(state.get("func_evals", 0))
     direction = state.get("d")
-    if direction is None or direction.numel() != layout.size:
-        return memory
+    if not memory.n_iter or direction is None or direction.numel() != layout.size:
+        return memory  # as torch, which begins anew where the count says so
     memory.direction = _taken(direction, layout)
     memory.step = float(state.get("t") or 0.0)
     memory.prev_grad = _taken(state.get("prev_flat_grad"), layout)
     memory.prev_loss = None if state.get("prev_loss") is None else float(state["prev_loss"])
     memory.last_point = _taken(state.get("last_point"), layout)
-    steps, changes = state.get("old_stps") or [], state.get("old_dirs") or []
-    gamma = float(state.get("H_diag") or 1.0)
+    steps, changes, ro = (state.get(key) or [] for key in ("old_stps", "old_dirs", "ro"))
+    pairs = min(len(steps), len(changes), len(ro))
+    gamma = 1.0 if state.get("H_diag") is None else float(state["H_diag"])
     start, is_ours = int(state.get("ring_start") or 0), _is_fresh(state)
-    memory.history.fill(steps, changes, gamma, start if is_ours else 0)
-    if is_ours and len(steps) == len(memory.history):
-        memory.history.put_curvature(state["sy"])
+    history = memory.history
+    history.fill(steps[:pairs], changes[:pairs], gamma, start if is_ours else 0)
+    # torch never computes y's again; where it was edited, that counts.
+    history.put_diagonal([1.0 / float(value) for value in ro[:pairs] if value])
+    if is_ours and pairs == len(history) and history.is_near_curvature(state["sy"]):
+        history.put_curvature(state["sy"])
     return memory
 
 

@@ -38,7 +38,7 @@ class Objective:
     """
 
     def __init__(
-        self, closure: Callable[[], Any], layout: Layout, *, maximize: bool, max_eval: int
+        self, closure: Callable[[], Any], layout: Layout, *, maximize: bool, max_eval: float
     ) -> None:
         self.layout = layout
         self.evaluations = 0
@@ -48,7 +48,7 @@ class Objective:
         self._max_eval = max_eval
 
     @property
-    def left(self) -> int:
+    def left(self) -> float:
         """How many evaluations may still be made."""
         return max(0, self._max_eval - self.evaluations)
 

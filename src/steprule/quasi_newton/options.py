@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -33,7 +35,10 @@ COMMON = (
     "history_dtype",
     "line_search_fn",
     "maximize",
+    "strict_max_eval",
 )
+# Of these, those that are on or off; a group need not have them.
+FLAGS = ("maximize", "strict_max_eval")
 
 
 def dtype_name(dtype: torch.dtype | str | None) -> str | None:
@@ -53,9 +58,9 @@ def dtype_name(dtype: torch.dtype | str | None) -> str | None:
     return name
 
 
-def default_max_eval(max_iter: int) -> int:
+def default_max_eval(max_iter: float) -> float:
     """Five evaluations for four iterations, as in torch."""
-    return max(1, max_iter * 5 // 4)
+    return max_iter if math.isinf(max_iter) else max_iter * 5 // 4
 
 
 def check_group(group: Mapping[str, Any], where: str = "") -> None:
@@ -70,12 +75,14 @@ def check_group(group: Mapping[str, Any], where: str = "") -> None:
         raise ValueError(f"{where}Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
     if not 0.0 <= float(lr) < float("inf"):
         raise ValueError(f"{where}Invalid learning rate: {lr} (lr must be finite and at least 0)")
-    _check_int(group, "max_iter", 0, where)
-    _check_int(group, "max_eval", 1, where)
-    _check_int(group, "history_size", 1, where)
+    _check_count(group, "max_iter", 0, where)
+    _check_count(group, "max_eval", 0, where)
+    _check_count(group, "history_size", 1, where)
+    if not isinstance(group["history_size"], Integral):
+        raise TypeError(f"{where}history_size must be an int, got {group['history_size']!r}")
     for name in ("tolerance_grad", "tolerance_change"):
-        if not float(group[name]) >= 0.0:
-            raise ValueError(f"{where}{name} must be at least 0, got {group[name]}")
+        if math.isnan(float(group[name])):
+            raise ValueError(f"{where}{name} must be a number, got {group[name]}")
     if group["line_search_fn"] not in LINE_SEARCHES:
         known = ", ".join(repr(name) for name in LINE_SEARCHES)
         raise ValueError(
@@ -104,14 +111,15 @@ def _common_value(group: Mapping[str, Any], name: str) -> Any:
     value = group.get(name)
     if name == "history_dtype":
         return dtype_name(value)
-    return bool(value) if name == "maximize" else value
+    return bool(value) if name in FLAGS else value
 
 
-def _check_int(group: Mapping[str, Any], name: str, least: int, where: str) -> None:
+def _check_count(group: Mapping[str, Any], name: str, least: int, where: str) -> None:
+    # torch's documentation gives max_iter * 1.25, a float, for the default of max_eval.
     value = group[name]
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{where}{name} must be an int, got {type(value).__name__} {value!r}")
-    if value < least:
+    if not float(value) >= least:
         raise ValueError(f"{where}{name} must be at least {least}, got {value}")
 
 
@@ -124,14 +132,15 @@ def _lr(group: Mapping[str, Any]) -> float:
 class Options:
     """The options that hold for the whole problem, and each group's lr (0 if it is empty)."""
 
-    max_iter: int
-    max_eval: int
+    max_iter: float
+    max_eval: float
     tolerance_grad: float
     tolerance_change: float
     history_size: int
     history_dtype: torch.dtype | None
     line_search_fn: str | None
     maximize: bool
+    strict_max_eval: bool
     lrs: tuple[float, ...]
 
     @classmethod
@@ -152,10 +161,11 @@ class Options:
             max_eval=first["max_eval"],
             tolerance_grad=float(first["tolerance_grad"]),
             tolerance_change=float(first["tolerance_change"]),
-            history_size=first["history_size"],
+            history_size=int(first["history_size"]),
             history_dtype=None if dtype is None else getattr(torch, dtype),
             line_search_fn=first["line_search_fn"],
             maximize=bool(first.get("maximize", False)),
+            strict_max_eval=bool(first.get("strict_max_eval", False)),
             lrs=tuple(_lr(group) for group in groups),
         )
 
@@ -168,3 +178,8 @@ class Options:
     def follows_torch(self) -> bool:
         """Whether torch's numbers are kept."""
         return self.line_search_fn in TORCH_SEARCHES
+
+    @property
+    def may_exceed(self) -> bool:
+        """Whether the last move may take an evaluation more than ``max_eval``, as torch's does."""
+        return self.follows_torch and not self.strict_max_eval
