@@ -31,7 +31,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 def orthogonalized(
     x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """``x`` with its singular values drawn towards 1: U V^T, roughly, where x = U S V^T.
+    """Return ``x`` with its singular values drawn towards 1: U V^T, roughly, where x = U S V^T.
 
     A quintic Newton-Schulz iteration X <- a X + b (X X^T) X + c (X X^T)^2 X on X = x / max(|x|,
     eps), in bfloat16, whose coarse result is all that the method asks for.

@@ -92,20 +92,20 @@ def sign(x: Any) -> Any:
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """The larger of the two; nan if either is nan."""
+    """Return the larger of the two; nan if either is nan."""
     return _vocabulary_of(a, b).maximum(a, b)
 
 
 def minimum(a: Any, b: Any) -> Any:
-    """The smaller of the two; nan if either is nan."""
+    """Return the smaller of the two; nan if either is nan."""
     return _vocabulary_of(a, b).minimum(a, b)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """``a`` where ``condition`` holds, else ``b``: a rule's ``if`` on values."""
+    """Return ``a`` where ``condition`` holds, else ``b``: a rule's ``if`` on values."""
     return _vocabulary_of(condition, a, b).where(condition, a, b)
 
 
 def lerp(a: Any, b: Any, weight: Any) -> Any:
-    """``a`` moved by the fraction ``weight`` towards ``b``: a + weight (b - a)."""
+    """Return ``a`` moved by the fraction ``weight`` towards ``b``: a + weight (b - a)."""
     return _vocabulary_of(a, b, weight).lerp(a, b, weight)

@@ -87,7 +87,7 @@ def curves(thing: Any, steps: int, label: str | None = None) -> list[Curve]:
 
 
 def _scheduler_values(scheduler: Any, count: int) -> Array:
-    """Rows of lrs: by the closed form, or by rehearsing."""
+    """Return rows of lrs: by the closed form, or by rehearsing."""
     from steprule.lr_scheduler.composite import CompositeLR, wants_metrics
     from steprule.lr_scheduler.lambdas import MultiplicativeLR
     from steprule.lr_scheduler.pure import PureLR
@@ -163,7 +163,7 @@ def _mark_ends(axes: Any, lines: Sequence[Curve]) -> None:
 
 
 def draw_text(lines: Sequence[Curve], width: int = 72, height: int = 16) -> str:
-    """The same picture in characters: one mark for each curve, axes, and a legend.
+    """Return the same picture in characters: one mark for each curve, axes, and a legend.
 
     Args:
         lines: what to draw.

@@ -63,7 +63,7 @@ def _style(ratio: float) -> Style:
 
 
 def _readings(table: Table, rows: Sequence[Row]) -> list[BarChart]:
-    """Every contender's median, for tables whose ratios mean nothing."""
+    """Return every contender's median, for tables whose ratios mean nothing."""
     bars = [
         (f"{row.optimizer} {name}", Style(0, 0, name != OURS), row.median(name), write)
         for row in rows

@@ -12,19 +12,19 @@ _BORING = ("foreach", "fused", "capturable", "differentiable", "maximize", "engi
 
 
 def formula_of(cls: type[Optimizer]) -> str:
-    """The update, as the class's docstring has it."""
+    """Return the update, as the class's docstring has it."""
     blocks = re.findall(r"::\n\n((?:[ ]{4,}.*\n|\n)+)", inspect.cleandoc(cls.__doc__ or "") + "\n")
     return "\n\n".join(textwrap.dedent(block).rstrip() for block in blocks)
 
 
 def source_of(cls: type[Optimizer]) -> str:
-    """Where it was published: the docstring's Source, up to its first full sentence."""
+    """Return where it was published: the docstring's Source, up to its first full sentence."""
     found = re.search(r"Source: (.*?)(?:\n\n|\Z)", inspect.cleandoc(cls.__doc__ or ""), re.S)
     return " ".join(found[1].split()) if found else ""
 
 
 def defaults_of(cls: type[Optimizer]) -> dict[str, object]:
-    """The constructor's options that have to do with the method, and their defaults."""
+    """Return the constructor's options that have to do with the method, and their defaults."""
     return {
         p.name: p.default
         for p in inspect.signature(cls).parameters.values()
@@ -33,7 +33,7 @@ def defaults_of(cls: type[Optimizer]) -> dict[str, object]:
 
 
 def state_bytes_of(cls: type[Optimizer]) -> str:
-    """Bytes of state for each float32 parameter, with the default options."""
+    """Return the bytes of state for each float32 parameter, with the default options."""
     if cls.rule is None:
         return "see its page"
     options = {**cls.extras, **defaults_of(cls)}
@@ -44,7 +44,7 @@ def state_bytes_of(cls: type[Optimizer]) -> str:
 
 
 def markdown(classes: dict[str, type[Optimizer]]) -> str:
-    """The page docs/optimizers.md."""
+    """Return the page docs/optimizers.md."""
     lines = [
         "# The optimizers",
         "",

@@ -161,7 +161,7 @@ class LineChart:
             )
 
     def _end(self, one: Series, limits: tuple[float, float]) -> float:
-        """Where the curve ends, 0 at the bottom and 1 at the top; more when it has left."""
+        """Return where the curve ends, 0 at the bottom and 1 at the top; more when it has left."""
         last = one.y[-1]
         low, high = (math.log(limit) if self.log else limit for limit in limits)
         if not last <= limits[1]:

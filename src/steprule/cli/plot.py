@@ -60,7 +60,7 @@ def plot(
 
 
 def _curves(written: str, lrs: list[float], steps: int, which: str) -> list[Curve]:
-    """The curves of one argument."""
+    """Return the curves of one argument."""
     import numpy as np
 
     from steprule import plotting

@@ -43,7 +43,7 @@ def warm(optimizers: Sequence[str], dtypes: str, options: Sequence[str]) -> Warm
 
 
 def _shown(jobs: Sequence[Job]) -> Iterator[Job]:
-    """The jobs, each while a progress bar says which it is."""
+    """Return the jobs, each while a progress bar says which it is."""
     progress = Progress(
         BarColumn(),
         MofNCompleteColumn(),

@@ -30,7 +30,7 @@ def add_torchs_paths(package: ModuleType, optimizers: Mapping[str, type]) -> Non
 
 
 def _files_of(optimizers: Mapping[str, type]) -> dict[str, dict[str, type]]:
-    """The optimizers by the names of the files that define them, here or in torch."""
+    """Return the optimizers by the names of the files that define them, here or in torch."""
     ours = {cls.__name__: cls for cls in optimizers.values()}
     files: dict[str, dict[str, type]] = {}
     for name, cls in ours.items():

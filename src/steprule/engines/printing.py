@@ -58,7 +58,7 @@ class ExpressionPrinter:
         return f"{self._number}({self._plain(x)})" if x in self._truths else self._plain(x)
 
     def _condition(self, x: Value | float) -> str:
-        """A quantity where a truth value is needed: any number but 0 is true there."""
+        """Return a quantity where a truth value is needed: any number but 0 is true there."""
         if x in self._truths:
             return self._plain(x)
         return f"({self._plain(x)} != {self._plain(0.0)})"

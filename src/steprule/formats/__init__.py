@@ -42,7 +42,7 @@ class Format(Protocol):
 
 
 def format_of(stored: Any) -> Format:
-    """The format of one stored array (a parameter, a gradient or a state slot).
+    """Return the format of one stored array (a parameter, a gradient or a state slot).
 
     Raises:
         KeyError: none of the formats stores such a thing.

@@ -27,11 +27,11 @@ class FloatingFormat:
         return torch.finfo(self.dtype).eps
 
     def columns(self, stored: Tensor) -> tuple[Tensor, ...]:
-        """The tensor itself."""
+        """Return the tensor itself."""
         return (stored,)
 
     def read(self, stored: Tensor, compute: torch.dtype) -> Tensor:
-        """The stored numbers as reals of dtype ``compute`` (a view where that is possible)."""
+        """Return the stored numbers as reals of dtype ``compute`` (a view where possible)."""
         return real_view(stored).to(compute)
 
     def write(self, stored: Tensor, value: Tensor) -> None:
@@ -39,15 +39,15 @@ class FloatingFormat:
         real_view(stored).copy_(value)
 
     def kernel_read(self, columns: Sequence[str], index: str) -> str:
-        """An expression for element ``index``."""
+        """Return an expression for element ``index``."""
         return f"load_{self.name}({columns[0]}, {index})"
 
     def kernel_write(self, columns: Sequence[str], index: str, value: str) -> str:
-        """A statement that stores ``value`` at element ``index``."""
+        """Return a statement that stores ``value`` at element ``index``."""
         return f"store_{self.name}({columns[0]}, {index}, {value})"
 
     def bytes_for(self, elements: int) -> int:
-        """Bytes that so many real numbers take."""
+        """Return the bytes that so many real numbers take."""
         return elements * self.dtype.to_real().itemsize
 
 
@@ -66,11 +66,11 @@ FLOATING = {
 
 
 def real_view(tensor: Tensor) -> Tensor:
-    """``tensor``, or if it is complex its real and imaginary parts as a last axis."""
+    """Return ``tensor``, or if it is complex its real and imaginary parts as a last axis."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def compute_dtype(param: Tensor) -> torch.dtype:
-    """The dtype in which a rule computes for this parameter."""
+    """Return the dtype in which a rule computes for this parameter."""
     is_double = param.dtype in (torch.float64, torch.complex128)
     return torch.float64 if is_double else torch.float32

@@ -78,7 +78,7 @@ class Form:
         return self.rule.function(param, grad, *slots, **wanted, **dict(self.flags))
 
     def recording(self) -> Recording:
-        """The form, run once on symbols (kept: a form never changes)."""
+        """Return the form, run once on symbols (kept: a form never changes)."""
         return _recording(self)
 
 
@@ -98,7 +98,7 @@ def _recording(form: Form) -> Recording:
 
 
 def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
-    """The form that a group with these options takes."""
+    """Return the form that a group with these options takes."""
     decay: Decay = "none"
     weight_decay = options.get("weight_decay", 0)
     # A decay of 0 must skip the term: 0 * inf is nan. A tensor may become non-zero later.

@@ -47,7 +47,7 @@ class Recording:
     outputs: Mapping[str, Value | float | None]
 
     def scalars(self, inputs: Mapping[str, Any]) -> dict[Value, Any]:
-        """The value of every scalar quantity, for these scalar inputs."""
+        """Return the value of every scalar quantity, for these scalar inputs."""
         known: dict[Value, Any] = {v: inputs[name] for name, v in self.scalar_inputs.items()}
         for operation in self.scalar_operations:
             arguments = [known[x] if isinstance(x, Value) else x for x in operation.operands]
@@ -55,7 +55,7 @@ class Recording:
         return known
 
     def scalars_for_arrays(self) -> list[Value]:
-        """The scalar quantities that the array operations read, in the order of first use."""
+        """Return the scalar quantities that array operations read, in the order of first use."""
         used: dict[Value, None] = {}
         for operation in self.array_operations:
             for x in operation.operands:
@@ -325,7 +325,7 @@ def check_count(rule: str, names: Sequence[str], returned: Sequence[Any]) -> Non
 
 
 def _needed(operations: Any, outputs: Any) -> list[Operation]:
-    """Those of ``operations`` that ``outputs`` depend on, in order."""
+    """Return those of ``operations`` that ``outputs`` depend on, in order."""
     wanted = {x for x in outputs if isinstance(x, Value)}
     kept = []
     for operation in reversed(list(operations)):

@@ -87,7 +87,7 @@ class Slot:
         return self.shape == "scalar"
 
     def shape_for(self, param_shape: Sequence[int]) -> tuple[int, ...] | None:
-        """The slot's shape for a parameter of this shape; None if such a parameter has none."""
+        """Return the slot's shape for a parameter of this shape; None if that has no such slot."""
         is_matrix = len(param_shape) > 1
         if self.shape == "scalar":
             return ()
@@ -99,11 +99,11 @@ class Slot:
         return None
 
     def is_present(self, options: Mapping[str, Any]) -> bool:
-        """Whether a group with these options keeps this slot."""
+        """Tell whether a group with these options keeps this slot."""
         return self.when is None or bool(options[self.when])
 
     def initial_value(self, options: Mapping[str, Any]) -> float:
-        """What every element holds before the first step."""
+        """Return what every element holds before the first step."""
         return float(options[self.init]) if isinstance(self.init, str) else self.init
 
 
@@ -140,7 +140,7 @@ class Rule:
         return _rule_named, (self.function.__module__, self.function.__qualname__)
 
     def scalar_values(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The rule's numeric arguments by name, pairs taken apart."""
+        """Return the rule's numeric arguments by name, pairs taken apart."""
         values: dict[str, Any] = {}
         for option in self.options:
             if option in self.parts:
@@ -262,7 +262,7 @@ def _rule_of(
     slots: Mapping[str, Slot] | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Rule:
-    """The record of a function: what its signature says, and what was said beside it."""
+    """Return the record of a function: what its signature says, and what was said beside it."""
     slots = slots or {}
     arrays, keywords = [], {}
     for parameter in inspect.signature(function).parameters.values():

@@ -242,7 +242,7 @@ class Optimizer(torch.optim.Optimizer):
         )
 
     def _step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """The step itself, without hooks."""
+        """Carry out the step itself, without hooks."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -261,7 +261,7 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _is_own(self, plan: Plan) -> bool:
-        """Whether a plan is one for the present lists and dicts."""
+        """Tell whether a plan is one for the present lists and dicts."""
         context = plan.context
         return (
             context.state is self.state
@@ -375,7 +375,7 @@ class Optimizer(torch.optim.Optimizer):
                 ensure_state(context.rule, options, param, self.state, self._fresh)
 
     def state_dict(self) -> StateDict:
-        """The state in torch's format: ``state`` by parameter index, and ``param_groups``."""
+        """Return the state in torch's format: ``state`` by parameter index, ``param_groups``."""
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state: Mapping[Any, Any] = self.state
@@ -442,13 +442,13 @@ class Optimizer(torch.optim.Optimizer):
         self._fresh.update(fresh)
 
     def _known_options(self) -> set[str]:
-        """The keys of a group that a state dict may lack: this optimizer's options."""
+        """Return the keys of a group that a state dict may lack: this optimizer's options."""
         rule = self.rule
         of_rule = () if rule is None else (*rule.options, *rule.flags, *FLAGS, "weight_decay", "lr")
         return {*self.defaults, *self.extras, *of_rule, SCHEDULES, STEP, "param_names"}
 
     def _loaded_entry(self, param: Tensor, entry: Any, flags: Mapping[str, Any]) -> Any:
-        """A parameter's loaded state as it is kept; ``flags`` is the group it was saved with."""
+        """Return a parameter's loaded state as it is kept; ``flags`` is its saved group."""
         return cast_state(param, entry, None, flags)
 
     def _own_flags(self, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -533,7 +533,7 @@ class Optimizer(torch.optim.Optimizer):
 
 
 def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The options among a constructor's ``locals()``: what becomes its defaults."""
+    """Return the options among a constructor's ``locals()``: what becomes its defaults."""
     return {
         name: value
         for name, value in arguments.items()

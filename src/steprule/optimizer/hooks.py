@@ -13,7 +13,7 @@ from steprule.optimizer.scheduled import advance_schedules, schedule_steps
 
 
 def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A step within its hooks; under the profiler by torch's own wrapper, which records it too.
+    """Wrap a step in its hooks; under the profiler in torch's own wrapper, which records it too.
 
     A subclass's step may call the one it overrides: hooks then run once, around the outer one.
     """
@@ -42,7 +42,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 def _between_hooks(
     step: Callable[..., Any], optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """A step between its hooks; hooks are given the optimizer among the arguments, as by torch."""
+    """Run a step between its hooks, which are given the optimizer among the arguments, as by torch."""
     given = (optimizer, *args)
     everyones = torch_optimizer._global_optimizer_pre_hooks.values()
     for before in (*everyones, *optimizer._optimizer_step_pre_hooks.values()):

@@ -108,7 +108,7 @@ def check_spelling(given: Iterable[str], known: Sequence[str], where: str = "") 
 
 
 def _meant(name: str, known: Sequence[str]) -> str | None:
-    """The option that an unknown name must have been meant for."""
+    """Return the option that an unknown name must have been meant for."""
     plain = name.lower().replace("-", "_").strip("_")
     if SYNONYMS.get(plain) in known:
         return SYNONYMS[plain]

@@ -13,7 +13,7 @@ ParamsT: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tupl
 
 
 def listed_groups(params: Any) -> list[dict[str, Any]]:
-    """The argument ``params`` of an optimizer as a list of group dicts.
+    """Return the argument ``params`` of an optimizer as a list of group dicts.
 
     Raises:
         TypeError: a bare tensor, or something that is not iterable.
@@ -56,7 +56,7 @@ _UNORDERED = (
 
 
 def split_names(params: Any, where: str) -> tuple[list[Tensor], list[str] | None]:
-    """A group's ``params`` as a list of tensors, and their names if they came with names.
+    """Return a group's ``params`` as a list of tensors, and their names if they came with names.
 
     Raises:
         TypeError: a set, or an entry that is not a tensor.

@@ -32,7 +32,7 @@ def split_schedules(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
 
 
 def with_schedules(group: dict[str, Any], step: int) -> dict[str, Any]:
-    """A new group whose options may be schedules, at a step of the optimizer."""
+    """Return a new group whose options may be schedules, at a step of the optimizer."""
     plain, found = split_schedules(group)
     if found:
         plain[SCHEDULES], plain[STEP] = found, step
@@ -90,19 +90,19 @@ def advance_schedules(
 
 
 def steps_seen(groups: Iterable[Mapping[str, Any]]) -> int:
-    """How many steps the schedules among ``groups`` have seen."""
+    """Return how many steps the schedules among ``groups`` have seen."""
     return max((group.get(STEP, 0) for group in groups), default=0)
 
 
 def packed_schedules(group: dict[str, Any]) -> dict[str, Any]:
-    """A group for a state dict: its schedules as plain types."""
+    """Return a group for a state dict: its schedules as plain types."""
     if SCHEDULES not in group:
         return group
     return {**group, SCHEDULES: {k: s.to_json() for k, s in group[SCHEDULES].items()}}
 
 
 def unpacked_schedules(group: dict[str, Any]) -> dict[str, Any]:
-    """A group from a state dict, its schedules made again and in force.
+    """Return a group from a state dict, its schedules made again and in force.
 
     Raises:
         ValueError: something that is not a schedule.

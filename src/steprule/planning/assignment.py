@@ -91,7 +91,7 @@ def assign(
 
 
 def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[Part]) -> list[_Offer]:
-    """Those that the engine has runners for, which are added to ``parts``."""
+    """Return those that the engine has runners for, which are added to ``parts``."""
     buckets: dict[Hashable, list[_Offer]] = {}
     for offer in offered:
         refusal = engine.refusal(offer.leaf, offer.form)

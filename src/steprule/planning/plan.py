@@ -113,7 +113,7 @@ class Plan:
         )
 
     def _group_holds(self, i: int, group: dict[str, Any]) -> bool:
-        """Whether a group's parameters and flags are as planned; new numbers are passed on."""
+        """Pass on a group's new numbers; False if its parameters or flags are not as planned."""
         settings = self.settings[i]
         params = group["params"]
         if group is not settings.group:
@@ -156,6 +156,6 @@ class Plan:
             self._whole.learn()
 
     def _count_first_updates(self) -> None:
-        """What was updated is not fresh any more."""
+        """Take what was updated out of those that were never updated."""
         if self.context.fresh:
             self.context.fresh.difference_update(p for p in self._params if p.grad is not None)

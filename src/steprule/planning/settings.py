@@ -34,7 +34,7 @@ class Context:
     takers_of_sparse: Sequence[str] = ()
 
     def options_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """A group's options, with those that torch has not at their defaults."""
+        """Return a group's options, with those that torch has not at their defaults."""
         return {**self.extras, **group}
 
 
@@ -74,7 +74,7 @@ class Settings:
 
 
 def requested_engine(engine: str, options: Mapping[str, Any]) -> str:
-    """The engine that a group asks for, torch's own flags included: a name, or ``"auto"``.
+    """Return the engine that a group asks for, torch's own flags included: a name, or ``"auto"``.
 
     Raises:
         ValueError: an unknown engine, or flags that contradict each other.
@@ -108,7 +108,7 @@ def requested_engine(engine: str, options: Mapping[str, Any]) -> str:
 
 
 def settings_of(context: Context, index: int) -> Settings:
-    """What group ``index`` asks for now.
+    """Return what group ``index`` asks for now.
 
     Raises:
         TypeError, ValueError: a number that is none.
@@ -148,7 +148,7 @@ def settings_of(context: Context, index: int) -> Settings:
 
 
 def differ(values: tuple[Any, ...], known: tuple[Any, ...]) -> bool:
-    """Whether option values are others than they were; tensors count as others."""
+    """Tell whether option values are others than they were; tensors count as others."""
     try:
         return values != known
     except RuntimeError:  # a tensor of several elements has no truth value

@@ -76,7 +76,7 @@ class WholeSteps:
         return self._whole is not None
 
     def numbers_were_taken(self) -> None:
-        """The runners were told other numbers than the whole step knows of."""
+        """Note that the runners were told other numbers than the whole step knows of."""
         self._has_stale_numbers = True
 
     def step(self, renew: Renew) -> bool:
@@ -98,7 +98,7 @@ class WholeSteps:
         return False
 
     def _take_numbers(self, whole: WholeStep, renew: Renew) -> bool:
-        """Whether nothing but numbers has changed in the groups; these are then in force."""
+        """Put the groups' new numbers in force; False if more than numbers has changed."""
         self._has_stale_numbers = True  # until all is done: what is refused may raise
         taken = (
             renew()
@@ -124,7 +124,7 @@ class WholeSteps:
             self._has_stale_numbers = False
 
     def _is_plain(self) -> bool:
-        """Whether the call can see all that may change between two steps."""
+        """Tell whether the call can see all that may change between two steps."""
         groups = self._context.groups
         return (
             type(groups) is list
@@ -135,7 +135,7 @@ class WholeSteps:
         )
 
     def _groups(self) -> list[Contents]:
-        """What the runners were told of the groups: not what stands there by now."""
+        """Return what the runners were told of the groups: not what stands there by now."""
         found: list[Contents] = [(self._context.groups, [s.group for s in self._settings])]
         for settings, params in zip(self._settings, self._lists, strict=True):
             known = dict(zip(settings.keys, settings.signature, strict=True))

@@ -19,7 +19,7 @@ from steprule.optimizer import Number, Optimizer, ParamsT, own_options
 def adadelta(
     param: Any, grad: Any, square_avg: Any, acc_delta: Any, *, lr: Any, rho: Any, eps: Any
 ) -> Any:
-    """The update of :class:`Adadelta`."""
+    """Return the update of :class:`Adadelta`."""
     square_avg = rho * square_avg + (1 - rho) * (grad * grad)
 
     delta = sqrt(acc_delta + eps) / sqrt(square_avg + eps) * grad

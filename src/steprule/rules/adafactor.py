@@ -37,7 +37,7 @@ def adafactor(
     d: Any,
     weight_decay: Any,
 ) -> Any:
-    """The update of :class:`Adafactor`."""
+    """Return the update of :class:`Adafactor`."""
     if eps1 is None:
         eps1 = machine_eps
     weight = step**beta2_decay

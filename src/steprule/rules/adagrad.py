@@ -27,7 +27,7 @@ def adagrad(
     eps: Any,
     eps_inside_sqrt: bool,
 ) -> Any:
-    """The update of :class:`Adagrad`."""
+    """Return the update of :class:`Adagrad`."""
     step_size = lr / (1 + (step - 1) * lr_decay)
 
     sum = sum + grad * grad

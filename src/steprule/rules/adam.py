@@ -29,7 +29,7 @@ def adam(
     amsgrad: bool,
     eps_inside_sqrt: bool,
 ) -> Any:
-    """The update of :class:`Adam` and :class:`AdamW`."""
+    """Return the update of :class:`Adam` and :class:`AdamW`."""
     correction1 = 1 - beta1**step
     correction2 = 1 - beta2**step
 

@@ -25,7 +25,7 @@ def adamax(
     beta2: Any,
     eps: Any,
 ) -> Any:
-    """The update of :class:`Adamax`."""
+    """Return the update of :class:`Adamax`."""
     correction = 1 - beta1**step
 
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad

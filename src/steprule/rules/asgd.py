@@ -29,7 +29,7 @@ def asgd(
     alpha: Any,
     t0: Any,
 ) -> Any:
-    """The update of :class:`ASGD`."""
+    """Return the update of :class:`ASGD`."""
     param = param * (1 - lambd * eta) - eta * grad
     ax = where(mu == 1, param, ax + mu * (param - ax))
 

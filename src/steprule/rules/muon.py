@@ -36,7 +36,7 @@ def muon(
     nesterov: bool,
     adjust_lr_fn: str,
 ) -> Any:
-    """The update of :class:`Muon`."""
+    """Return the update of :class:`Muon`."""
     rows, columns = param.shape
     if adjust_lr_fn == "match_rms_adamw":
         lr = lr * 0.2 * sqrt(maximum(rows, columns))

@@ -29,7 +29,7 @@ def nadam(
     eps: Any,
     momentum_decay: Any,
 ) -> Any:
-    """The update of :class:`NAdam`."""
+    """Return the update of :class:`NAdam`."""
     mu = beta1 * (1 - 0.5 * 0.96 ** (step * momentum_decay))
     mu_next = beta1 * (1 - 0.5 * 0.96 ** ((step + 1) * momentum_decay))
     mu_product = mu_product * mu

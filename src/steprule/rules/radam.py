@@ -25,7 +25,7 @@ def radam(
     beta2: Any,
     eps: Any,
 ) -> Any:
-    """The update of :class:`RAdam`."""
+    """Return the update of :class:`RAdam`."""
     correction1 = 1 - beta1**step
     correction2 = 1 - beta2**step
     rho_inf = 2 / (1 - beta2) - 1

@@ -32,7 +32,7 @@ def rmsprop(
     centered: bool,
     eps_inside_sqrt: bool,
 ) -> Any:
-    """The update of :class:`RMSprop`."""
+    """Return the update of :class:`RMSprop`."""
     square_avg = alpha * square_avg + (1 - alpha) * (grad * grad)
     variance = square_avg
     if centered:

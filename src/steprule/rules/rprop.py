@@ -34,7 +34,7 @@ def rprop(
     step_size_min: Any,
     step_size_max: Any,
 ) -> Any:
-    """The update of :class:`Rprop`."""
+    """Return the update of :class:`Rprop`."""
     agreement = sign(grad * prev)
     factor = where(agreement > 0, etaplus, where(agreement < 0, etaminus, 1.0))
     step_size = minimum(maximum(step_size * factor, step_size_min), step_size_max)

@@ -29,7 +29,7 @@ def sgd(
     nesterov: bool,
     classic_momentum: bool,
 ) -> Any:
-    """The update of :class:`SGD`."""
+    """Return the update of :class:`SGD`."""
     if momentum_buffer is None:
         return param - lr * grad, None
 

@@ -30,7 +30,7 @@ def sparse_adam(
     beta2: Any,
     eps: Any,
 ) -> Any:
-    """The update of :class:`SparseAdam`, for the rows that the gradient has."""
+    """Return the update of :class:`SparseAdam`, for the rows that the gradient has."""
     step_size = lr * sqrt(1 - beta2**step) / (1 - beta1**step)
 
     exp_avg = lerp(exp_avg, grad, 1 - beta1)

@@ -58,7 +58,7 @@ class Schedule:
         return 1
 
     def _eval(self, step: Array) -> Array:
-        """Values at an array of non-negative whole update counts."""
+        """Return values at an array of non-negative whole update counts."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its values are")
 
     @overload
@@ -127,7 +127,7 @@ class Schedule:
         return _kinds["clip"](self, lo, hi)  # type: ignore[call-arg]
 
     def repeat(self, steps: int, *, per: Per | None = None) -> Schedule:
-        """The first `steps` steps of this schedule, again and again without end.
+        """Return the first `steps` steps of this schedule, again and again without end.
 
         Args:
             steps: length of one round, in this schedule's unit, or in `per` if given.
@@ -137,7 +137,7 @@ class Schedule:
 
     # ---- looking at it ---------------------------------------------------------------------
     def table(self, steps: int | Iterable[int]) -> Table:
-        """Rows (step, value) for the first `steps` steps, or for the steps listed.
+        """Return rows (step, value) for the first `steps` steps, or for the steps listed.
 
         Example:
             >>> from steprule.schedules import linear
@@ -170,7 +170,7 @@ class Schedule:
         return call_text(type(self).__name__, self._arguments(), self._positional)
 
     def to_json(self) -> dict[str, Any]:
-        """The schedule as a dict of plain types; `from_json` gives back an equal schedule.
+        """Return the schedule as a dict of plain types; `from_json` gives back an equal schedule.
 
         Python writes floats to JSON with all their digits, so nothing is lost in a file either.
         """
@@ -260,7 +260,7 @@ class Shape(Schedule):
         return self._at(np.floor(step / self.unit) if self.unit > 1 else step)
 
     def _at(self, step: Array) -> Array:
-        """The formula, at an array of whole counts in this shape's unit."""
+        """Return the formula, at an array of whole counts in this shape's unit."""
         raise NotImplementedError
 
 

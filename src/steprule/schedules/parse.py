@@ -57,7 +57,7 @@ def parse_value(text: str) -> Any:
 
 
 def names() -> list[str]:
-    """Names of the schedules that text may call."""
+    """Return the names of the schedules that text may call."""
     return sorted(name for name, shape in shapes().items() if shape.__module__.startswith(_HERE))
 
 
@@ -72,7 +72,7 @@ class Reader:
         self.text = self.source if shown is None else shown.strip()
 
     def tree(self) -> ast.expr:
-        """The syntax tree of the text.
+        """Return the syntax tree of the text.
 
         Raises:
             ParseError: too long, more than one line, or not an expression.
@@ -97,7 +97,7 @@ class Reader:
             raise ParseError(f"cannot read this: {error}", self.text, 1) from None
 
     def read(self) -> Any:
-        """The value of the expression."""
+        """Return the value of the expression."""
         try:
             return self.value(self.tree())
         except RecursionError:
@@ -110,7 +110,7 @@ class Reader:
         raise ParseError(problem, self.text, column)
 
     def value(self, node: ast.expr) -> Any:
-        """The value of one node; anything not expected here is refused."""
+        """Return the value of one node; anything not expected here is refused."""
         match node:
             case ast.Constant(value=bool() | int() | float() | str() | None):
                 return node.value
@@ -131,7 +131,7 @@ class Reader:
         return self.fail(node, "expected a schedule, a number, or a list of them")
 
     def mapping(self, node: ast.Dict) -> dict[Any, Any]:
-        """A dict with numbers for keys."""
+        """Return a dict with numbers for keys."""
         result: dict[Any, Any] = {}
         for key, value in zip(node.keys, node.values, strict=True):
             if key is None:
@@ -143,20 +143,20 @@ class Reader:
         return result
 
     def signed(self, node: ast.UnaryOp, operand: ast.expr) -> Any:
-        """A number behind a sign."""
+        """Return a number behind a sign."""
         number = self.value(operand)
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             self.fail(node, "a sign needs a number")
         return -number if isinstance(node.op, ast.USub) else number
 
     def product(self, node: ast.BinOp, left: Any, right: Any) -> Any:
-        """A schedule times a number or a schedule."""
+        """Return a schedule times a number or a schedule."""
         if not (isinstance(left, Schedule) or isinstance(right, Schedule)):
             self.fail(node, "one side of * must be a schedule")
         return self.run(node, operator.mul, [left, right], {})
 
     def call(self, node: ast.Call) -> Any:
-        """A schedule, or a method of one, with its arguments."""
+        """Return a schedule, or a method of one, with its arguments."""
         arguments = [self.value(argument) for argument in node.args]
         keywords: dict[str, Any] = {}
         for keyword in node.keywords:

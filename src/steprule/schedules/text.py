@@ -14,7 +14,7 @@ def value_text(value: Any) -> str:
 
 
 def call_text(name: str, arguments: dict[str, Any], positional: tuple[str, ...]) -> str:
-    """The call `name(...)`, with the arguments in `positional` written without their name."""
+    """Return the call `name(...)`; arguments in `positional` are written without their name."""
     parts = [
         value_text(value) if key in positional else f"{key}={value_text(value)}"
         for key, value in arguments.items()

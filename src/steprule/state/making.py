@@ -13,7 +13,7 @@ from steprule.language.rule import Rule
 
 
 def scalar_dtype() -> torch.dtype:
-    """The dtype of step counts and scalar slots, as torch chooses it."""
+    """Return the dtype of step counts and scalar slots, as torch chooses it."""
     return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
 
 

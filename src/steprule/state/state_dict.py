@@ -128,7 +128,7 @@ class LoadPlan:
 def _merged(
     group: Mapping[str, Any], saved: Mapping[str, Any], options: Collection[str]
 ) -> dict[str, Any]:
-    """A saved group with the parameters of the present one.
+    """Return a saved group with the parameters of the present one.
 
     Options that an older checkpoint does not know keep the values they have now. Nothing else
     does: what a scheduler has left there since would count for the next one.
@@ -166,7 +166,7 @@ def moved(value: Any, device: torch.device) -> Any:
 
 
 def state_bytes(state: Mapping[Any, Any]) -> int:
-    """Bytes held by all tensors of the state."""
+    """Return the bytes held by all tensors of the state."""
 
     def of(value: Any) -> int:
         if isinstance(value, Tensor):

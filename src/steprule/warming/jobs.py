@@ -47,7 +47,7 @@ def lbfgs_jobs() -> list[Job]:
 
 
 def made(cls: type[Optimizer], options: Mapping[str, Any], dtype: torch.dtype) -> Optimizer:
-    """An optimizer over one small parameter, wherever and however the caller makes tensors."""
+    """Make an optimizer over one small parameter, however the caller makes tensors."""
     with torch.inference_mode(False):
         param = torch.zeros(2, 2, dtype=dtype, device="cpu", requires_grad=True)
         make: Callable[..., Optimizer] = cls
@@ -90,7 +90,7 @@ def _keep_step(
     is_sparse: bool = False,
     counts_in_double: bool = False,
 ) -> Callable[[], list[Kept]]:
-    """A function that takes a first step, and says what it needed (or why nothing)."""
+    """Return a function that takes a first step, and says what it needed (or why nothing)."""
 
     def run() -> list[Kept]:
         from steprule.engines.kernel_cache.cache import keeping
@@ -158,7 +158,7 @@ def _keep_triangle() -> list[Kept]:
 
 
 def _keep_passes(options: Mapping[str, Any], dtype: torch.dtype) -> list[Kept]:
-    """What LBFGS needs for a large history."""
+    """Return what LBFGS needs for a large history."""
     from steprule.engines.kernel_cache.cache import keeping
     from steprule.quasi_newton.kernels import library_of
 

@@ -21,7 +21,7 @@ def jobs_for(
     dtypes: Iterable[str | torch.dtype],
     variants: Sequence[Mapping[str, Any]] = (),
 ) -> list[Job]:
-    """What there is to do; everything that was asked for is checked before any of it is done.
+    """Return what there is to do; all that was asked for is checked before any of it is done.
 
     Args:
         optimizers: as for :func:`warm`.
@@ -74,7 +74,7 @@ def _is_compiled(cls: type[Optimizer]) -> bool:
 def _checked(
     cls: type[Optimizer], variants: Sequence[Mapping[str, Any]]
 ) -> Sequence[Mapping[str, Any]]:
-    """The sets of options to compile for, all of which the class takes."""
+    """Return the sets of options to compile for, all of which the class takes."""
     known = [name for name in inspect.signature(cls).parameters if name != "params"]
     for options in variants:
         for name in options:

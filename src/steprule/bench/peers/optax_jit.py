@@ -35,7 +35,7 @@ MAKERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 @functools.cache
 def _jitted(label: str) -> tuple[Any, Any]:
-    """The transformation and its compiled step, compiled once for each list of shapes."""
+    """Return the transformation and its compiled step, compiled once for each list of shapes."""
     if torch.get_num_threads() == 1 and "jax" not in sys.modules:
         # Read when XLA starts; it has no setting for any other number.
         os.environ["XLA_FLAGS"] = (

@@ -83,7 +83,7 @@ def lowered(source: str, names: Sequence[str], *, reorders_sums: bool) -> str:
 
 
 def _returned_kind(function: ast.FunctionDef) -> Any:
-    """What a function returns, by the look of its first ``return``."""
+    """Return the kind that a function returns, by the look of its first ``return``."""
     returned = next((n.value for n in ast.walk(function) if isinstance(n, ast.Return)), None)
     if returned is None:
         return _VOID
@@ -295,7 +295,7 @@ class _Body:
         return self._is_true(self._value(node))
 
     def _is_true(self, value: Any) -> Any:
-        """A truth value, or whether a number is not zero."""
+        """Return a truth value, or whether a number is not zero."""
         if value.type == I1:
             return value
         zero = ir.Constant(value.type, 0)
@@ -356,7 +356,7 @@ class _Body:
         return compare(name, left, right, flags=self._flags)
 
     def _early(self, node: ast.BoolOp) -> Any:
-        """``and`` and ``or``: what comes after is only looked at where it matters."""
+        """Lower ``and`` and ``or``: what comes after is only looked at where it matters."""
         stops_at = I1(isinstance(node.op, ast.Or))
         after = self._block("known")
         known = []

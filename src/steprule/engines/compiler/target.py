@@ -44,7 +44,7 @@ def object_code_of(text: str) -> bytes:
 
 
 def execution_engine(object_code: bytes) -> Any:
-    """An engine with this code, linked and ready to run."""
+    """Return an engine with this code, linked and ready to run."""
     _target_machine()
     # An execution engine takes ownership of its target machine: give each one of its own.
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
@@ -56,7 +56,7 @@ def execution_engine(object_code: bytes) -> Any:
 
 @functools.cache
 def can_convert_half() -> bool:
-    """Whether this processor converts float16 itself (else LLVM calls a library we may lack)."""
+    """Tell whether this processor converts float16 (else LLVM calls a library we may lack)."""
     features = llvm.get_host_cpu_features()
     return bool(features.get("f16c", False) or features.get("fullfp16", False) or _is_arm64())
 

@@ -36,7 +36,7 @@ class Word:
     kinds: tuple[tuple[Any, ...], ...]
 
     def takes(self, kinds: Sequence[Any]) -> bool:
-        """Whether arguments may be of these kinds."""
+        """Tell whether arguments may be of these kinds."""
         return len(kinds) == len(self.kinds) and all(map(contains, self.kinds, kinds))
 
 
@@ -60,7 +60,7 @@ def _cast(kind: Any) -> Emit:
 
 
 def intrinsic_call(name: str) -> Emit:
-    """A call of one of LLVM's own functions of floats of one kind."""
+    """Return a call of one of LLVM's own functions of floats of one kind."""
 
     def emit(b: ir.IRBuilder, *values: Any) -> Any:
         kind = values[0].type
@@ -180,7 +180,7 @@ def _restore_denormals(b: ir.IRBuilder, mode: Any) -> None:
 
 @functools.cache
 def vocabulary() -> Mapping[str, Word]:
-    """Every word by its name."""
+    """Return every word by its name."""
     words = {
         "int64": Word(_cast(I64), ((I64, F32, F64),)),
         "float32": Word(_cast(F32), ((I1, I64, F32, F64),)),

@@ -118,7 +118,7 @@ def _state_refusal(leaf: Leaf, form: Form) -> str | None:
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether the tensor's elements fill one block of memory, in whatever order of axes."""
+    """Tell whether the tensor's elements fill one block of memory, in whatever order of axes."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:

@@ -47,18 +47,18 @@ class Layout:
 
 
 def column_names(array: str, storage: Format) -> list[str]:
-    """Names of the address variables of one array."""
+    """Return the names of the address variables of one array."""
     return [f"{array}_address"] if storage.block == 1 else [f"{array}_codes", f"{array}_scales"]
 
 
 @functools.cache
 def source_of(layout: Layout) -> str:
-    """The text of ``prepare`` and ``update``."""
+    """Return the text of ``prepare`` and ``update``."""
     return "\n\n".join([_prepare_source(layout), _update_source(layout)]) + "\n"
 
 
 def scalar_row(recording: Recording) -> list[Value]:
-    """The scalar quantities that ``prepare`` leaves for ``update``, in table order."""
+    """Return the scalar quantities that ``prepare`` leaves for ``update``, in table order."""
     return recording.scalars_for_arrays()
 
 
@@ -188,7 +188,7 @@ def _update_source(layout: Layout) -> str:
 
 
 def in_flushed_mode(layout: Layout, head: str, body: list[str]) -> str:
-    """A function whose body runs with denormals as zero, unless the rule keeps them."""
+    """Return a function whose body runs with denormals as zero, unless the rule keeps them."""
     flushes = not layout.form.rule.keeps_denormals
     return "\n".join(
         [
@@ -202,7 +202,7 @@ def in_flushed_mode(layout: Layout, head: str, body: list[str]) -> str:
 
 
 def indented(lines: Iterable[str], by: int) -> list[str]:
-    """Lines, moved to the right."""
+    """Indent lines by so many spaces."""
     return [" " * by + line for line in lines]
 
 
@@ -212,7 +212,7 @@ def _array_names(recording: Recording) -> dict[Value, str]:
 
 
 def scalar_reads(layout: Layout) -> list[str]:
-    """What a tensor's elements have in common, read from row ``tensor`` of ``scalars``."""
+    """Return what a tensor's elements have in common, read from row ``tensor`` of ``scalars``."""
     recording, number = layout.form.recording(), layout.compute
     row = scalar_row(recording)
     truths = truths_of(recording)
@@ -229,7 +229,7 @@ def scalar_reads(layout: Layout) -> list[str]:
 
 
 def element_loop(layout: Layout) -> list[str]:
-    """The loop over ``count`` elements from the addresses that the columns' variables hold."""
+    """Return the loop over ``count`` elements from the addresses in the columns' variables."""
     recording, number = layout.form.recording(), layout.compute
     formats = dict(layout.formats)
     names = _array_names(recording)
@@ -260,7 +260,7 @@ def element_loop(layout: Layout) -> list[str]:
 
 
 def columns_with_sizes(layout: Layout) -> list[tuple[str, int]]:
-    """The variable and the bytes per element of each column but the gradient's."""
+    """Return the variable and the bytes per element of each column but the gradient's."""
     return [
         (variable, storage.bytes_for(1))
         for name, storage in layout.formats

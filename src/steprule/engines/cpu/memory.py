@@ -12,7 +12,7 @@ PLAIN = {Tensor, torch.nn.Parameter}
 
 
 def has_memory(tensor: Tensor) -> bool:
-    """Whether the tensor's elements are somewhere (or it has none)."""
+    """Tell whether the tensor's elements are somewhere (or it has none)."""
     try:
         return tensor.data_ptr() != 0 or tensor.numel() == 0
     except RuntimeError:  # functorch wrappers, fake tensors
@@ -20,6 +20,6 @@ def has_memory(tensor: Tensor) -> bool:
 
 
 def counts_of(form: Form) -> tuple[str, ...]:
-    """The step count, if there is one, and the slots of one number."""
+    """Return the step count, if there is one, and the slots of one number."""
     step = ("step",) if form.rule.counts_steps else ()
     return (*step, *form.scalar_slots)

@@ -142,7 +142,7 @@ class KernelRunner:
         return outcome == Outcome.UNLIKE and self._collect_grads(grads)
 
     def _look(self, grads: tuple[Any, ...]) -> int:
-        """Whether all is as planned; without a watch, all but the gradients."""
+        """Tell whether all is as planned; without a watch, all but the gradients."""
         if self._watch is not None:
             return self._watch.check(grads)
         if not self._addresses_guard.holds():
@@ -192,7 +192,7 @@ class KernelRunner:
         return True
 
     def _fits(self, i: int, grad: Tensor) -> bool:
-        """Whether a gradient can be read where it is."""
+        """Tell whether a gradient can be read where it is."""
         param = self.params[i]
         return (
             type(grad) in PLAIN
@@ -236,7 +236,7 @@ class KernelRunner:
         self._active = ()
 
     def threads(self) -> int:
-        """How many threads the kernel is worth now."""
+        """Return how many threads the kernel is worth now."""
         return min(torch.get_num_threads(), 1 + self.elements // GRAIN)
 
     def watched_block(self, threads: int) -> array[int] | None:
@@ -268,7 +268,7 @@ class KernelRunner:
         return shares
 
     def _edges(self, threads: int) -> list[int]:
-        """Where each thread's chunks begin (and the last one's end): about equal work for each."""
+        """Return where each thread's chunks begin (and the last one's end): about equal work."""
         ends = np.cumsum(self._chunks[:, 2])
         cuts = np.searchsorted(ends, np.linspace(0, ends[-1], threads + 1)[1:-1]) + 1
         return [0, *cuts.tolist(), self._chunk_count]

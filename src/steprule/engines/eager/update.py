@@ -24,7 +24,7 @@ def advance(leaf: Leaf, step: Tensor | int | None) -> None:
 
 
 def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -> dict[str, Any]:
-    """What the rule makes of a leaf: the new param and slots by name, in the computing dtype."""
+    """Return the new param and slots of a leaf by name, in the computing dtype."""
     compute = VOCABULARY.dtype = compute_dtype(leaf.param)
     slots = []
     for name in form.rule.slots:

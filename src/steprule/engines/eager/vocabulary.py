@@ -25,15 +25,15 @@ class TensorVocabulary(threading.local):
     sign = staticmethod(torch.sign)
 
     def maximum(self, a: Any, b: Any) -> Tensor:
-        """The larger; a plain number takes the dtype of the tensor."""
+        """Return the larger; a plain number takes the dtype of the tensor."""
         return torch.maximum(*self._tensors(a, b))
 
     def minimum(self, a: Any, b: Any) -> Tensor:
-        """The smaller; a plain number takes the dtype of the tensor."""
+        """Return the smaller; a plain number takes the dtype of the tensor."""
         return torch.minimum(*self._tensors(a, b))
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
-        """``a`` or ``b`` by a condition: truth values, or numbers that are not 0."""
+        """Return ``a`` or ``b`` by a condition: truth values, or numbers that are not 0."""
         if not isinstance(condition, Tensor):
             return a if condition else b
         if condition.dtype is not torch.bool:
@@ -49,7 +49,7 @@ class TensorVocabulary(threading.local):
         return torch.lerp(a, b, weight) if plain else a + weight * (b - a)
 
     def _tensors(self, a: Any, b: Any) -> list[Tensor]:
-        """Both as tensors of numbers: truth values are 1 or 0."""
+        """Return both as tensors of numbers: truth values are 1 or 0."""
         like = a if isinstance(a, Tensor) else b
         dtype = self.dtype if like.dtype is torch.bool else like.dtype
         return [

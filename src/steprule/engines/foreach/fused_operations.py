@@ -31,7 +31,7 @@ class Instruction:
 
 
 def instructions_of(recording: Recording) -> list[Instruction]:
-    """The array operations, combined where a part is used nowhere else."""
+    """Return the array operations, combined where a part is used nowhere else."""
     return _Combiner(recording).run()
 
 
@@ -72,7 +72,7 @@ class _Combiner:
         return plain
 
     def _terms(self, product: Operation) -> tuple[str, tuple[Operand, ...], Operand]:
-        """A product as the array or arrays that it is of, and a number."""
+        """Return a product as the array or arrays that it is of, and a number."""
         for x, y in (product.operands, product.operands[::-1]):
             if not _is_array(y):
                 for kind, name in (("mul", "addcmul"), ("div", "addcdiv")):
@@ -91,7 +91,7 @@ class _Combiner:
         return "addcmul", product.operands, 1.0
 
     def _maker(self, x: Operand, name: str) -> Operation | None:
-        """What made an array that is used only here, if it was such an operation."""
+        """Return what made an array that is used only here, if it was such an operation."""
         if not isinstance(x, Value) or not x.is_array or self._uses[x] != 1:
             return None
         maker = self._makers.get(x)

@@ -116,7 +116,7 @@ class KeptLists:
         return True
 
     def _own_numbers(self) -> dict[str, Any] | None:
-        """What each parameter has of its own; None unless it is the same for all."""
+        """Return what each parameter has of its own; None unless it is the same for all."""
         own: dict[str, Any] = {"first": False}
         for name in _counts(self._form):
             if name in self._form.scalars or name != "step":

@@ -40,6 +40,6 @@ class AddressGuard:
 
 
 def _layout_of(tensor: Tensor) -> tuple[Any, ...]:
-    """What must stay as it is for the tensor's memory to be read and written as planned."""
+    """Return what must stay as it is for the tensor's memory to be read and written as planned."""
     lazy = tensor.is_conj(), tensor.is_neg()
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, *lazy

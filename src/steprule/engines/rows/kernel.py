@@ -33,7 +33,7 @@ _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def takes(leaf: Leaf, form: Form) -> bool:
-    """Whether the kernel can reach the rows: plain contiguous tables of one dtype on the CPU."""
+    """Tell whether the kernel reaches the rows: plain contiguous CPU tables of one dtype."""
     grad = leaf.grad
     dtype = grad.dtype
     return (
@@ -130,7 +130,7 @@ def update_rows(form: Form, leaf: Leaf, numbers: Mapping[str, Any], step: float)
 
 @remembered
 def has_kernel(form: Form, dtype: torch.dtype) -> bool:
-    """Whether the kernel is there, or could be compiled."""
+    """Tell whether the kernel is there, or could be compiled."""
     try:
         return bool(_library(form, dtype).functions)
     except CompilationError:

@@ -92,7 +92,7 @@ def merge(control, _first, _last):
 
 @functools.cache
 def rows_source_of(layout: Layout) -> str:
-    """The text of ``prepare``, ``merge`` and ``rows`` (and of ``update``, which is not called)."""
+    """Return the text of ``prepare``, ``merge``, ``rows`` (and ``update``, which is not called)."""
     return "\n\n".join([source_of(layout), _MERGE, _rows_source(layout)]) + "\n"
 
 
