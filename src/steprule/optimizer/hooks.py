@@ -42,7 +42,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 def _between_hooks(
     step: Callable[..., Any], optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Run a step between its hooks, which are given the optimizer among the arguments, as by torch."""
+    """Run a step between its hooks, which get the optimizer among the arguments, as by torch."""
     given = (optimizer, *args)
     everyones = torch_optimizer._global_optimizer_pre_hooks.values()
     for before in (*everyones, *optimizer._optimizer_step_pre_hooks.values()):
