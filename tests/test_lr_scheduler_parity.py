@@ -21,7 +21,11 @@ from lr_scheduler_cases import (
     run,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*before:UserWarning"),
+    # torch 2.5's SequentialLR gives its members an epoch, and so makes them warn.
+    pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning"),
+]
 ALL = CASES | COMPOSITES
 PAIRS = list(itertools.permutations(CASES, 2))
 
@@ -29,6 +33,12 @@ PAIRS = list(itertools.permutations(CASES, 2))
 def pair(name: str, kind: str = "torch.SGD") -> tuple[Any, Any, Any, Any]:
     ours, theirs = make_optimizer(kind), make_optimizer(kind.replace("steprule", "torch"))
     return ours, ALL[name](OURS, ours), theirs, ALL[name](TORCH, theirs)
+
+
+def skip_swalr_of_older_torch(member: str) -> None:
+    """Leave out a SWALR that takes over: it goes by its steps, of which there was one more."""
+    if member == "SWALR" and not hasattr(TORCH.LRScheduler, "_update_lr"):
+        pytest.skip("this torch's SequentialLR starts a member by a step, which SWALR counts")
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -74,6 +84,7 @@ def test_two_on_one_optimizer_chain_as_in_torch(first: str, second: str) -> None
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_one_after_another_runs_as_in_torch(first: str, second: str) -> None:
+    skip_swalr_of_older_torch(second)
     sides = []
     for module in (OURS, TORCH):
         optimizer = make_optimizer()
@@ -158,6 +169,7 @@ def test_a_tensor_lr_gives_the_sequence_of_a_float_lr(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_torchs_composites_drive_ours(name: str) -> None:
+    skip_swalr_of_older_torch(name)
     sides = []
     for module in (OURS, TORCH):
         optimizer = make_optimizer()

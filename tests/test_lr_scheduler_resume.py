@@ -23,6 +23,8 @@ from lr_scheduler_cases import (
     run,
 )
 
+# torch 2.5's SequentialLR gives its members an epoch, and so makes them warn.
+pytestmark = pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")
 LENGTH = 90
 NESTED: dict[str, Any] = {
     "warmup-then-plateau": lambda m, o: m.SequentialLR(
@@ -191,7 +193,9 @@ def test_states_go_both_ways_between_torch_and_us(name: str) -> None:
         run(optimizer, scheduler, 23)
         other = make_optimizer()
         moved = build(there, other)
-        assert moved.state_dict().keys() <= scheduler.state_dict().keys() or here is TORCH
+        # torch 2.5 saves these, and needs neither in a state that it loads.
+        needed = moved.state_dict().keys() - {"verbose", "anneal_func"}
+        assert needed <= scheduler.state_dict().keys() or here is TORCH
         other.load_state_dict(optimizer.state_dict())
         moved.load_state_dict(copy.deepcopy(scheduler.state_dict()))
         for mine, expected in zip(

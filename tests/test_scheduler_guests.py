@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import math
 import pickle
 import warnings
@@ -25,6 +26,7 @@ from lr_scheduler_cases import (
 
 from steprule import swa_utils
 
+pytestmark = pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")
 ALL = CASES | COMPOSITES
 PLAIN = {name: build for name, build in CASES.items() if "-" not in name}
 
@@ -295,10 +297,15 @@ def test_todays_order_is_as_it_was() -> None:
     ours = OURS.ReduceLROnPlateau(make_optimizer(), *values)
     theirs = TORCH.ReduceLROnPlateau(make_optimizer(), *values)
     state = theirs.state_dict()
+    state.pop("verbose", None)  # which torch 2.5 saves
     assert state.items() <= {key: ours.state_dict()[key] for key in state}.items()
 
 
 # ---- warm restarts -----------------------------------------------------------------------------
+@pytest.mark.skipif(
+    "% self.T_i" not in inspect.getsource(TORCH.CosineAnnealingWarmRestarts.step),
+    reason="torch subtracted T_i once, and went on past the end of a cycle",
+)
 @pytest.mark.parametrize("mult", [1, 2, 3])
 @pytest.mark.parametrize(
     "edit", [{"T_i": 3}, {"T_i": 2, "T_cur": 9}, {"T_mult": 2}, {"T_cur": 25.5}, {"last_epoch": -1}]

@@ -77,7 +77,7 @@ class SWALR(PureLR, torch_classes.SWALR):
 
     def _load(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
         old = state_dict.get("anneal_func")
-        if old is not None and "_anneal_strategy" not in state_dict:  # as torch up to 2.5 has it
+        if old is not None and "_anneal_strategy" not in state_dict:  # as torch 2.5 saves it
             state_dict = {**state_dict, "_anneal_strategy": strategy_of(old)}
         super()._load(state_dict, kept)
 

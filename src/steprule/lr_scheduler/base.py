@@ -206,7 +206,7 @@ class LRScheduler(torch_classes.LRScheduler):
                 tell(line)
 
     def print_lr(self, is_verbose: Any, group: Any, lr: float, epoch: float | None = None) -> None:
-        """Print a line as torch did up to 2.6, for subclasses from then that call it."""
+        """Print a line as torch 2.5 and older do, for subclasses from then that call it."""
         if not is_verbose or is_verbose == "deprecated":
             return
         tell = is_verbose if callable(is_verbose) else print

@@ -201,7 +201,7 @@ class ReduceLROnPlateau(LRScheduler, torch_classes.ReduceLROnPlateau):
             bound = best * (1.0 + sign * self.threshold)
         return bool(a < bound if self.mode == "min" else a > bound)
 
-    is_better = _is_better  # its name up to torch 2.6
+    is_better = _is_better  # its name in torch 2.5
 
     def _reduce_lr(self, epoch: int) -> None:
         groups.say_which_is_none(type(self).__name__, self.optimizer, ("lr",))
