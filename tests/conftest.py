@@ -12,7 +12,7 @@ from steprule.engines.native import loops
 @pytest.fixture(autouse=True)
 def native_loops() -> Iterator[None]:
     """Runs of a few steps do without the native loops; tests are about them, too."""
-    before = loops._is_wanted
-    loops._is_wanted = True
+    before = loops._is_enabled
+    loops._is_enabled = True
     yield
-    loops._is_wanted = before
+    loops._is_enabled = before

@@ -361,7 +361,7 @@ def test_own_workers_give_the_bits_that_torchs_team_gives(monkeypatch: pytest.Mo
     results = []
     for crew in (True, False):
         if not crew:
-            monkeypatch.setattr("steprule.engines.threads.work_split.team", lambda: None)
+            monkeypatch.setattr("steprule.engines.threads.work_split.openmp_team", lambda: None)
         generator = torch.Generator().manual_seed(0)
         param = torch.randn(500_001, generator=generator).requires_grad_()
         optimizer = steprule.Adam([param])
@@ -373,16 +373,16 @@ def test_own_workers_give_the_bits_that_torchs_team_gives(monkeypatch: pytest.Mo
 
 def test_native_loops_are_in_use() -> None:
     """A new torch may keep sizes elsewhere: steps are then right, but slower than they need be."""
-    from steprule.engines.native.loops import is_native
+    from steprule.engines.native.loops import is_native_enabled
 
-    assert is_native()
+    assert is_native_enabled()
 
 
 def test_native_loops_come_into_use_once_a_run_is_going_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A script of a few steps does not wait for their compilation."""
-    monkeypatch.setattr("steprule.engines.native.loops._is_wanted", False)
+    monkeypatch.setattr("steprule.engines.native.loops._is_enabled", False)
     monkeypatch.setattr("steprule.engines.native.loops._are_compiled", lambda: False)
     params, results = [nn.Parameter(torch.ones(3)) for _ in range(60)], []
     optimizer, twin = steprule.Adam(params), nn.Parameter(torch.ones(3))
@@ -392,7 +392,7 @@ def test_native_loops_come_into_use_once_a_run_is_going_on(
             param.grad = torch.full((3,), 0.1 * step)
         optimizer.step()
         reference.step()
-        results.append(optimizer._plan._runners[0]._watch is not None)
+        results.append(optimizer._plan._runners[0]._native_guard is not None)
     assert not any(results[:16])
     assert all(results[20:])
     for param in params:
@@ -403,7 +403,7 @@ def test_plain_calls_see_what_the_native_loops_see(monkeypatch: pytest.MonkeyPat
     """On a torch that lacks its compiler's helpers the checks are the same, only slower."""
     reference = run(steprule.Adam, Case("Adam", {}), steps=4)
     for user in ("cpu.runner", "native.loops"):
-        monkeypatch.setattr(f"steprule.engines.{user}.is_native", lambda: False)
+        monkeypatch.setattr(f"steprule.engines.{user}.is_native_enabled", lambda: False)
     monkeypatch.setattr("steprule.engines.guards.tensors.guards", None)
     params, optimizer = run(steprule.Adam, Case("Adam", {}), steps=4)
     assert all(map(torch.equal, params, reference[0]))
@@ -425,7 +425,7 @@ def test_a_parameter_reshaped_in_place_is_seen(
 ) -> None:
     """The address stays: only sizes and strides tell."""
     if not native:
-        monkeypatch.setattr("steprule.engines.cpu.runner.is_native", lambda: False)
+        monkeypatch.setattr("steprule.engines.cpu.runner.is_native_enabled", lambda: False)
     size, reshape = RESHAPES[kind]
     whole = torch.ones(40)
     param = nn.Parameter(whole[:size])

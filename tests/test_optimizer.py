@@ -279,7 +279,7 @@ BETWEEN_STEPS = {
 @pytest.mark.filterwarnings("ignore:.*runs on engine 'foreach'")
 @pytest.mark.parametrize("change", BETWEEN_STEPS)
 def test_what_changes_between_fused_steps_counts(change: str) -> None:
-    """Nothing is remembered that may have changed: as eager, which remembers nothing."""
+    """Nothing is cached_lookup that may have changed: as eager, which remembers nothing."""
     results = []
     for engine in ("fused", "eager"):
         params = make_params("Adam")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from steprule.engines.kernel_cache import slow_compile as notice
-from steprule.engines.kernel_cache.slow_compile import PATIENCE, message, notice_if_slow
+from steprule.engines.kernel_cache.slow_compile import PATIENCE, announce_if_slow, message
 
 
 class FakeTimer:
@@ -40,14 +40,14 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def slow(title: str, folder: Path | None) -> None:
     """Something that takes longer than anyone's patience."""
-    with notice_if_slow(title, folder, FakeTimer):
+    with announce_if_slow(title, folder, FakeTimer):
         for timer in FakeTimer.made:
             if not timer.cancelled:
                 timer.function()
 
 
 def test_nothing_is_said_of_what_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
-    with notice_if_slow("the rule 'adam'", None, FakeTimer):
+    with announce_if_slow("the rule 'adam'", None, FakeTimer):
         pass
     (timer,) = FakeTimer.made
     assert timer.seconds == PATIENCE == 2.0
@@ -56,7 +56,7 @@ def test_nothing_is_said_of_what_is_quick(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_timer_is_cancelled_when_compiling_fails() -> None:
-    with pytest.raises(ZeroDivisionError), notice_if_slow("a rule", None, FakeTimer):
+    with pytest.raises(ZeroDivisionError), announce_if_slow("a rule", None, FakeTimer):
         raise ZeroDivisionError
     assert FakeTimer.made[0].cancelled
 

@@ -239,7 +239,7 @@ def test_a_wrapper_that_was_never_initialised() -> None:
     assert "lr: 0.5" in repr(wrapper)
 
 
-class Shares(steprule.Optimizer):
+class WorkSplit(steprule.Optimizer):
     """A wrapper that is initialised, and shares the groups of the optimizer within."""
 
     def __init__(self, inner: Any) -> None:
@@ -253,7 +253,7 @@ class Shares(steprule.Optimizer):
 
 def test_schedules_move_once_a_step_within_a_wrapper() -> None:
     params = make_params("SGD")
-    optimizer = Shares(steprule.SGD(params, lr=linear(1.0, 0.0, steps=4)))
+    optimizer = WorkSplit(steprule.SGD(params, lr=linear(1.0, 0.0, steps=4)))
     for _ in gradients(params, 2):
         optimizer.step()
     assert optimizer.param_groups[0]["lr"] == 0.5

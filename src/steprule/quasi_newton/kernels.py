@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from steprule.engines.kernel_cache.cache import Library, library_for
-from steprule.engines.kernel_cache.cached_lookup import remembered
-from steprule.engines.threads.work_split import Shares
+from steprule.engines.kernel_cache.cached_lookup import cached_lookup
+from steprule.engines.threads.work_split import WorkSplit
 from steprule.formats.floating import FLOATING
 from steprule.quasi_newton.kernel_source import PASSES, Word, source_of
 
@@ -88,11 +88,11 @@ def _run(
         library.functions[index](control.ctypes.data, 0, blocks)
     else:
         edges = [blocks * k // threads for k in range(threads + 1)]
-        Shares(library, index, control.ctypes.data, edges).run()
+        WorkSplit(library, index, control.ctypes.data, edges).run()
     return found
 
 
-@remembered
+@cached_lookup
 def library_of(stored: torch.dtype, number: torch.dtype) -> Library:
     """The passes over rows of one dtype and vectors of another."""
     source = source_of(FLOATING[stored], FLOATING[number])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steprule.engines.kernel_cache.cached_lookup import remembered
+from steprule.engines.kernel_cache.cached_lookup import cached_lookup
 
 Matrix = NDArray[np.float64]
 Slots = NDArray[np.intp]
@@ -41,7 +41,7 @@ def solve_transposed(matrix, stride, order, count, x):
 """
 
 
-@remembered
+@cached_lookup
 def native() -> Any:
     """The two functions of the source above."""
     from steprule.engines.kernel_cache.cache import library_for  # loads the compiler's back end

@@ -131,10 +131,10 @@ def _count_in_double(entry: dict[str, Any]) -> None:
 def _keep_checks() -> list[Kept]:
     from steprule.engines.kernel_cache.cache import keeping
     from steprule.engines.native import loops
-    from steprule.engines.native.tensor_layout import tensor_words
+    from steprule.engines.native.tensor_layout import tensor_layout
 
     with keeping() as kept:
-        if tensor_words() is not None:
+        if tensor_layout() is not None:
             loops.native()
     return kept
 

@@ -61,7 +61,7 @@ class CpuEngine:
         from steprule.engines.native.whole_step import NativeStep
 
         kernels = cast("Sequence[KernelRunner]", runners)
-        return all(kernel.is_watched for kernel in kernels) and NativeStep.takes(kernels)
+        return all(kernel.is_guarded for kernel in kernels) and NativeStep.takes(kernels)
 
     def whole_step(
         self,

@@ -22,11 +22,11 @@ from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.guards.addresses import AddressGuard
 from steprule.engines.guards.tensors import TensorGuard
 from steprule.engines.kernel_cache.cache import Library, library_for
-from steprule.engines.native.address_guard import Watch
+from steprule.engines.native.address_guard import NativeAddressGuard
 from steprule.engines.native.control_block import Control
-from steprule.engines.native.loops import is_native, want_native
-from steprule.engines.native.loops_text import Watched
-from steprule.engines.threads.work_split import Shares
+from steprule.engines.native.loops import enable_native, is_native_enabled
+from steprule.engines.native.loops_text import GuardWord
+from steprule.engines.threads.work_split import WorkSplit
 from steprule.engines.whole_step import Outcome
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype
@@ -38,7 +38,7 @@ CHUNK = 8192
 # Elements for each thread: with fewer, another thread costs more than it saves.
 GRAIN = 1 << 16
 # Steps after which a run is one that the native loops are worth compiling for.
-EARNED_AFTER = 16
+ENABLE_NATIVE_AFTER = 16
 # How often in a row gradients of another kind than before are learned anew.
 TRIES = 4
 
@@ -54,16 +54,16 @@ class KernelRunner:
         self.grad_dtype = leaves[0].grad.dtype
         self._states = [leaf.state for leaf in leaves]
         self._library = _library_of(form, leaves[0])
-        self._memorise()
+        self._make_guards()
         self._make_tables(leaves)
         self._grads: tuple[Any, ...] = ()
         self._active: Sequence[Tensor] = ()
         self._addresses = array("q")
         self._steps = 0
-        self._shares: dict[int, Shares] = {}
-        self.is_watched = False
+        self._splits: dict[int, WorkSplit] = {}
+        self.is_guarded = False
 
-    def _memorise(self) -> None:
+    def _make_guards(self) -> None:
         """Keep what :meth:`collect` compares with."""
         params = self.params
         self._param_addresses = _addresses_of(params)
@@ -73,10 +73,10 @@ class KernelRunner:
         self._kept = [p.detach() for p in params]
         self._names = (*self.form.array_slots, *counts_of(self.form))
         self._slots = [tuple(state[name] for state in self._states) for name in self._names]
-        self._addresses_guard = AddressGuard(params, self._states, self._names)
-        self._usual_grads: TensorGuard | None = None
-        self._watch: Watch | None = None
-        self._may_be_watched = True
+        self._address_guard = AddressGuard(params, self._states, self._names)
+        self._grads_guard: TensorGuard | None = None
+        self._native_guard: NativeAddressGuard | None = None
+        self._may_be_guarded = True
         self._tries = TRIES
 
     def _make_tables(self, leaves: Sequence[Leaf]) -> None:
@@ -132,9 +132,9 @@ class KernelRunner:
         """
         grads = tuple(map(_grad_of, self.params))
         outcome = self._look(grads)
-        self.is_watched = outcome == Outcome.AS_PLANNED
-        if self._watch is not None and self.is_watched:
-            found = self._watch.addresses
+        self.is_guarded = outcome == Outcome.AS_PLANNED
+        if self._native_guard is not None and self.is_guarded:
+            found = self._native_guard.addresses
             self._addresses, self._grads = found, grads
             self._active = self.params if found[len(self.params)] else ()
             self._tries = TRIES
@@ -142,27 +142,27 @@ class KernelRunner:
         return outcome == Outcome.UNLIKE and self._collect_grads(grads)
 
     def _look(self, grads: tuple[Any, ...]) -> int:
-        """Tell whether all is as planned; without a watch, all but the gradients."""
-        if self._watch is not None:
-            return self._watch.check(grads)
-        if not self._addresses_guard.holds():
+        """Tell whether all is as planned; without a guard, all but the gradients."""
+        if self._native_guard is not None:
+            return self._native_guard.check(grads)
+        if not self._address_guard.holds():
             return Outcome.CHANGED
-        if self._may_be_watched and is_native():
-            self._may_be_watched = False
-            if Watch.takes(self.params, self._states, self._names):
-                self._watch = Watch(self.params, self._states, self._names)
+        if self._may_be_guarded and is_native_enabled():
+            self._may_be_guarded = False
+            if NativeAddressGuard.takes(self.params, self._states, self._names):
+                self._native_guard = NativeAddressGuard(self.params, self._states, self._names)
         return Outcome.UNLIKE
 
     def _collect_grads(self, grads: tuple[Any, ...]) -> bool:
-        if self._usual_grads is not None and self._usual_grads.holds(grads):
+        if self._grads_guard is not None and self._grads_guard.holds(grads):
             self._addresses = _addresses_of(grads)
             self._active = self.params
             self._grads = grads
         elif not self._collect_unusual(grads):
             return False
-        if self._watch is not None and self._tries and all(map(is_, self._grads, grads)):
+        if self._native_guard is not None and self._tries and all(map(is_, self._grads, grads)):
             self._tries -= 1
-            self._watch.expect(grads)
+            self._native_guard.expect(grads)
         grads = self._grads
         for i in self._empty:
             self._addresses[i] = grads[i] is not None
@@ -188,7 +188,7 @@ class KernelRunner:
         self._active = [p for p, g in zip(self.params, taken, strict=True) if g is not None]
         self._addresses = array("q", (0 if g is None else g.data_ptr() for g in taken))
         if all(map(is_, taken, grads)) and len(self._active) == len(self.params):
-            self._usual_grads = TensorGuard(grads)
+            self._grads_guard = TensorGuard(grads)
         return True
 
     def _fits(self, i: int, grad: Tensor) -> bool:
@@ -218,14 +218,14 @@ class KernelRunner:
                 if threads == 1:
                     update(self._address, 0, self._chunk_count)
                 else:
-                    self._shares_for(threads).run()
-                if self._watch is not None and self.is_watched:
-                    self._watch.bump_versions()
+                    self._split_for(threads).run()
+                if self._native_guard is not None and self.is_guarded:
+                    self._native_guard.bump_versions()
                 else:
                     _bump_versions(active)
                 self._steps += 1
-                if self._steps == EARNED_AFTER:
-                    want_native()
+                if self._steps == ENABLE_NATIVE_AFTER:
+                    enable_native()
         finally:
             del grads
             self.let_go()
@@ -239,33 +239,33 @@ class KernelRunner:
         """Return how many threads the kernel is worth now."""
         return min(torch.get_num_threads(), 1 + self.elements // GRAIN)
 
-    def watched_block(self, threads: int) -> array[int] | None:
-        """The block of the watch, told of kernel and threads; None if it cannot be used so."""
-        watch = self._watch
-        if watch is None or not self.is_watched:
+    def guard_block(self, threads: int) -> array[int] | None:
+        """The block of the guard, told of kernel and threads; None if it cannot be used so."""
+        guard = self._native_guard
+        if guard is None or not self.is_guarded:
             return None
-        shares = self._shares_for(threads) if threads > 1 else None
-        if shares is not None and not shares.task:
+        split = self._split_for(threads) if threads > 1 else None
+        if split is not None and not split.task:
             return None
         prepare, update = self._library.addresses
-        watch.tell(
+        guard.tell(
             {
-                Watched.CONTROL: self._address,
-                Watched.PREPARE: prepare,
-                Watched.UPDATE: update,
-                Watched.CHUNKS: self._chunk_count,
-                Watched.TASK: 0 if shares is None else shares.task,
-                Watched.THREADS: threads,
+                GuardWord.CONTROL: self._address,
+                GuardWord.PREPARE: prepare,
+                GuardWord.UPDATE: update,
+                GuardWord.CHUNKS: self._chunk_count,
+                GuardWord.TASK: 0 if split is None else split.task,
+                GuardWord.THREADS: threads,
             }
         )
-        return watch.block
+        return guard.block
 
-    def _shares_for(self, threads: int) -> Shares:
-        shares = self._shares.get(threads)
-        if shares is None:
-            shares = Shares(self._library, 1, self._address, self._edges(threads))
-            self._shares[threads] = shares
-        return shares
+    def _split_for(self, threads: int) -> WorkSplit:
+        split = self._splits.get(threads)
+        if split is None:
+            split = WorkSplit(self._library, 1, self._address, self._edges(threads))
+            self._splits[threads] = split
+        return split
 
     def _edges(self, threads: int) -> list[int]:
         """Return where each thread's chunks begin (and the last one's end): about equal work."""

@@ -25,8 +25,8 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from steprule.engines import compiler
-from steprule.engines.kernel_cache.cached_lookup import forget_shortcuts
-from steprule.engines.kernel_cache.slow_compile import notice_if_slow
+from steprule.engines.kernel_cache.cached_lookup import clear_cached_lookups
+from steprule.engines.kernel_cache.slow_compile import announce_if_slow
 
 # Raise when the files, or how compiled functions are called, change meaning.
 _FORMAT = "steprule-kernel-3"
@@ -132,11 +132,11 @@ def _load_or_compile(source: str, names: tuple[str, ...], title: str) -> bytes:
         digest = digest_of(source)
         path = _path_of(digest)
     except (RuntimeError, OSError):  # no home folder: nothing can be kept
-        with notice_if_slow(title, None):
+        with announce_if_slow(title, None):
             return _compiled(source, names)
     stored = _read(path, digest)
     if stored is None:
-        with notice_if_slow(title, path.parent):
+        with announce_if_slow(title, path.parent):
             stored = _compiled(source, names)
         with contextlib.suppress(OSError):  # costs time later, nothing else
             _write(path, digest, source, stored)
@@ -178,7 +178,7 @@ def keeping() -> Iterator[list[Kept]]:
     Raises:
         OSError, RuntimeError: (inside) there is no folder, or it cannot be written to.
     """
-    forget_shortcuts()
+    clear_cached_lookups()
     kept: list[Kept] = []
     token = _kept.set(kept)
     try:

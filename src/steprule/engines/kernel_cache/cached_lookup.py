@@ -1,4 +1,4 @@
-"""Shortcuts to compiled functions, and how they are forgotten when someone must hear of each."""
+"""Cached lookups of compiled functions, cleared when someone must hear of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 _shortcuts: list[Callable[[], None]] = []
 
 
-def remembered(function: Callable[P, T]) -> Callable[P, T]:
+def cached_lookup(function: Callable[P, T]) -> Callable[P, T]:
     """Cache what a function made of ``kernel_cache.library_for``, for calls that steps make.
 
     It is forgotten where ``kernel_cache.keeping`` begins. Libraries themselves are never dropped:
@@ -23,7 +23,7 @@ def remembered(function: Callable[P, T]) -> Callable[P, T]:
     return cached  # type: ignore[return-value]  # the arguments are hashable
 
 
-def forget_shortcuts() -> None:
-    """Let every remembered function ask again."""
+def clear_cached_lookups() -> None:
+    """Let every cached lookup ask again."""
     for forget in _shortcuts:
         forget()

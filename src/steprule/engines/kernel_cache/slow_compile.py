@@ -33,7 +33,7 @@ _announced: set[str] = set()
 
 
 @contextmanager
-def notice_if_slow(
+def announce_if_slow(
     title: str, folder: Path | None, make_timer: MakeTimer = threading.Timer
 ) -> Iterator[None]:
     """Say, if what is done inside takes long, what it is and how to have it done beforehand.

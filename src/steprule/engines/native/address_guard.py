@@ -9,27 +9,33 @@ from typing import Any
 from torch import Tensor
 
 from steprule.engines.native.contents_guard import ContentsGuard
-from steprule.engines.native.loops import address_of, is_native, items_of, native, world
-from steprule.engines.native.loops_text import Loop, Record, Watched
+from steprule.engines.native.loops import (
+    address_of,
+    is_native_enabled,
+    items_of,
+    native,
+    process_words,
+)
+from steprule.engines.native.loops_text import GuardWord, Loop, TensorWord
 from steprule.engines.native.tensor_layout import (
     half_word,
     has_plain_shape,
-    tensor_words,
+    tensor_layout,
     word,
 )
 from steprule.engines.whole_step import ANY
 
 
-class Watch:
+class NativeAddressGuard:
     """Remembers parameters' and state tensors' memory, sizes and strides, and what dicts held.
 
     Args:
         params: plain tensors with memory.
         entries: their state: dicts of tensors that are plain and dense.
-        names: the keys to watch; every entry has every one.
+        names: the keys to guard; every entry has every one.
 
     Attributes:
-        block: the words that the loops read (:class:`~.loops_source.Watched`).
+        block: the words that the loops read (:class:`~.loops_text.GuardWord`).
         addresses: of each gradient, 0 for none, as the last check found them; and behind them,
             how many there are.
     """
@@ -48,19 +54,19 @@ class Watch:
         self._likes = array("q", bytes(16 * len(self._params)))
         self._handles = array("q", bytes(8 * len(self._params)))
         self.addresses = array("q", bytes(8 * (len(self._params) + 1)))
-        self.block = array("q", bytes(8 * len(Watched)))
+        self.block = array("q", bytes(8 * len(GuardWord)))
         self.tell(
             {
-                Watched.COUNT: len(self._params),
-                Watched.PARAMS: items_of(self._params),
-                Watched.RECORDS: address_of(self._records),
-                Watched.LIKES: address_of(self._likes),
-                Watched.HANDLES: address_of(self._handles),
-                Watched.FOUND: address_of(self.addresses),
-                Watched.ENTRIES: self._contents.address,
-                Watched.ENTRY_COUNT: self._contents.count,
-                Watched.SLOTS: address_of(self._slot_records),
-                Watched.SLOT_COUNT: len(self._slots),
+                GuardWord.COUNT: len(self._params),
+                GuardWord.PARAMS: items_of(self._params),
+                GuardWord.RECORDS: address_of(self._records),
+                GuardWord.LIKES: address_of(self._likes),
+                GuardWord.HANDLES: address_of(self._handles),
+                GuardWord.FOUND: address_of(self.addresses),
+                GuardWord.ENTRIES: self._contents.address,
+                GuardWord.ENTRY_COUNT: self._contents.count,
+                GuardWord.SLOTS: address_of(self._slot_records),
+                GuardWord.SLOT_COUNT: len(self._slots),
             }
         )
         self._outcome = array("q", [0])
@@ -71,14 +77,14 @@ class Watch:
     ) -> bool:
         """Whether the loops can be used: small numbers of axes, no empty parameters."""
         return (
-            is_native()
+            is_native_enabled()
             and all(type(entry) is dict for entry in entries)
             and all(has_plain_shape(param) and param.numel() for param in params)
             and all(has_plain_shape(entry[name]) for entry in entries for name in names)
             and all(map(_counts_natively, params))
         )
 
-    def tell(self, words: Mapping[Watched, int]) -> None:
+    def tell(self, words: Mapping[GuardWord, int]) -> None:
         """Write words of the block."""
         for place, value in words.items():
             self.block[place] = value
@@ -100,12 +106,12 @@ class Watch:
             grads: the parameters' gradients; to be kept alive as long as addresses are used.
 
         Returns:
-            An :class:`~.loops_source.Outcome`.
+            An :class:`~.loops_text.Outcome`.
         """
-        self.block[Watched.GIVEN] = items_of(grads)
+        self.block[GuardWord.GIVEN] = items_of(grads)
         found = address_of(self._outcome)
-        native()[Loop.CHECK](address_of(self.block), address_of(world()), found, 0)
-        self.block[Watched.GIVEN] = 0
+        native()[Loop.CHECK](address_of(self.block), address_of(process_words()), found, 0)
+        self.block[GuardWord.GIVEN] = 0
         return self._outcome[0]
 
     def bump_versions(self) -> None:
@@ -114,23 +120,23 @@ class Watch:
 
 
 def _records_of(tensors: Sequence[Tensor]) -> array[int]:
-    words = tensor_words()
+    words = tensor_layout()
     assert words is not None
     records = array("q")
     for tensor, fold in zip(tensors, _folds_of(tensors), strict=True):
         storage = word(tensor._cdata + words.storage)
         record = {
-            Record.THING: id(tensor),
-            Record.CLASS: id(type(tensor)),
-            Record.IMPL: tensor._cdata,
-            Record.STORAGE: storage,
-            Record.DATA: tensor.untyped_storage().data_ptr(),
-            Record.OWNER: word(storage + words.data + 8),
-            Record.FOLD: fold,
-            Record.AUTOGRAD: word(tensor._cdata + words.autograd),
-            Record.COUNTER: word(tensor._cdata + words.counter),
+            TensorWord.THING: id(tensor),
+            TensorWord.CLASS: id(type(tensor)),
+            TensorWord.IMPL: tensor._cdata,
+            TensorWord.STORAGE: storage,
+            TensorWord.DATA: tensor.untyped_storage().data_ptr(),
+            TensorWord.OWNER: word(storage + words.data + 8),
+            TensorWord.FOLD: fold,
+            TensorWord.AUTOGRAD: word(tensor._cdata + words.autograd),
+            TensorWord.COUNTER: word(tensor._cdata + words.counter),
         }
-        records.extend(record[place] for place in Record)
+        records.extend(record[place] for place in TensorWord)
     return records
 
 
@@ -143,7 +149,7 @@ def _folds_of(tensors: Collection[Tensor]) -> array[int]:
 
 
 def _counts_natively(param: Tensor) -> bool:
-    words = tensor_words()
+    words = tensor_layout()
     assert words is not None
     counter = word(param._cdata + words.counter)
     return counter != 0 and half_word(counter + words.version) == param._version

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from steprule.engines.native.loops import address_of
-from steprule.engines.native.loops_text import Row
+from steprule.engines.native.loops_text import ContentsWord
 from steprule.engines.whole_step import ANY, Contents
 
 
 class ContentsGuard:
-    """Rows of dicts and lists (:class:`~steprule.engines.native.loops_source.Row`).
+    """Rows of dicts and lists (:class:`~steprule.engines.native.loops_text.ContentsWord`).
 
     Args:
         things: dicts, each with its known items in order (a value may be
@@ -30,12 +30,12 @@ class ContentsGuard:
         self._rows = array("q")
         for (thing, items), words in zip(things, known, strict=True):
             row = {
-                Row.THING: id(thing),
-                Row.KNOWN: address_of(self._known) + 8 * self._starts[-1],
-                Row.COUNT: len(items),
-                Row.IS_DICT: int(isinstance(thing, dict)),
+                ContentsWord.THING: id(thing),
+                ContentsWord.KNOWN: address_of(self._known) + 8 * self._starts[-1],
+                ContentsWord.COUNT: len(items),
+                ContentsWord.IS_DICT: int(isinstance(thing, dict)),
             }
-            self._rows.extend(row[word] for word in Row)
+            self._rows.extend(row[word] for word in ContentsWord)
             self._starts.append(self._starts[-1] + len(words))
         self.address = address_of(self._rows)
         self.count = len(things)

@@ -20,43 +20,43 @@ from steprule.engines.kernel_cache.cache import (
     is_kept,
     library_for,
 )
-from steprule.engines.kernel_cache.cached_lookup import remembered
+from steprule.engines.kernel_cache.cached_lookup import cached_lookup
 from steprule.engines.native.control_block import Control
-from steprule.engines.native.loops_text import HEADER, LENGTH, Loop, World, source_of
-from steprule.engines.native.tensor_layout import TensorWords, tensor_words, word
+from steprule.engines.native.loops_text import HEADER, LENGTH, Loop, ProcessWord, source_of
+from steprule.engines.native.tensor_layout import TensorLayout, tensor_layout, word
 
 
-@remembered
+@cached_lookup
 def native() -> list[NativeFunction]:
-    """The loops, by :class:`Loop`; call only where :func:`is_native` holds."""
-    words = tensor_words()
+    """The loops, by :class:`Loop`; call only where :func:`is_native_enabled` holds."""
+    words = tensor_layout()
     assert words is not None
     names = tuple(loop.name.lower() for loop in Loop)
     title = "the loops around a step"
     return library_for(_source(words), names, arity=4, keeps_gil=True, title=title).functions
 
 
-def _source(words: TensorWords) -> str:
+def _source(words: TensorLayout) -> str:
     return source_of(words, Control.GRADS)
 
 
-_is_wanted = False
+_is_enabled = False
 
 
-def want_native() -> None:
+def enable_native() -> None:
     """Use the loops from now on, compiled or not: a few steps should not wait for that."""
-    global _is_wanted
-    _is_wanted = True
+    global _is_enabled
+    _is_enabled = True
 
 
-def is_native() -> bool:
+def is_native_enabled() -> bool:
     """Whether the loops are to be used: wanted or compiled already, and safe here."""
-    return (_is_wanted or _are_compiled()) and _are_safe()
+    return (_is_enabled or _are_compiled()) and _are_safe()
 
 
 @functools.cache
 def _are_compiled() -> bool:
-    words = tensor_words()
+    words = tensor_layout()
     return words is not None and is_kept(_source(words))
 
 
@@ -64,7 +64,7 @@ def _are_compiled() -> bool:
 def _are_safe() -> bool:
     """Whether Python and torch keep their objects as the loops expect."""
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if not has_lock or sys.implementation.name != "cpython" or tensor_words() is None:
+    if not has_lock or sys.implementation.name != "cpython" or tensor_layout() is None:
         return False
     probe = object()
     pair, both, named = (None, probe), [None, probe], {"none": None, "probe": probe}
@@ -81,24 +81,27 @@ def _can_compile() -> bool:
 
 
 @functools.cache
-def world() -> array[int]:
-    """What the loops must be told of this process: see :class:`World`."""
-    words = tensor_words()
+def process_words() -> array[int]:
+    """What the loops must be told of this process: see :class:`ProcessWord`."""
+    words = tensor_layout()
     assert words is not None
-    known = array("q", bytes(8 * (World.CELL + 3)))
-    known[World.NEXT_ITEM] = _address_of(ctypes.pythonapi.PyDict_Next)
-    known[World.INCREASE] = _address_of(ctypes.pythonapi.Py_IncRef)
-    known[World.DECREASE] = _address_of(ctypes.pythonapi.Py_DecRef)
-    known[World.NONE] = id(None)
-    known[World.TENSOR], known[World.PARAMETER] = id(torch.Tensor), id(torch.nn.Parameter)
-    known[World.NEW_HANDLE], known[World.DELETE_HANDLE] = _handle_functions()
-    known[World.UNDEFINED] = words.undefined
+    known = array("q", bytes(8 * (ProcessWord.CELL + 3)))
+    known[ProcessWord.NEXT_ITEM] = _address_of(ctypes.pythonapi.PyDict_Next)
+    known[ProcessWord.INCREASE] = _address_of(ctypes.pythonapi.Py_IncRef)
+    known[ProcessWord.DECREASE] = _address_of(ctypes.pythonapi.Py_DecRef)
+    known[ProcessWord.NONE] = id(None)
+    known[ProcessWord.TENSOR], known[ProcessWord.PARAMETER] = (
+        id(torch.Tensor),
+        id(torch.nn.Parameter),
+    )
+    known[ProcessWord.NEW_HANDLE], known[ProcessWord.DELETE_HANDLE] = _handle_functions()
+    known[ProcessWord.UNDEFINED] = words.undefined
     return known
 
 
 def can_hold_tensors() -> bool:
     """Whether this torch has the functions by which a loop can hold a gradient."""
-    return world()[World.NEW_HANDLE] != 0
+    return process_words()[ProcessWord.NEW_HANDLE] != 0
 
 
 def _handle_functions() -> tuple[int, int]:
@@ -129,7 +132,7 @@ def items_of(objects: list[Any] | tuple[Any, ...]) -> int:
 
 def are_same(objects: Sequence[Any], known: tuple[Any, ...]) -> bool:
     """Whether two sequences of equal length hold the very same objects."""
-    if not is_native() or not isinstance(objects, (list, tuple)):
+    if not is_native_enabled() or not isinstance(objects, (list, tuple)):
         return all(map(is_, objects, known))
     found = array("q", [0])
     native()[Loop.DIFFER](items_of(objects), items_of(known), len(known), address_of(found))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import functools
 
-from steprule.engines.native.tensor_layout import INLINE_AXES, TOLD, TensorWords
+from steprule.engines.native.tensor_layout import INLINE_AXES, TOLD, TensorLayout
 from steprule.engines.whole_step import Outcome
 
 
@@ -29,7 +29,7 @@ class Loop(enum.IntEnum):
     STEP = 4
 
 
-class World(enum.IntEnum):
+class ProcessWord(enum.IntEnum):
     """Words that differ from process to process; behind them room for three more."""
 
     NEXT_ITEM = 0  # PyDict_Next
@@ -44,29 +44,29 @@ class World(enum.IntEnum):
     CELL = 9  # position, key and value in a dict
 
 
-class Watched(enum.IntEnum):
-    """Words of a watch: the tensors of one kernel (watch.py)."""
+class GuardWord(enum.IntEnum):
+    """Words of a guard: the tensors of one kernel (address_guard.py)."""
 
     COUNT = 0  # how many parameters
     PARAMS = 1  # their objects
-    RECORDS = 2  # of each, as in Record
+    RECORDS = 2  # of each, as in TensorWord
     LIKES = 3  # of each one's gradient: fold, first byte in its memory
     GIVEN = 4  # the gradients' objects; 0 to look for them in the parameters
     HANDLES = 5  # what holds gradients that were looked for: 1 + a Python object, a handle, or 0
     FOUND = 6  # the gradients' addresses, 0 for none; behind them, how many there are
-    ENTRIES = 7  # rows of the state's dicts, as in Row
+    ENTRIES = 7  # rows of the state's dicts, as in ContentsWord
     ENTRY_COUNT = 8
-    SLOTS = 9  # of each state tensor, as in Record
+    SLOTS = 9  # of each state tensor, as in TensorWord
     SLOT_COUNT = 10
     CONTROL = 11  # of the kernel (kernel_source.Control)
     PREPARE = 12
     UPDATE = 13
     CHUNKS = 14  # how many, where this thread does all
-    TASK = 15  # of a team of threads (shares.py), or 0
+    TASK = 15  # of a team of threads (threads/work_split.py), or 0
     THREADS = 16
 
 
-class Record(enum.IntEnum):
+class TensorWord(enum.IntEnum):
     """Words of a tensor that must stay as it was."""
 
     THING = 0  # its Python object
@@ -80,7 +80,7 @@ class Record(enum.IntEnum):
     COUNTER = 8  # what counts its changes; a hint only
 
 
-class Row(enum.IntEnum):
+class ContentsWord(enum.IntEnum):
     """Words of a dict or list that must hold what it held."""
 
     THING = 0
@@ -89,16 +89,16 @@ class Row(enum.IntEnum):
     IS_DICT = 3
 
 
-class Whole(enum.IntEnum):
+class StepWord(enum.IntEnum):
     """Words of a whole step (whole_step.py)."""
 
-    WATCHES = 0  # addresses of the watches
-    WATCH_COUNT = 1
+    GUARDS = 0  # addresses of the guards
+    GUARD_COUNT = 1
     GROUPS = 2  # rows of the parameter groups and their lists of parameters
     GROUP_COUNT = 3
     STATE = 4  # the row of the optimizer's state
-    DORMANT = 5  # objects of parameters that had no gradient
-    DORMANT_COUNT = 6
+    WITHOUT_GRAD = 5  # objects of parameters that had no gradient
+    WITHOUT_GRAD_COUNT = 6
     REGION = 7  # the function that runs a task on a team of threads, and what it is to run
     ENTRY = 8
 
@@ -174,9 +174,9 @@ def is_as_recorded(record):
         return False
     return fold_of(impl) == load_int64(record, {record_FOLD})
 
-def slots_hold(watch):
-    records = load_int64(watch, {SLOTS})
-    count = load_int64(watch, {SLOT_COUNT})
+def slots_hold(guard):
+    records = load_int64(guard, {SLOTS})
+    count = load_int64(guard, {SLOT_COUNT})
     for i in range(count):
         if i + 12 < count:
             ahead = records + 8 * {record_words} * (i + 12)
@@ -201,12 +201,12 @@ def is_plain(thing, world):
     kind = load_int64(thing + {class}, 0)
     return kind == load_int64(world, {TENSOR}) or kind == load_int64(world, {PARAMETER})
 
-def hold_grads(watch, world):
+def hold_grads(guard, world):
     # References of our own to the gradients, for as long as they are read.
-    count = load_int64(watch, {COUNT})
-    params = load_int64(watch, {PARAMS})
-    records = load_int64(watch, {RECORDS})
-    handles = load_int64(watch, {HANDLES})
+    count = load_int64(guard, {COUNT})
+    params = load_int64(guard, {PARAMS})
+    records = load_int64(guard, {RECORDS})
+    handles = load_int64(guard, {HANDLES})
     undefined = load_int64(world, {UNDEFINED})
     for i in range(count):
         if i + 16 < count:
@@ -228,9 +228,9 @@ def hold_grads(watch, world):
             else:
                 call_native(load_int64(world, {NEW_HANDLE}), place, handles + 8 * i, 0, 0, 0)
 
-def let_go(watch, world):
-    handles = load_int64(watch, {HANDLES})
-    for i in range(load_int64(watch, {COUNT})):
+def let_go(guard, world):
+    handles = load_int64(guard, {HANDLES})
+    for i in range(load_int64(guard, {COUNT})):
         handle = load_int64(handles, i)
         if handle == 0:
             continue
@@ -254,17 +254,17 @@ def grad_at(i, given, handles, world):
             return load_int64(thing + {tensor}, 0)
     return load_int64(world, {UNDEFINED})
 
-def outcome_of(watch, world):
-    count = load_int64(watch, {COUNT})
-    records = load_int64(watch, {RECORDS})
-    likes = load_int64(watch, {LIKES})
-    given = load_int64(watch, {GIVEN})
-    handles = load_int64(watch, {HANDLES})
-    found = load_int64(watch, {FOUND})
+def outcome_of(guard, world):
+    count = load_int64(guard, {COUNT})
+    records = load_int64(guard, {RECORDS})
+    likes = load_int64(guard, {LIKES})
+    given = load_int64(guard, {GIVEN})
+    handles = load_int64(guard, {HANDLES})
+    found = load_int64(guard, {FOUND})
     undefined = load_int64(world, {UNDEFINED})
-    if not contents_hold(load_int64(watch, {ENTRIES}), load_int64(watch, {ENTRY_COUNT}), world):
+    if not contents_hold(load_int64(guard, {ENTRIES}), load_int64(guard, {ENTRY_COUNT}), world):
         return {CHANGED}
-    if not slots_hold(watch):
+    if not slots_hold(guard):
         return {CHANGED}
     number = 0
     outcome = {AS_PLANNED}
@@ -304,11 +304,11 @@ def outcome_of(watch, world):
     store_int64(found, count, number)
     return outcome
 
-def count_changes(watch):
+def count_changes(guard):
     # Graphs that saved a parameter must know that it has changed.
-    count = load_int64(watch, {COUNT})
-    records = load_int64(watch, {RECORDS})
-    found = load_int64(watch, {FOUND})
+    count = load_int64(guard, {COUNT})
+    records = load_int64(guard, {RECORDS})
+    found = load_int64(guard, {FOUND})
     for i in range(count):
         if i + 16 < count:
             prefetch(load_int64(records, {record_words} * (i + 16) + {record_COUNTER}))
@@ -329,12 +329,12 @@ def folds(impls, count, found, _):
         store_int64(found, i, fold_of(load_int64(impls, i)))
     return 0
 
-def check(watch, world, found, _):
-    store_int64(found, 0, outcome_of(watch, world))
+def check(guard, world, found, _):
+    store_int64(found, 0, outcome_of(guard, world))
     return 0
 
-def bump(watch, _world, _found, _):
-    count_changes(watch)
+def bump(guard, _world, _found, _):
+    count_changes(guard)
     return 0
 
 def check_whole(whole, world):
@@ -343,46 +343,46 @@ def check_whole(whole, world):
         return {GROUPS_CHANGED}
     if not contents_hold(load_int64(whole, {STATE}), 1, world):
         return {CHANGED}
-    dormant = load_int64(whole, {DORMANT})
-    for i in range(load_int64(whole, {DORMANT_COUNT})):
-        place = place_of_grad(load_int64(dormant, i), world)
+    without_grad = load_int64(whole, {WITHOUT_GRAD})
+    for i in range(load_int64(whole, {WITHOUT_GRAD_COUNT})):
+        place = place_of_grad(load_int64(without_grad, i), world)
         if load_int64(place, 0) != load_int64(world, {UNDEFINED}):
             return {CHANGED}
-    watches = load_int64(whole, {WATCHES})
-    for i in range(load_int64(whole, {WATCH_COUNT})):
-        outcome = outcome_of(load_int64(watches, i), world)
+    guards = load_int64(whole, {GUARDS})
+    for i in range(load_int64(whole, {GUARD_COUNT})):
+        outcome = outcome_of(load_int64(guards, i), world)
         if outcome != {AS_PLANNED}:
             return outcome
     return {AS_PLANNED}
 
-def run_kernel(watch, whole):
-    if load_int64(load_int64(watch, {FOUND}), load_int64(watch, {COUNT})) == 0:
+def run_kernel(guard, whole):
+    if load_int64(load_int64(guard, {FOUND}), load_int64(guard, {COUNT})) == 0:
         return
-    control = load_int64(watch, {CONTROL})
-    store_int64(control, {GRADS}, load_int64(watch, {FOUND}))
-    call_native(load_int64(watch, {PREPARE}), control, 0, 0, 0, 0)
-    task = load_int64(watch, {TASK})
+    control = load_int64(guard, {CONTROL})
+    store_int64(control, {GRADS}, load_int64(guard, {FOUND}))
+    call_native(load_int64(guard, {PREPARE}), control, 0, 0, 0, 0)
+    task = load_int64(guard, {TASK})
     if task == 0:
-        chunks = load_int64(watch, {CHUNKS})
-        call_native(load_int64(watch, {UPDATE}), control, 0, chunks, 0, 0)
+        chunks = load_int64(guard, {CHUNKS})
+        call_native(load_int64(guard, {UPDATE}), control, 0, chunks, 0, 0)
     else:
-        threads = load_int64(watch, {THREADS})
+        threads = load_int64(guard, {THREADS})
         entry = load_int64(whole, {ENTRY})
         call_native(load_int64(whole, {REGION}), entry, task, threads, 0, 0)
-    count_changes(watch)
+    count_changes(guard)
 
 def step(whole, world, found, _):
-    watches = load_int64(whole, {WATCHES})
-    count = load_int64(whole, {WATCH_COUNT})
+    guards = load_int64(whole, {GUARDS})
+    count = load_int64(whole, {GUARD_COUNT})
     for i in range(count):
-        hold_grads(load_int64(watches, i), world)
+        hold_grads(load_int64(guards, i), world)
     outcome = check_whole(whole, world)
     store_int64(found, 0, outcome)
     if outcome == {AS_PLANNED}:
         for i in range(count):
-            run_kernel(load_int64(watches, i), whole)
+            run_kernel(load_int64(guards, i), whole)
     for i in range(count):
-        let_go(load_int64(watches, i), world)
+        let_go(load_int64(guards, i), world)
     return 0
 """
 
@@ -397,7 +397,7 @@ _DICT_KEYS = 32
 
 
 @functools.cache
-def source_of(words: TensorWords, grads_word: int) -> str:
+def source_of(words: TensorLayout, grads_word: int) -> str:
     """The text of the loops.
 
     Args:
@@ -425,10 +425,14 @@ def source_of(words: TensorWords, grads_word: int) -> str:
         "dict_keys": _DICT_KEYS,
         "factor": -7046029254386353131,  # odd, so that no change of one word is lost
         "GRADS": grads_word,
-        "row_words": len(Row),
-        "record_words": len(Record),
-        **{f"row_{word.name}": int(word) for word in Row},
-        **{f"record_{word.name}": int(word) for word in Record},
-        **{word.name: int(word) for kind in (World, Watched, Whole, Outcome) for word in kind},
+        "row_words": len(ContentsWord),
+        "record_words": len(TensorWord),
+        **{f"row_{word.name}": int(word) for word in ContentsWord},
+        **{f"record_{word.name}": int(word) for word in TensorWord},
+        **{
+            word.name: int(word)
+            for kind in (ProcessWord, GuardWord, StepWord, Outcome)
+            for word in kind
+        },
     }
     return _SOURCE.format(**places)

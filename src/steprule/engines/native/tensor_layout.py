@@ -31,7 +31,7 @@ _AUTOGRAD_WORDS = 8
 
 
 @dataclass(frozen=True)
-class TensorWords:
+class TensorLayout:
     """Offsets in bytes.
 
     Attributes:
@@ -61,13 +61,13 @@ class TensorWords:
 
 
 @functools.cache
-def tensor_words() -> TensorWords | None:
+def tensor_layout() -> TensorLayout | None:
     """The offsets; None if anything is not found, or is not what it should be."""
     with torch.inference_mode(False):
-        return _found_words()
+        return _found_layout()
 
 
-def _found_words() -> TensorWords | None:
+def _found_layout() -> TensorLayout | None:
     base = torch.zeros(200, dtype=torch.float32, device="cpu")
     probe = base.as_strided((2, 3, 5), (31, 7, 1), 6)
     words = _words(probe._cdata, _TENSOR_WORDS)
@@ -84,7 +84,7 @@ def _found_words() -> TensorWords | None:
         return None
     if not _tells_kinds(base, shape):
         return None
-    return TensorWords(
+    return TensorLayout(
         tensor=8 * tensor,
         shape=8 * shape,
         storage=8 * storage,

@@ -4,7 +4,7 @@ Between two native calls Python may let another thread run, which might drop a g
 kernel is about to read; gradients' Python objects would have to be held, and for a thousand small
 tensors asking for these takes longer than anything else. Within one call no other Python runs: the
 interpreter's lock is kept, which is why only steps of a few milliseconds are taken this way. What
-autograd may do without the lock is met by references of torch's own (loops_source.py).
+autograd may do without the lock is met by references of torch's own (loops_text.py).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from steprule.engines.native.loops import (
     can_hold_tensors,
     items_of,
     native,
-    world,
+    process_words,
 )
-from steprule.engines.native.loops_text import Loop, Whole
-from steprule.engines.threads.openmp_team import team
+from steprule.engines.native.loops_text import Loop, StepWord
+from steprule.engines.threads.openmp_team import openmp_team
 from steprule.engines.whole_step import Contents, Outcome
 
 # Up to so many elements: a step of Adam then takes a few milliseconds, less than the 5 after which
@@ -38,8 +38,8 @@ class NativeRunner(Protocol):
 
     elements: int
 
-    def watched_block(self, threads: int) -> array[int] | None:
-        """The block of its watch, told of kernel and threads; None if it cannot be used so."""
+    def guard_block(self, threads: int) -> array[int] | None:
+        """The block of its guard, told of kernel and threads; None if it cannot be used so."""
 
     def threads(self) -> int:
         """How many threads its kernel is worth now."""
@@ -52,7 +52,7 @@ class NativeStep:
         groups: the list of parameter groups, the groups and their lists of parameters, with what
             the kernels were told of them.
         state: the optimizer's state.
-        dormant: plain tensors that must not have a gradient.
+        without_grad: plain tensors that must not have a gradient.
         runners: their kernels, all watched.
     """
 
@@ -60,35 +60,35 @@ class NativeStep:
         self,
         groups: Sequence[Contents],
         state: Mapping[Any, Any],
-        dormant: Sequence[Tensor],
+        without_grad: Sequence[Tensor],
         runners: Sequence[NativeRunner],
     ) -> None:
         self._runners = runners
-        self._dormant = tuple(dormant)
+        self._without_grad = tuple(without_grad)
         self._state = ContentsGuard([(state, list(state.items()))])
         self._groups = ContentsGuard(groups)
-        self._watches = array("q", bytes(8 * len(runners)))
-        self._block = array("q", bytes(8 * len(Whole)))
+        self._guards = array("q", bytes(8 * len(runners)))
+        self._block = array("q", bytes(8 * len(StepWord)))
         words = {
-            Whole.WATCHES: address_of(self._watches),
-            Whole.WATCH_COUNT: len(runners),
-            Whole.GROUPS: self._groups.address,
-            Whole.GROUP_COUNT: self._groups.count,
-            Whole.STATE: self._state.address,
-            Whole.DORMANT: items_of(self._dormant),
-            Whole.DORMANT_COUNT: len(self._dormant),
+            StepWord.GUARDS: address_of(self._guards),
+            StepWord.GUARD_COUNT: len(runners),
+            StepWord.GROUPS: self._groups.address,
+            StepWord.GROUP_COUNT: self._groups.count,
+            StepWord.STATE: self._state.address,
+            StepWord.WITHOUT_GRAD: items_of(self._without_grad),
+            StepWord.WITHOUT_GRAD_COUNT: len(self._without_grad),
         }
         for place, value in words.items():
             self._block[place] = value
-        self._blocks: list[array[int]] = []  # kept alive: the watches' addresses are theirs
+        self._blocks: list[array[int]] = []  # kept alive: the guards' addresses are theirs
         self._threads = -1
-        self._crew: Any = None
+        self._team: Any = None
 
     @staticmethod
     def takes(runners: Sequence[NativeRunner]) -> bool:
         """Whether these kernels are so short, and all that they need is there without Python."""
         few = sum(runner.elements for runner in runners) <= MOST_ELEMENTS
-        has_threads = team() is not None or all(runner.threads() == 1 for runner in runners)
+        has_threads = openmp_team() is not None or all(runner.threads() == 1 for runner in runners)
         return few and has_threads and can_hold_tensors()
 
     def renew_groups(self, groups: Sequence[Contents]) -> bool:
@@ -99,28 +99,33 @@ class NativeStep:
         """Check everything and, if all is as planned, carry out the step.
 
         Returns:
-            An :class:`~.loops_source.Outcome`; nothing was done but on ``AS_PLANNED``.
+            An :class:`~.loops_text.Outcome`; nothing was done but on ``AS_PLANNED``.
         """
-        crew = team()
-        if (torch.get_num_threads() != self._threads or crew is not self._crew) and (
-            not self._prepare(crew)
+        team = openmp_team()
+        if (torch.get_num_threads() != self._threads or team is not self._team) and (
+            not self._prepare(team)
         ):
             return Outcome.NOT_NOW
         outcome = array("q", [0])  # one for each call: another thread may step as well
-        native()[Loop.STEP](address_of(self._block), address_of(world()), address_of(outcome), 0)
+        native()[Loop.STEP](
+            address_of(self._block), address_of(process_words()), address_of(outcome), 0
+        )
         return outcome[0]
 
-    def _prepare(self, crew: Any) -> bool:
-        """Tell the watches of their kernels and threads; False if the step cannot be taken."""
+    def _prepare(self, team: Any) -> bool:
+        """Tell the guards of their kernels and threads; False if the step cannot be taken."""
         if not self.takes(self._runners):
             return False
-        blocks = [runner.watched_block(runner.threads()) for runner in self._runners]
+        blocks = [runner.guard_block(runner.threads()) for runner in self._runners]
         self._blocks = [block for block in blocks if block is not None]
         if len(self._blocks) < len(blocks):
             return False
         for i, block in enumerate(self._blocks):
-            self._watches[i] = address_of(block)
-        if crew is not None:
-            self._block[Whole.REGION], self._block[Whole.ENTRY] = crew.region, crew.entry
-        self._threads, self._crew = torch.get_num_threads(), crew
+            self._guards[i] = address_of(block)
+        if team is not None:
+            self._block[StepWord.REGION], self._block[StepWord.ENTRY] = (
+                team.region,
+                team.entry,
+            )
+        self._threads, self._team = torch.get_num_threads(), team
         return True

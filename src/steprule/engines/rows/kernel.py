@@ -18,10 +18,10 @@ from steprule.engines.cpu.kernel_text import Layout, scalar_row
 from steprule.engines.cpu.memory import PLAIN
 from steprule.engines.engine import Leaf
 from steprule.engines.kernel_cache.cache import CompilationError, Library, library_for
-from steprule.engines.kernel_cache.cached_lookup import remembered
+from steprule.engines.kernel_cache.cached_lookup import cached_lookup
 from steprule.engines.native.control_block import Control
 from steprule.engines.rows.kernel_text import RowsControl, rows_source_of
-from steprule.engines.threads.work_split import Shares
+from steprule.engines.threads.work_split import WorkSplit
 from steprule.formats import format_of
 from steprule.language.form import Form
 from steprule.language.rule import SUPPLIED
@@ -124,11 +124,11 @@ def update_rows(form: Form, leaf: Leaf, numbers: Mapping[str, Any], step: float)
     if threads == 1:
         rows(control, 0, distinct)
     else:
-        Shares(library, 3, control, [distinct * k // threads for k in range(threads + 1)]).run()
+        WorkSplit(library, 3, control, [distinct * k // threads for k in range(threads + 1)]).run()
     torch.autograd.graph.increment_version([leaf.param])
 
 
-@remembered
+@cached_lookup
 def has_kernel(form: Form, dtype: torch.dtype) -> bool:
     """Tell whether the kernel is there, or could be compiled."""
     try:
@@ -137,7 +137,7 @@ def has_kernel(form: Form, dtype: torch.dtype) -> bool:
         return False
 
 
-@remembered
+@cached_lookup
 def _library(form: Form, dtype: torch.dtype) -> Library:
     stored = ("param", "grad", *form.array_slots)
     layout = Layout(

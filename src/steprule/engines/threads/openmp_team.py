@@ -3,7 +3,7 @@
 Between two of its parallel regions torch's threads spin for a while, so as to be there at once for
 the next one. Threads of our own would share their cores with them and come late; a region of ours
 on the same OpenMP runtime finds them awake. Where that runtime is not found (or after a fork,
-which its threads do not survive) :mod:`steprule.engines.workers` does the work instead.
+which its threads do not survive) :mod:`steprule.engines.threads.thread_pool` does the work instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from steprule.engines.kernel_cache.cache import Library, library_for
-from steprule.engines.kernel_cache.cached_lookup import remembered
+from steprule.engines.kernel_cache.cached_lookup import cached_lookup
 
 # What each thread of the team runs: its shares of the chunks, by the kernel's `update`.
 # task: update, the control block, number of shares, first chunk of each share (and, behind them,
@@ -36,13 +36,13 @@ def team(task):
 """
 
 
-@remembered
+@cached_lookup
 def native() -> Library:
     """What a thread of a team runs."""
     return library_for(_SOURCE, ("team",), arity=1, title="the loop over a thread's share")
 
 
-class Team:
+class OpenMPTeam:
     """torch's OpenMP runtime: a function that runs a task on so many of its threads."""
 
     def __init__(self, runtime: Any) -> None:
@@ -62,12 +62,12 @@ class Team:
 
 
 @functools.cache
-def team() -> Team | None:
+def openmp_team() -> OpenMPTeam | None:
     """torch's team of threads; None where its runtime is not to be had."""
     if _forked:
         return None
     runtimes = filter(None, map(_opened, _loaded_runtimes()))
-    return next((Team(runtime) for runtime in runtimes), None)
+    return next((OpenMPTeam(runtime) for runtime in runtimes), None)
 
 
 def _opened(path: str) -> Any:
@@ -96,7 +96,7 @@ _forked = False
 def _after_fork() -> None:
     global _forked
     _forked = True
-    team.cache_clear()
+    openmp_team.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):

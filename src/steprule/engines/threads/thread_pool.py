@@ -29,7 +29,7 @@ class _Latch:
                 raise failure
 
 
-class Workers:
+class ThreadPool:
     """A pool that grows to what is asked for."""
 
     def __init__(self) -> None:
@@ -71,17 +71,17 @@ def _work(queue: SimpleQueue[tuple[Task, _Latch]]) -> None:
         del task, latch, failure  # keep nothing alive while waiting for more
 
 
-_workers = Workers()
+_pool = ThreadPool()
 
 
-def workers() -> Workers:
+def thread_pool() -> ThreadPool:
     """This process's pool."""
-    return _workers
+    return _pool
 
 
 def _after_fork() -> None:
-    global _workers
-    _workers = Workers()  # the child has none of its parent's threads
+    global _pool
+    _pool = ThreadPool()  # the child has none of its parent's threads
 
 
 if hasattr(os, "register_at_fork"):
