@@ -592,6 +592,35 @@ def rewound(name: str) -> Any:
     return optimizer, ALL[name](OURS, optimizer)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_loading_makes_two_schedulers_alike_in_all_their_attributes(name: str) -> None:
+    """PyTorch's own tests compare them, whatever they are called."""
+    optimizer = make_optimizer()
+    scheduler = CASES[name](OURS, optimizer)
+    run(optimizer, scheduler, 11)
+    again = CASES[name](OURS, make_optimizer())
+    again.load_state_dict(scheduler.state_dict())
+    left_out = {"optimizer"}
+    assert vars(again).keys() - left_out == vars(scheduler).keys() - left_out
+    for key in vars(scheduler).keys() - left_out:
+        assert vars(again)[key] == vars(scheduler)[key], key
+
+
+def test_a_subclass_may_compare_by_value() -> None:
+    class Own(OURS.StepLR):  # type: ignore[misc]
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Own) and self.state_dict() == other.state_dict()
+
+        __hash__ = None  # type: ignore[assignment]
+
+    first, second = Own(make_optimizer(), 3), Own(make_optimizer(), 3)
+    assert first == second
+    optimizer = make_optimizer()
+    members = [Own(optimizer, 2), Own(optimizer, 3)]
+    sequence = OURS.SequentialLR(optimizer, members, [4])
+    assert run(optimizer, sequence, 6)[0] == in_force(make_optimizer())
+
+
 @pytest.mark.parametrize("name", [*ALL, "ReduceLROnPlateau"])
 def test_get_last_lr_is_known_before_any_step(name: str) -> None:
     optimizer = make_optimizer()

@@ -164,6 +164,15 @@ class PureLR(LRScheduler):
         super()._load(state_dict, kept)
         self._computed = self.last_epoch
 
+    def _restore(self, lrs: list[Any]) -> None:
+        super()._restore(lrs)
+        # As if these lrs had been written by a step, so that the next one takes the shortcuts.
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._plain = groups.all_plain(rates)
+        self._written = rates if self._plain else []
+        self._note_curve(rates if self.last_epoch >= 0 else None)
+        self._plain = False
+
     def _opening(self, lrs: list[float]) -> list[float]:
         """The lrs to begin with: at epoch 0, or where a run is continued."""
         epoch = self.last_epoch
