@@ -100,17 +100,19 @@ def test_a_step_of_ones_own_gets_the_next_lr_from_get_lr(name: str) -> None:
         assert close(mine, expected, 1e-11)
 
 
+@pytest.mark.parametrize("moved", ["before", "after"])
 @pytest.mark.parametrize("name", CASES)
-def test_driven_from_outside_it_moves_as_torchs_does(name: str) -> None:
-    """As ignite does: set the flag, ask get_lr(), move last_epoch (and T_cur)."""
+def test_driven_from_outside_it_moves_as_torchs_does(name: str, moved: str) -> None:
+    """As ignite does: set the flag, ask get_lr(), and move last_epoch (and T_cur)."""
     sides = []
     for module in (OURS, TORCH):
         optimizer = make_optimizer()
         scheduler = CASES[name](module, optimizer)
         seen = []
-        for _ in range(25):
-            scheduler.last_epoch += 1
-            scheduler._step_count += 1
+        for number in range(25):
+            if moved == "before" or number:
+                scheduler.last_epoch += 1
+                scheduler._step_count += 1
             if isinstance(scheduler, TORCH.CosineAnnealingWarmRestarts):
                 scheduler.T_cur = scheduler.last_epoch
             scheduler._get_lr_called_within_step = True

@@ -47,7 +47,11 @@ class PureLR(LRScheduler):
         raise NotImplementedError
 
     def _chain(self, lr: float, base: float, epoch: int) -> float:
-        """The lr at `epoch` of a group that came to this epoch with `lr`."""
+        """The lr at `epoch` of a group that came to this epoch with `lr`.
+
+        At epoch 0 that is `lr` itself where torch begins with it, and only while beginning: asked
+        for by somebody who drives the scheduler from outside, torch takes a step there too.
+        """
         raise NotImplementedError
 
     def _pure(self, index: int, base: float) -> Schedule:
