@@ -100,17 +100,19 @@ def test_a_step_of_ones_own_gets_the_next_lr_from_get_lr(name: str) -> None:
         assert close(mine, expected, 1e-11)
 
 
+@pytest.mark.parametrize("moved", ["before", "after"])
 @pytest.mark.parametrize("name", CASES)
-def test_driven_from_outside_it_moves_as_torchs_does(name: str) -> None:
-    """As ignite does: set the flag, ask get_lr(), move last_epoch (and T_cur)."""
+def test_driven_from_outside_it_moves_as_torchs_does(name: str, moved: str) -> None:
+    """As ignite does: set the flag, ask get_lr(), and move last_epoch (and T_cur)."""
     sides = []
     for module in (OURS, TORCH):
         optimizer = make_optimizer()
         scheduler = CASES[name](module, optimizer)
         seen = []
-        for _ in range(25):
-            scheduler.last_epoch += 1
-            scheduler._step_count += 1
+        for number in range(25):
+            if moved == "before" or number:
+                scheduler.last_epoch += 1
+                scheduler._step_count += 1
             if isinstance(scheduler, TORCH.CosineAnnealingWarmRestarts):
                 scheduler.T_cur = scheduler.last_epoch
             scheduler._get_lr_called_within_step = True
@@ -590,6 +592,35 @@ def test_a_copy_goes_on_by_itself_and_says_when_it_is_called_in_the_wrong_order(
 def rewound(name: str) -> Any:
     optimizer = make_optimizer()
     return optimizer, ALL[name](OURS, optimizer)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loading_makes_two_schedulers_alike_in_all_their_attributes(name: str) -> None:
+    """PyTorch's own tests compare them, whatever they are called."""
+    optimizer = make_optimizer()
+    scheduler = CASES[name](OURS, optimizer)
+    run(optimizer, scheduler, 11)
+    again = CASES[name](OURS, make_optimizer())
+    again.load_state_dict(scheduler.state_dict())
+    left_out = {"optimizer"}
+    assert vars(again).keys() - left_out == vars(scheduler).keys() - left_out
+    for key in vars(scheduler).keys() - left_out:
+        assert vars(again)[key] == vars(scheduler)[key], key
+
+
+def test_a_subclass_may_compare_by_value() -> None:
+    class Own(OURS.StepLR):  # type: ignore[misc]
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Own) and self.state_dict() == other.state_dict()
+
+        __hash__ = None  # type: ignore[assignment]
+
+    first, second = Own(make_optimizer(), 3), Own(make_optimizer(), 3)
+    assert first == second
+    optimizer = make_optimizer()
+    members = [Own(optimizer, 2), Own(optimizer, 3)]
+    sequence = OURS.SequentialLR(optimizer, members, [4])
+    assert run(optimizer, sequence, 6)[0] == in_force(make_optimizer())
 
 
 @pytest.mark.parametrize("name", [*ALL, "ReduceLROnPlateau"])

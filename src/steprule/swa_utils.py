@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -20,7 +19,6 @@ from torch.optim.swa_utils import (
 from steprule.lr_scheduler import groups, torch_classes
 from steprule.lr_scheduler.annealing import strategy_of
 from steprule.lr_scheduler.base import LRScheduler
-from steprule.lr_scheduler.groups import Rate
 from steprule.lr_scheduler.pure import PureLR
 from steprule.lr_scheduler.torch_names import helper
 from steprule.schedules import Schedule, checks, constant, cosine, linear
@@ -43,9 +41,7 @@ class SWALR(PureLR, torch_classes.SWALR):
         TypeError, ValueError: an argument is out of range.
     """
 
-    _unsaved = PureLR._unsaved | {"_goals", "anneal_func"}
-    # What `_targets` gave for this step, so as to look at the groups once.
-    _goals: Sequence[float] = ()
+    _unsaved = PureLR._unsaved | {"anneal_func"}
 
     # torch has no closed form here: it always goes on from the lr it finds.
     _get_closed_form_lr = None  # type: ignore[assignment]
@@ -96,19 +92,11 @@ class SWALR(PureLR, torch_classes.SWALR):
                 group.setdefault("swa_lr", self._swa_lrs[min(index, len(self._swa_lrs) - 1)])
             return self._targets()
 
-    def get_lr(self) -> list[Rate]:
-        if not self._only_asked():
-            self._goals = self._targets()
-        return super().get_lr()
-
-    def _key(self, epoch: int) -> tuple[float, Sequence[float]]:
-        return self._alpha(epoch), self._goals
-
     def _closed(self, epoch: Any) -> list[float]:
-        targets = self._goals if self._get_lr_called_within_step else self._targets()
+        targets = self._targets()
         alpha = self._alpha(epoch)
         if alpha == 1:
-            return list(targets)
+            return targets
         left = 1 - alpha
         return [
             target * alpha + base * left for base, target in zip(self._bases, targets, strict=False)

@@ -6,6 +6,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 
@@ -15,8 +16,21 @@ from steprule.lr_scheduler.torch_names import EPOCH_DEPRECATION_WARNING
 from steprule.schedules import checks
 
 _built = itertools.count()
+# Of each scheduler alive: when it was built among all, and the lr and initial lr of each group
+# then. Not among its attributes: two schedulers built alike are alike in those.
+_found: WeakKeyDictionary[Any, tuple[int, list[float], list[float]]] = WeakKeyDictionary()
 
 Verbose = bool | str | Callable[[str], object]
+
+
+def found_by(scheduler: Any) -> tuple[int, list[float], list[float]] | None:
+    """When a scheduler was built, counted among all, and the groups' lrs and initial lrs then."""
+    return _found.get(scheduler) if _can_be_a_key(scheduler) else None
+
+
+def _can_be_a_key(thing: Any) -> bool:
+    """Whether it has a hash, which a subclass that writes `__eq__` alone has not."""
+    return type(thing).__hash__ is not None
 
 
 class LRScheduler(torch_classes.LRScheduler):
@@ -57,7 +71,6 @@ class LRScheduler(torch_classes.LRScheduler):
             "_exact",
             "_inside",
             "_steps_seen",
-            "_found",
             "_found_step",
         )
     )
@@ -70,8 +83,6 @@ class LRScheduler(torch_classes.LRScheduler):
     _inside = False
     hold_on_skip = False
     verbose: Verbose = False
-    # When it was built among all schedulers, and the lr and initial lr of each group then.
-    _found: tuple[int, list[float], list[float]] | None = None
     base_lrs: list[Rate]
     last_epoch: int
 
@@ -121,7 +132,8 @@ class LRScheduler(torch_classes.LRScheduler):
         self._exact: list[float] = []
         lrs = groups.read(optimizer, [])
         initial = groups.floats([g.get("initial_lr", g["lr"]) for g in optimizer.param_groups])
-        self._found = (next(_built), lrs, initial)
+        if _can_be_a_key(self):
+            _found[self] = (next(_built), lrs, initial)
         self._watch()
 
     def _watch(self) -> None:
@@ -292,7 +304,7 @@ class LRScheduler(torch_classes.LRScheduler):
         self._last_lr = vars(self).get("_last_lr") or now
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_steps_seen", "_found", "_found_step")
+        left_out = ("_steps_seen", "_found_step")
         return {key: value for key, value in vars(self).items() if key not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

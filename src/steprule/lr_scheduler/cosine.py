@@ -57,7 +57,7 @@ class CosineAnnealingLR(PureLR, torch_classes.CosineAnnealingLR):
         return [low + (base - low) * left for base in self._bases]
 
     def _chain(self, lr: float, base: float, epoch: int) -> float:
-        if epoch <= 0 or (self.hold_last and epoch > self.T_max):
+        if self._is_initial or (self.hold_last and epoch > self.T_max):
             return lr
         if (epoch - 1 - self.T_max) % (2 * self.T_max) == 0:
             # Just past the lowest point there is no ratio: rise by the closed form's difference.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,18 @@ from steprule.lr_scheduler.lambdas import _attributes
 from steprule.lr_scheduler.momentum import MomentumLR
 from steprule.schedules import Schedule, checks, cyclic
 from steprule.schedules.cycles import CYCLE_MODES
+
+
+def _triangular(_cycle: float) -> float:
+    return 1.0
+
+
+def _triangular2(cycle: float) -> float:
+    return float(2.0 ** (1 - cycle))
+
+
+def _exp_range(gamma: float, step: float) -> float:
+    return float(gamma**step)
 
 
 class CyclicLR(MomentumLR, torch_classes.CyclicLR):
@@ -95,11 +108,15 @@ class CyclicLR(MomentumLR, torch_classes.CyclicLR):
 
     def scale_fn(self, x: float) -> float:
         """The scale at cycle `x` (first 1), or at step `x` in "iterations" mode."""
-        if self._scale_fn_custom is not None:
-            return self._scale_fn_custom(x)
-        if self.mode == "triangular2":
-            return float(2.0 ** (1 - x))
-        return float(self.gamma**x) if self.mode == "exp_range" else 1.0
+        scale = self._scale_fn_ref if self._scale_fn_custom is None else self._scale_fn_custom
+        return scale(x)
+
+    @property
+    def _scale_fn_ref(self) -> Callable[[float], float]:
+        """The scale that the mode means; torch keeps it under this name."""
+        if self.mode == "exp_range":
+            return functools.partial(_exp_range, self.gamma)
+        return _triangular2 if self.mode == "triangular2" else _triangular
 
     def _height(self, epoch: int) -> float:
         """Height times scale at `epoch`, from the position in the cycle, which is exact."""

@@ -129,7 +129,7 @@ class ExponentialLR(FactorLR, torch_classes.ExponentialLR):
         return power(self.gamma, epoch)
 
     def _ratio(self, epoch: int) -> float:
-        return self.gamma if epoch > 0 else 1.0
+        return 1.0 if self._is_initial else self.gamma
 
     def _pure(self, index: int, base: float) -> Schedule:
         return exponential(base, self.gamma)
@@ -166,7 +166,7 @@ class PolynomialLR(FactorLR, torch_classes.PolynomialLR):
         return float((1.0 - min(int(self.total_iters), epoch) / self.total_iters) ** self.power)
 
     def _ratio(self, epoch: int) -> float:
-        if epoch <= 0 or epoch > self.total_iters:
+        if self._is_initial or epoch > self.total_iters:
             return 1.0
         left, before = self.total_iters - epoch, self.total_iters - (epoch - 1)
         return float((left / before) ** self.power)

@@ -47,7 +47,11 @@ class PureLR(LRScheduler):
         raise NotImplementedError
 
     def _chain(self, lr: float, base: float, epoch: int) -> float:
-        """The lr at `epoch` of a group that came to this epoch with `lr`."""
+        """The lr at `epoch` of a group that came to this epoch with `lr`.
+
+        At epoch 0 that is `lr` itself where torch begins with it, and only while beginning: asked
+        for by somebody who drives the scheduler from outside, torch takes a step there too.
+        """
         raise NotImplementedError
 
     def _pure(self, index: int, base: float) -> Schedule:
@@ -163,6 +167,15 @@ class PureLR(LRScheduler):
     def _load(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
         super()._load(state_dict, kept)
         self._computed = self.last_epoch
+
+    def _restore(self, lrs: list[Any]) -> None:
+        super()._restore(lrs)
+        # As if these lrs had been written by a step, so that the next one takes the shortcuts.
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._plain = groups.all_plain(rates)
+        self._written = rates if self._plain else []
+        self._note_curve(rates if self.last_epoch >= 0 else None)
+        self._plain = False
 
     def _opening(self, lrs: list[float]) -> list[float]:
         """The lrs to begin with: at epoch 0, or where a run is continued."""

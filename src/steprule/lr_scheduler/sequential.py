@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from steprule.lr_scheduler import groups, torch_classes
+from steprule.lr_scheduler.base import found_by
 from steprule.lr_scheduler.composite import (
     CompositeLR,
     advance,
@@ -97,9 +98,9 @@ class SequentialLR(CompositeLR, torch_classes.SequentialLR):
         bases = groups.floats(self.base_lrs)
         # A MomentumLR sets the group's lr and initial lr before it can look at them.
         seen = [
-            leaf._found
+            found
             for leaf in self._leaves()
-            if not isinstance(leaf, MomentumLR) and getattr(leaf, "_found", None)
+            if not isinstance(leaf, MomentumLR) and (found := found_by(leaf))
         ]
         if not seen:
             return bases
