@@ -18,6 +18,7 @@ from steprule.options import check_options, check_spelling
 from steprule.param_groups import (
     ParamsT,
     check_against_others,
+    check_fused,
     check_tensors,
     listed_groups,
     split_names,
@@ -275,6 +276,7 @@ class Optimizer(torch.optim.Optimizer):
             return plan
         if plan is None or not plan.collect():
             self._plan = None
+            check_fused(self.param_groups)
             plan = self._plan = Plan(self._context())
             self._say_what_fell_back(plan)
         plan.run()

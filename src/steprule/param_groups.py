@@ -132,6 +132,24 @@ def check_against_others(group: Mapping[str, Any], others: Sequence[Mapping[str,
             )
 
 
+def check_fused(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse torch's ``fused=True`` where gradients are on meta, as torch does at the step.
+
+    Somebody forgot to give a model its memory: a step would do nothing and say nothing.
+
+    Raises:
+        RuntimeError: naming the parameter.
+    """
+    for i, group in enumerate(groups):
+        for position, param in enumerate(group["params"] if group.get("fused") else ()):
+            if param.device.type == "meta" and param.grad is not None:
+                raise RuntimeError(
+                    "`fused=True` requires all the params to be floating point Tensors of "
+                    f"supported devices, but {label_of(group, i, position)} is on meta: give the "
+                    "model its memory first (to_empty)"
+                )
+
+
 def label_of(group: Mapping[str, Any], group_index: int, position: int) -> str:
     """How messages name a parameter: by its name, or by group and index."""
     if "param_names" in group:
