@@ -257,3 +257,22 @@ def test_type_checkers_see_every_optimizer(module: Any) -> None:
     assert not any("__all__" in ast.unparse(node) for node in tree.body if type(node) is ast.Assign)
     names = {alias.asname for node in ast.walk(tree) for alias in getattr(node, "names", [])}
     assert set(NAMES) <= names or module is steprule  # which takes them from there by a star
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "Adam", "AdamW", "SGD"])
+def test_fused_on_meta_is_refused_at_the_step(name: str) -> None:
+    """And nothing is changed: the model may be given its memory afterwards."""
+    for package in (torch.optim, steprule):
+        net = nn.Linear(2, 3, device="meta")
+        optimizer = getattr(package, name)(net.parameters(), fused=True)
+        for param in net.parameters():
+            param.grad = torch.ones_like(param)
+        with pytest.raises(RuntimeError, match="`fused=True` requires all the params to be float"):
+            optimizer.step()
+        if package is steprule:
+            assert all(entry["step"] == 0 for entry in optimizer.state.values())
+        optimizer.zero_grad()
+        net.to_empty(device="cpu")
+        for param in net.parameters():
+            param.grad = torch.ones_like(param)
+        optimizer.step()

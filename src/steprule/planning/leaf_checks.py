@@ -40,7 +40,14 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
     param = settings.params[position]
     grad = param.grad
     assert grad is not None
-    label = label_of(context.groups[group], group, position)
+    options = context.groups[group]
+    label = label_of(options, group, position)
+    if param.is_meta and options.get("fused"):
+        # As torch: somebody forgot to give a model its memory, and a step would do nothing.
+        raise RuntimeError(
+            "`fused=True` requires all the params to be floating point Tensors of supported "
+            f"devices, but {label} is on meta: give the model its memory first (to_empty)"
+        )
     _check_kind(context, param, grad, label)
     if grad.shape != param.shape:
         raise RuntimeError(
