@@ -133,3 +133,79 @@ def test_a_refused_step_keeps_no_gradient(engine: str) -> None:
     assert torch.equal(params[0], before[0])
     params[0].grad = None
     assert seen() is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_of_another_thread_between_collect_and_run(engine: str) -> None:
+    """What it let go of is found again: nobody's step is lost."""
+    param = nn.Parameter(torch.ones(3))
+    optimizer = steprule.SGD([param], lr=0.5, engine=engine)
+    param.grad = torch.ones(3)
+    optimizer.step()
+    plan = optimizer._plan
+    assert plan is not None
+    with torch.no_grad():
+        assert plan.collect()
+        assert plan.collect()
+        plan.run()
+        plan.run()
+    assert param.tolist() == [-0.5] * 3
+
+
+def test_an_engine_that_cannot_be_imported_is_passed_over() -> None:
+    registry.register(registry.Entry("absent", "no_such_module:Engine"), before="fused")
+    try:
+        params = with_gradients((3,))
+        optimizer = steprule.SGD(params)
+        optimizer.step()
+        row = optimizer.explain().rows[0]
+        assert row.engine == "fused"
+        assert "no_such_module" in row.reason
+    finally:
+        registry.unregister("absent")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_refused_first_step_leaves_no_state(engine: str) -> None:
+    registry.register(registry.Entry("stubborn", "toy_engine:StubbornEngine"))
+    try:
+        params = with_gradients((3,), (2, 2))
+        optimizer = steprule.Adam(params, engine="stubborn")
+        with pytest.raises(RuntimeError, match="compute the gradients again"):
+            optimizer.step()
+        assert optimizer.state_dict()["state"] == {}
+    finally:
+        registry.unregister("stubborn")
+
+
+def test_explaining_leaves_a_count_as_it_is() -> None:
+    params = with_gradients((3,))
+    optimizer = steprule.Adam(params)
+    optimizer.step()
+    optimizer.state[params[0]]["step"] = 1  # from an old checkpoint
+    optimizer.explain()
+    assert optimizer.state[params[0]]["step"] == 1
+    assert type(optimizer.state[params[0]]["step"]) is int
+
+
+def test_an_update_that_raised_is_not_the_first_twice() -> None:
+    """Of two runners the second one fails: what the first has updated is not fresh any more."""
+    fused, eager = with_gradients((3,), (2, 2))
+    groups = [{"params": [fused]}, {"params": [eager], "foreach": False}]
+    optimizer = steprule.SGD(groups, lr=0.1, momentum=0.9, dampening=0.5)
+    twin = torch.ones(3, requires_grad=True)
+    theirs = torch.optim.SGD([twin], lr=0.1, momentum=0.9, dampening=0.5)
+    twin.grad = torch.full((3,), 0.5)
+    theirs.step()
+    theirs.step()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("steprule.engines.eager.engine._update", _raise)
+        with pytest.raises(MemoryError):
+            optimizer.step()
+    optimizer._plan = None
+    optimizer.step()
+    torch.testing.assert_close(fused, twin)
+
+
+def _raise(*_: Any) -> None:
+    raise MemoryError

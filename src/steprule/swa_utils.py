@@ -83,7 +83,7 @@ class SWALR(PureLR, torch_classes.SWALR):
         return self.anneal_func(max(0.0, min(1.0, epoch / self.anneal_epochs)))
 
     def _targets(self) -> list[float]:
-        """Each group's swa_lr: its own, or the last known for a group that came without."""
+        """Return each group's swa_lr: its own, or the last known for a group that came without."""
         param_groups = self.optimizer.param_groups
         try:
             return groups.floats([group["swa_lr"] for group in param_groups])

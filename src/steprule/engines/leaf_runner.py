@@ -49,8 +49,8 @@ class LeafRunner:
         )
         self._guard: TensorGuard | None = None
         self._tries = TRIES
-        # This step's gradients, in the order of the leaves; None for those without.
-        self._grads: list[Any] = []
+        # This step's gradients, in the order of the leaves, None for those without; or None.
+        self._grads: list[Any] | None = None
 
     def set_numbers(self, group: int, numbers: Numbers) -> None:
         self._numbers[group] = dict(numbers)
@@ -68,7 +68,7 @@ class LeafRunner:
         return True
 
     def _look_at_each(self, grads: Sequence[Any]) -> bool:
-        """Whether each gradient that is there is of the kind that was planned for."""
+        """Tell whether each gradient that is there is of the kind that was planned for."""
         self._guard = None
         for param, grad, kinds in zip(self._params, grads, self._kinds, strict=True):
             if grad is not None and (_kind_of(param), _kind_of(grad)) != kinds:
@@ -79,8 +79,13 @@ class LeafRunner:
         return True
 
     def run(self) -> None:
-        self.update_leaves(self._grads)
+        self.update_leaves(self._taken_grads())
         self.let_go()
+
+    def _taken_grads(self) -> list[Any]:
+        """Return what was collected; what is there now if another thread's step let go of it."""
+        grads = self._grads
+        return [param.grad for param in self._params] if grads is None else grads
 
     def update_leaves(self, grads: Sequence[Any]) -> None:
         """Update the leaves that have a gradient, by the function."""
@@ -95,11 +100,11 @@ class LeafRunner:
             self._is_first[i] = False
 
     def let_go(self) -> None:
-        self._grads = []
+        self._grads = None
 
 
 def _holds(names: frozenset[str], place: tuple[dict[str, Any], int, int, str]) -> bool:
-    """Whether a leaf's state still has its slots."""
+    """Tell whether a leaf's state still has its slots."""
     return names <= place[0].keys()
 
 

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steprule.engines.engine import Engine
+from steprule.engines.engine import Engine, UnavailableError
 
 AUTO = "auto"
 
@@ -21,18 +21,20 @@ class Entry:
         where: ``"module:Class"``; called without arguments.
         devices: on which ``"auto"`` offers parameters to it; None for all.
         has_public_name: whether users may ask for it by name.
+        is_reference: whether it updates one leaf after the other, as the others must agree with.
     """
 
     name: str
     where: str
     devices: tuple[str, ...] | None = None
     has_public_name: bool = True
+    is_reference: bool = False
 
 
 _entries: list[Entry] = [
     Entry("fused", "steprule.engines.cpu.engine:CpuEngine", devices=("cpu",)),
     Entry("foreach", "steprule.engines.foreach.engine:ForeachEngine"),
-    Entry("eager", "steprule.engines.eager.engine:EagerEngine"),
+    Entry("eager", "steprule.engines.eager.engine:EagerEngine", is_reference=True),
     Entry("rows", "steprule.engines.rows.engine:RowsEngine", has_public_name=False),
 ]
 
@@ -45,6 +47,7 @@ def register(entry: Entry, before: str = "eager") -> None:
 def unregister(name: str) -> None:
     """Take an engine away again."""
     _entries[:] = [entry for entry in _entries if entry.name != name]
+    load.cache_clear()
 
 
 def entries() -> Sequence[Entry]:
@@ -55,6 +58,11 @@ def entries() -> Sequence[Entry]:
 def public_names() -> list[str]:
     """Return the names that users may ask for, sorted."""
     return sorted(entry.name for entry in _entries if entry.has_public_name)
+
+
+def reference_name() -> str:
+    """Return the name of the engine that updates one leaf after the other."""
+    return next(entry.name for entry in _entries if entry.is_reference)
 
 
 def candidates(wanted: str, device: str) -> tuple[str, ...]:
@@ -72,7 +80,14 @@ def candidates(wanted: str, device: str) -> tuple[str, ...]:
 
 @functools.cache
 def load(entry: Entry) -> Engine:
-    """Import an engine's module and make the engine."""
+    """Import an engine's module and make the engine.
+
+    Raises:
+        UnavailableError: it can't be imported here.
+    """
     module, _, name = entry.where.partition(":")
-    engine: Engine = getattr(importlib.import_module(module), name)()
+    try:
+        engine: Engine = getattr(importlib.import_module(module), name)()
+    except ImportError as error:
+        raise UnavailableError(f"engine {entry.name!r} can't be imported: {error}") from error
     return engine

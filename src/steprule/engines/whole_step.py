@@ -22,7 +22,7 @@ class Outcome(enum.IntEnum):
     AS_PLANNED = 0
     GROUPS_CHANGED = 1
     CHANGED = 2
-    UNLIKE = 3  # nothing has changed but what gradients are like
+    GRADS_CHANGED = 3  # nothing has changed but what gradients are like
     NOT_NOW = 4  # threads or tensors are such that no such step can be taken
 
 

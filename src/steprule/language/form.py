@@ -67,7 +67,7 @@ class Form:
         return "the gradient is sparse"
 
     def __call__(self, param: Any, grad: Any, *slots: Any, **scalars: Any) -> Any:
-        """The whole update of one parameter: shared terms, then the rule."""
+        """Update one parameter: shared terms, then the rule."""
         if self.maximize:
             grad = -grad
         if self.decay == "l2":

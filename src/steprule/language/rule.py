@@ -132,7 +132,7 @@ class Rule:
         return self.function.__name__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The formula itself, on whatever it is given."""
+        """Apply the formula itself to whatever it is given."""
         return self.function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:

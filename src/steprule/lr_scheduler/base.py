@@ -29,7 +29,7 @@ def found_by(scheduler: Any) -> tuple[int, list[float], list[float]] | None:
 
 
 def _can_be_a_key(thing: Any) -> bool:
-    """Whether it has a hash, which a subclass that writes `__eq__` alone has not."""
+    """Tell whether it has a hash, which a subclass that writes `__eq__` alone has not."""
     return type(thing).__hash__ is not None
 
 
@@ -236,13 +236,13 @@ class LRScheduler(torch_classes.LRScheduler):
 
     # ---- asking ----------------------------------------------------------------------------
     def get_last_lr(self) -> list[Rate]:
-        """The lrs this scheduler set last, one for each group, in copies."""
+        """Return the lrs this scheduler set last, one for each group, in copies."""
         # A subclass with a step() of its own may never have written it down.
         last: list[Rate] | None = vars(self).get("_last_lr")
         return groups.held(self.optimizer) if last is None else groups.copied(last)
 
     def get_lr(self) -> list[Rate]:
-        """Subclasses: return the lr of each group at `self.last_epoch`."""
+        """Return the lr of each group at `self.last_epoch`; subclasses say which that is."""
         raise NotImplementedError(f"{type(self).__name__} must write get_lr()")
 
     # ---- saving and loading ----------------------------------------------------------------

@@ -39,7 +39,7 @@ def _count(optimizer: Optimizer, *_: Any) -> None:
 
 
 def _skipped(optimizer: Optimizer) -> bool:
-    """Whether a GradScaler told a fused step to leave the parameters as they were."""
+    """Tell whether a GradScaler told a fused step to leave the parameters as they were."""
     found_inf = getattr(optimizer, "found_inf", None)
     return bool(getattr(optimizer, "last_step_skipped", False)) or (
         found_inf is not None and bool(found_inf)
@@ -98,7 +98,7 @@ def watch(optimizer: Optimizer, *, count: bool) -> None:
 
 
 def steps_taken(optimizer: Optimizer) -> int | None:
-    """Steps counted so far, without those skipped by a GradScaler; None where none can be seen."""
+    """Count steps so far, without those skipped by a GradScaler; None where none is seen."""
     stepping = that_step(optimizer)
     if not stepping:
         return None
@@ -106,13 +106,13 @@ def steps_taken(optimizer: Optimizer) -> int | None:
 
 
 def own_step(optimizer: Optimizer) -> Any:
-    """What somebody put in place of this optimizer's step, if anybody did."""
+    """Return what somebody put in place of this optimizer's step, if anybody did."""
     step = getattr(optimizer, "__dict__", {}).get("step")
     return None if step is None or _leads_to_the_step(step, optimizer) else step
 
 
 def _leads_to_the_step(step: Any, optimizer: Optimizer) -> bool:
-    """Whether `step` is the class's, or says by its attributes that it wraps it.
+    """Tell whether `step` is the class's, or says by its attributes that it wraps it.
 
     `functools.wraps` copies the attributes of what it wraps, which is what torch goes by.
     """
@@ -125,13 +125,13 @@ def _leads_to_the_step(step: Any, optimizer: Optimizer) -> bool:
 
 
 def what_steps(optimizer: Optimizer) -> tuple[Any, int]:
-    """What `warn_if_never_stepped` is to compare with: own step, and the parameters' versions."""
+    """Return what `warn_if_never_stepped` compares: own step, and the parameters' versions."""
     own = own_step(optimizer)
     return own, 0 if own is None else _versions(optimizer)
 
 
 def _versions(optimizer: Optimizer) -> int:
-    """A number that grows each time a parameter is changed in place."""
+    """Return a number that grows each time a parameter is changed in place."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
     return sum(param._version for param in params if not param.is_inference())
 

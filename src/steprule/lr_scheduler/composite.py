@@ -18,7 +18,7 @@ from steprule.schedules import Schedule, checks
 
 
 def wants_metrics(member: Any) -> bool:
-    """Whether a step of `member` takes a metric, now or later."""
+    """Tell whether a step of `member` takes a metric, now or later."""
     if isinstance(member, CompositeLR):
         return any(wants_metrics(inner) for inner in member._schedulers)
     return isinstance(member, torch_schedulers.ReduceLROnPlateau)
@@ -73,7 +73,7 @@ class CompositeLR(LRScheduler):
                 member._inside = True
 
     def _current(self) -> list[Any]:
-        """The members that act now."""
+        """Return the members that act now."""
         return self._schedulers
 
     def _start(self) -> None:
@@ -105,12 +105,12 @@ class CompositeLR(LRScheduler):
         self._last_lr = groups.held(self.optimizer)
 
     def get_lr(self) -> list[Rate]:
-        """The lr of each group now in force."""
+        """Return the lr of each group now in force."""
         return groups.held(self.optimizer)
 
     # ---- asking about any epoch --------------------------------------------------------------
     def lr_at(self, step: int) -> list[float]:
-        """The lr of each group at an epoch, found by rehearsing on a stand-in optimizer.
+        """Return the lr of each group at an epoch, found by rehearsing on a stand-in optimizer.
 
         It takes time in proportion to `step` and leaves this scheduler and its optimizer alone.
 
@@ -124,7 +124,7 @@ class CompositeLR(LRScheduler):
         return groups.read(copy.optimizer, [])
 
     def _fresh_copy(self) -> CompositeLR:
-        """A copy at epoch 0 on a stand-in optimizer."""
+        """Return a copy at epoch 0 on a stand-in optimizer."""
         if wants_metrics(self):
             raise TypeError(
                 f"{type(self).__name__} holds a ReduceLROnPlateau: its lr depends on the metrics "
@@ -152,7 +152,7 @@ class CompositeLR(LRScheduler):
 
     # ---- saving and loading --------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
-        """The state of each member, and of this scheduler itself."""
+        """Return the state of each member, and of this scheduler itself."""
         state = super().state_dict()
         state["_schedulers"] = [member.state_dict() for member in self._schedulers]
         if any(isinstance(leaf, MomentumLR) for leaf in self._leaves()):
@@ -235,7 +235,7 @@ def enter(member: Any, metrics: Any) -> None:
 
 
 def pure_member(member: Any, index: int, base: float) -> Schedule:
-    """The schedule a member follows once it has taken over."""
+    """Return the schedule a member follows once it has taken over."""
     if isinstance(member, CompositeLR):
         return member._pure(index)
     if not isinstance(member, PureLR) or member._get_closed_form_lr is None:

@@ -107,7 +107,7 @@ class CyclicLR(MomentumLR, torch_classes.CyclicLR):
             self.scale_mode = "iterations" if self.mode == "exp_range" else "cycle"
 
     def scale_fn(self, x: float) -> float:
-        """The scale at cycle `x` (first 1), or at step `x` in "iterations" mode."""
+        """Return the scale at cycle `x` (first 1), or at step `x` in "iterations" mode."""
         scale = self._scale_fn_ref if self._scale_fn_custom is None else self._scale_fn_custom
         return scale(x)
 

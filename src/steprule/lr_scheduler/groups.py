@@ -30,7 +30,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def copied(value: Any) -> Any:
-    """A copy of `value` that shares no list, dict or tensor with it."""
+    """Return a copy of `value` that shares no list, dict or tensor with it."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, Counter):
@@ -43,17 +43,17 @@ def copied(value: Any) -> Any:
 
 
 def all_plain(values: Sequence[Any]) -> bool:
-    """Whether all are Python numbers, the fast case."""
+    """Tell whether all are Python numbers, the fast case."""
     return {*map(type, values)} <= _PLAIN
 
 
 def number(value: Any) -> Any:
-    """The value as a float; None stays None."""
+    """Return the value as a float; None stays None."""
     return None if value is None else float(value)
 
 
 def floats(values: Sequence[Any]) -> list[float]:
-    """The values as floats; the list itself when nothing has to be converted.
+    """Return the values as floats; the list itself when nothing has to be converted.
 
     None stays None: an optimizer that finds its own lr has it in its groups, and a schedule that
     does not compute with it leaves it there.
@@ -110,7 +110,7 @@ def rates(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
 
 
 def number_or_none(value: Any) -> float | None:
-    """A number, or the one element of a tensor or array, as a float; None for anything else."""
+    """Return a number, or a tensor's or array's one element, as a float; None for others."""
     if _is_single(value):
         value = value.item()
     if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
@@ -126,7 +126,7 @@ def _is_single(value: Any) -> bool:
 
 
 def read(optimizer: Optimizer, exact: list[float]) -> list[float]:
-    """The groups' lrs as floats.
+    """Return the groups' lrs as floats.
 
     A tensor lr in float32 has forgotten half the digits of what was written to it. `exact` holds
     what was written: it counts as long as the tensor still holds it, rounded.
@@ -172,6 +172,6 @@ def write(optimizer: Optimizer, values: list[Any]) -> tuple[list[Rate], list[flo
 
 
 def held(optimizer: Optimizer, key: str = "lr") -> list[Rate]:
-    """Copies of what the groups hold under `key`."""
+    """Copy what the groups hold under `key`."""
     values = [group[key] for group in optimizer.param_groups]
     return values if all_plain(values) else copied(values)

@@ -47,7 +47,7 @@ class _FunctionLR(PureLR):
         super().__init__(optimizer, last_epoch, verbose, **options)
 
     def _factors(self, epoch: int) -> list[float]:
-        """Each group's factor. Groups that share a plain function share one call of it."""
+        """Return each group's factor. Groups that share a plain function share one call of it."""
         functions = self.lr_lambdas
         first = functions[0]
         if type(first) is types.FunctionType and functions.count(first) == len(functions):
@@ -152,7 +152,7 @@ class MultiplicativeLR(_FunctionLR, torch_classes.MultiplicativeLR):
 
 
 def _attributes(function: Function) -> dict[str, Any] | None:
-    """What a callable object holds; None for a function, which holds nothing to save."""
+    """Return what a callable object holds; None for a function, which holds nothing to save."""
     if isinstance(function, (types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
         return None
     attributes: dict[str, Any] | None = groups.copied(getattr(function, "__dict__", None))
@@ -160,7 +160,7 @@ def _attributes(function: Function) -> dict[str, Any] | None:
 
 
 def _probe(function: Function, epochs: Any) -> dict[int, float]:
-    """A plain function's values where it has any; objects may count their calls: leave them."""
+    """Return a plain function's values, if any; objects may count their calls: leave them."""
     if not isinstance(function, types.FunctionType):
         return {}
     return {

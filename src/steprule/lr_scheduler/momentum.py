@@ -13,7 +13,7 @@ from steprule.schedules import checks
 
 
 def read_momentum(group: dict[str, Any]) -> float:
-    """The group's momentum, or beta1 where it has betas."""
+    """Return the group's momentum, or beta1 where it has betas."""
     return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
 
 
@@ -32,11 +32,11 @@ class MomentumLR(AbsoluteLR):
     use_beta1: bool = False
 
     def _momenta(self, epoch: int) -> list[float]:
-        """The momentum of each group at `epoch`."""
+        """Return the momentum of each group at `epoch`."""
         raise NotImplementedError
 
     def momentum_at(self, step: int) -> list[float]:
-        """The momentum (or beta1) of each group at an epoch, without side effects.
+        """Return the momentum (or beta1) of each group at an epoch, without side effects.
 
         Raises:
             ValueError: `step` is negative or not whole, or momentum is not cycled.

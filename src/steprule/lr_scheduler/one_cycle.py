@@ -98,7 +98,7 @@ class OneCycleLR(MomentumLR, torch_classes.OneCycleLR):
                 group.setdefault(key, groups.copied(value))
 
     def _phase(self, epoch: int) -> tuple[dict[str, Any], float]:
-        """The phase `epoch` falls in, and the share of it done."""
+        """Return the phase `epoch` falls in, and the share of it done."""
         if epoch > self.total_steps and not self.hold_last:
             raise ValueError(
                 f"Tried to step {epoch} times. The specified number of total steps is "
@@ -162,7 +162,7 @@ class OneCycleLR(MomentumLR, torch_classes.OneCycleLR):
 
 
 def _as_saved_today(state: dict[str, Any]) -> dict[str, Any]:
-    """A state with what older versions of torch saved otherwise said in today's words.
+    """Return a state with what older versions of torch saved otherwise said in today's words.
 
     They saved the function itself as `anneal_func`, and up to 1.6 lengths in place of phases.
 
@@ -180,7 +180,7 @@ def _as_saved_today(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _total(total: Any, epochs: Any, per_epoch: Any) -> tuple[int, str]:
-    """The number of steps, and in words where it came from."""
+    """Return the number of steps, and in words where it came from."""
     if total is not None:
         return checks.whole("total_steps", total, low=1), "the argument total_steps"
     if epochs is None or per_epoch is None:
@@ -193,7 +193,7 @@ def _total(total: Any, epochs: Any, per_epoch: Any) -> tuple[int, str]:
 
 
 def _phases(pct_start: float, total: int, three: bool) -> list[dict[str, Any]]:
-    """Where each phase ends and what it goes from and to, by the names of the groups' keys."""
+    """Return where each phase ends, and from and to which of the groups' keys it goes."""
     ends: list[tuple[float, str, str]] = [(pct_start * total - 1, "max_lr", "base_momentum")]
     if three:
         ends.append((2 * pct_start * total - 2, "initial_lr", "max_momentum"))

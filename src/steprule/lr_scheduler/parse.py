@@ -28,7 +28,7 @@ def scheduler_names() -> list[str]:
 
 
 def looks_like_scheduler(text: str) -> bool:
-    """Whether `text` is meant as `Name:arguments` rather than as a schedule."""
+    """Tell whether `text` is meant as `Name:arguments` rather than as a schedule."""
     name = text.strip().split(":", 1)[0].split("(", 1)[0]
     return name.isidentifier() and name[:1].isupper()
 

@@ -134,7 +134,7 @@ class ReduceLROnPlateau(LRScheduler, torch_classes.ReduceLROnPlateau):
         self._reset()
 
     def get_lr(self) -> list[Rate]:
-        """The lr of each group now in force."""
+        """Return the lr of each group now in force."""
         return groups.held(self.optimizer)
 
     def step(self, metrics: Any = None, epoch: int | None = None) -> None:  # type: ignore[override]

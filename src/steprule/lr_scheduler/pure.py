@@ -43,11 +43,11 @@ class PureLR(LRScheduler):
     _computed: int | None = None
 
     def _closed(self, epoch: Any) -> list[float]:
-        """The lr of each group at `epoch`, as if nobody else had changed it."""
+        """Return the lr of each group at `epoch`, as if nobody else had changed it."""
         raise NotImplementedError
 
     def _chain(self, lr: float, base: float, epoch: int) -> float:
-        """The lr at `epoch` of a group that came to this epoch with `lr`.
+        """Return the lr at `epoch` of a group that came to this epoch with `lr`.
 
         At epoch 0 that is `lr` itself where torch begins with it, and only while beginning: asked
         for by somebody who drives the scheduler from outside, torch takes a step there too.
@@ -55,7 +55,7 @@ class PureLR(LRScheduler):
         raise NotImplementedError
 
     def _pure(self, index: int, base: float) -> Schedule:
-        """The closed form of group `index` as a schedule, with `base` as its initial lr."""
+        """Return the closed form of group `index` as a schedule, with `base` as its initial lr."""
         raise NotImplementedError
 
     @property
@@ -69,7 +69,7 @@ class PureLR(LRScheduler):
         return self.base_lrs  # type: ignore[return-value]
 
     def lr_at(self, step: int) -> list[float]:
-        """The lr of each group at an epoch, without side effects: what training there uses.
+        """Return the lr of each group at an epoch, without side effects: what training there uses.
 
         Args:
             step: the epoch (calls of `step()` made before it), first 0.
@@ -97,7 +97,7 @@ class PureLR(LRScheduler):
             return FunctionSchedule(lambda epoch: self._closed(epoch)[index], 1.0)
 
     def get_lr(self) -> list[Rate]:
-        """The lr of each group now in force, as `get_last_lr()`; subclasses may build on it."""
+        """Return the lr of each group now in force; subclasses may build on it."""
         if self._only_asked():
             return groups.held(self.optimizer)
         self._computed = self.last_epoch
@@ -115,7 +115,7 @@ class PureLR(LRScheduler):
         return list(values)
 
     def _only_asked(self) -> bool:
-        """Whether get_lr() is called to look at the lr, and not to take the next one.
+        """Tell whether get_lr() is called to look at the lr, and not to take the next one.
 
         A subclass with a step() of its own, as people copied it from torch, moves `last_epoch`
         and then calls get_lr() for the lr there.
@@ -126,11 +126,11 @@ class PureLR(LRScheduler):
         return not moved or type(self).step.__module__.startswith("steprule.")
 
     def _key(self, epoch: int) -> Any:
-        """What the closed form at `epoch` depends on besides the bases; None: do not ask."""
+        """Return what the closed form at `epoch` depends on besides the bases; None: do not ask."""
         return None
 
     def _still_on_curve(self) -> bool:
-        """Whether all groups hold the closed form's last value, known without computing it."""
+        """Tell whether all groups hold the closed form's last value, known without computing it."""
         return (
             self._curve is not None
             and self.last_epoch > 0  # there is no value before the first
@@ -178,7 +178,7 @@ class PureLR(LRScheduler):
         self._plain = False
 
     def _opening(self, lrs: list[float]) -> list[float]:
-        """The lrs to begin with: at epoch 0, or where a run is continued."""
+        """Return the lrs to begin with: at epoch 0, or where a run is continued."""
         epoch = self.last_epoch
         if epoch <= 0:
             return self._next(lrs)
@@ -215,11 +215,11 @@ class FactorLR(PureLR):
     """A scheduler that multiplies: lr = base_lr * factor(epoch)."""
 
     def _factor(self, epoch: int) -> float:
-        """Closed form of the factor; `epoch` is at least 0."""
+        """Return the factor in closed form; `epoch` is at least 0."""
         raise NotImplementedError
 
     def _ratio(self, epoch: int) -> float:
-        """What a changed lr is multiplied by when `epoch` begins."""
+        """Return what a changed lr is multiplied by when `epoch` begins."""
         raise NotImplementedError
 
     def _key(self, epoch: int) -> float:

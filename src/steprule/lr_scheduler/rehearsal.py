@@ -14,7 +14,7 @@ S = TypeVar("S")
 
 
 def stand_in(optimizer: Optimizer) -> Optimizer:
-    """An optimizer with the same numbers in its groups and one empty parameter in each."""
+    """Return an optimizer with the same numbers in its groups and one empty parameter in each."""
     result = SGD([{"params": [torch.empty(0, requires_grad=True)]} for _ in optimizer.param_groups])
     result.defaults = dict(getattr(optimizer, "defaults", {}))
     for group, original in zip(result.param_groups, optimizer.param_groups, strict=True):
@@ -25,7 +25,7 @@ def stand_in(optimizer: Optimizer) -> Optimizer:
 
 
 def rehearse(scheduler: S) -> S:
-    """A copy of `scheduler`, its members included, that drives a stand-in.
+    """Return a copy of `scheduler`, its members included, that drives a stand-in.
 
     The model is not copied: wherever the copy meets the optimizer it finds the stand-in.
     """

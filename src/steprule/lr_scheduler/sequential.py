@@ -94,7 +94,7 @@ class SequentialLR(CompositeLR, torch_classes.SequentialLR):
         ]
 
     def _arrival(self) -> list[float]:
-        """The lr to start from: the initial one, or what was loaded or set before the members."""
+        """Return the lr to start from: the initial one, or what was set before the members."""
         bases = groups.floats(self.base_lrs)
         # A MomentumLR sets the group's lr and initial lr before it can look at them.
         seen = [
@@ -184,7 +184,7 @@ class SequentialLR(CompositeLR, torch_classes.SequentialLR):
             self._last_lr = groups.held(self.optimizer)
 
     def lr_at(self, step: int) -> list[float]:
-        """The lr of each group at an epoch, without side effects.
+        """Return the lr of each group at an epoch, without side effects.
 
         Raises:
             TypeError: it depends on metrics: the active member is a plateau.

@@ -37,7 +37,7 @@ from steprule.planning.assignment import Assignment
 from steprule.planning.plan import Plan
 from steprule.planning.settings import FLAGS, Context, requested_engine
 from steprule.schedules import Schedule
-from steprule.state.making import ensure_state
+from steprule.state.making import ensure_state, unchanged_state
 from steprule.state.state_dict import LoadPlan, StateDict, cast_state, moved, packed_state
 
 __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
@@ -490,23 +490,11 @@ class Optimizer(torch.optim.Optimizer):
             return explanation_of(assignments, self.param_groups)
         plan = self._plan
         if plan is None or not plan.still_fits():
-            before = {k: dict(e) if isinstance(e, dict) else e for k, e in self.state.items()}
-            fresh = set(self._fresh)
-            try:
-                with torch.no_grad():
-                    plan = Plan(self._context())
-            finally:  # looking changes nothing
-                self._plan = None
-                self._fresh &= fresh
-                for key in list(self.state):
-                    if key not in before:
-                        del self.state[key]
-                    elif (
-                        isinstance(before[key], dict)
-                        and self.state[key].keys() != before[key].keys()
-                    ):
-                        self.state[key].clear()
-                        self.state[key].update(before[key])
+            self._plan = None
+            # Looking changes nothing.
+            with torch.no_grad(), unchanged_state(self.state, self._fresh, always=True):
+                plan = Plan(self._context())
+                plan.let_go()
         return explanation_of(plan.assignments, self.param_groups)
 
     def __repr__(self) -> str:

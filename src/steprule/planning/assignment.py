@@ -29,12 +29,13 @@ class Assignment:
 
 
 @dataclass
-class Part:
-    """A runner, whose it is, and the groups whose numbers it must be told."""
+class PlannedRunner:
+    """A runner, whose it is, its parameters, and the groups whose numbers it must be told."""
 
     engine: Engine
     runner: Runner
     groups: frozenset[int]
+    params: list[Tensor]
 
 
 @dataclass
@@ -54,7 +55,7 @@ class _Offer:
 
 def assign(
     leaves: Sequence[Leaf], settings: Sequence[Settings], *, by_address: bool
-) -> tuple[list[Assignment], list[Part]]:
+) -> tuple[list[Assignment], list[PlannedRunner]]:
     """Give every leaf to the first engine that takes it, and make the runners.
 
     Args:
@@ -71,15 +72,20 @@ def assign(
         for leaf in leaves
     ]
     assignments: list[Assignment] = []
-    parts: list[Part] = []
+    parts: list[PlannedRunner] = []
     for entry in registry.entries():
         offered = [offer for offer in waiting if entry.name in offer.candidates]
         if not offered:
             continue
-        engine = registry.load(entry)
-        if engine.by_address and not by_address:
+        try:
+            engine = registry.load(entry)
+            if engine.by_address and not by_address:
+                raise UnavailableError(
+                    "a dispatch or function mode is active, which must see the update"
+                )
+        except UnavailableError as error:
             for offer in offered:
-                offer.refuse("a dispatch or function mode is active, which must see the update")
+                offer.refuse(str(error))
             continue
         taken = _taken(engine, offered, parts)
         assignments += [_assignment(offer, engine.name) for offer in taken]
@@ -90,7 +96,7 @@ def assign(
     return assignments, parts
 
 
-def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[Part]) -> list[_Offer]:
+def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[PlannedRunner]) -> list[_Offer]:
     """Return those that the engine has runners for, which are added to ``parts``."""
     buckets: dict[Hashable, list[_Offer]] = {}
     for offer in offered:
@@ -113,16 +119,18 @@ def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[Part]) -> list
             for offer in kept:
                 offer.refuse(str(error))
             continue
-        parts.append(Part(engine, runner, frozenset(leaf.group for leaf in leaves)))
+        groups = frozenset(leaf.group for leaf in leaves)
+        parts.append(PlannedRunner(engine, runner, groups, [leaf.param for leaf in leaves]))
         taken += kept
     return taken
 
 
 def _without_shared_memory(bucket: Sequence[_Offer], form: Form) -> list[_Offer]:
-    """Leaves that share memory are updated one after the other: ``eager`` does so."""
+    """Return the others; leaves that share memory are updated one after the other."""
     shared = overlapping([offer.leaf for offer in bucket], form)
     for i in shared:
-        bucket[i].refuse("it shares memory with another parameter or state", only="eager")
+        only = registry.reference_name()
+        bucket[i].refuse("it shares memory with another parameter or state", only=only)
     return [offer for i, offer in enumerate(bucket) if i not in shared]
 
 

@@ -7,15 +7,21 @@ numbers alone (a schedule's new lr) only refreshes the runners' numbers. It know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
+from steprule.engines import registry
 from steprule.engines.dispatch_modes import is_watched
+from steprule.engines.engine import Leaf
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.language.rule import SUPPLIED
 from steprule.planning.assignment import NO_ENGINE, Assignment, assign
 from steprule.planning.leaf_checks import checked_leaves, make_state
 from steprule.planning.settings import Context, differ, settings_of
 from steprule.planning.whole_steps import WholeSteps
+from steprule.state.making import unchanged_state
 
 
 class Plan:
@@ -32,8 +38,14 @@ class Plan:
         self.context = context
         self.settings = [settings_of(context, i) for i in range(len(context.groups))]
         leaves = checked_leaves(context, self.settings)
-        for leaf in leaves:
-            make_state(context, leaf)
+        with unchanged_state(context.state, context.fresh):
+            for leaf in leaves:
+                make_state(context, leaf)
+            self._plan(leaves)
+
+    def _plan(self, leaves: Sequence[Leaf]) -> None:
+        """Assign checked leaves with all their state to runners, and take their gradients."""
+        context = self.context
         self._is_watched = is_watched()
         assigned, self._parts = assign(leaves, self.settings, by_address=not self._is_watched)
         self._params = [leaf.param for leaf in leaves]
@@ -81,7 +93,7 @@ class Plan:
             return False
         for runner in whole.others:
             runner.run()
-        self._count_first_updates()
+        self._count_first_updates(self._params)
         return True
 
     def collect(self) -> bool:
@@ -143,19 +155,19 @@ class Plan:
             assignment
             for assignment in self.assignments
             if assignment.reason
-            and assignment.engine not in (NO_ENGINE, "rows")
+            and assignment.engine in registry.public_names()
             and self.settings[assignment.group].engine not in ("auto", assignment.engine)
         ]
 
     def run(self) -> None:
         """Carry out one step, gradients having been collected."""
-        for runner in self._runners:
-            runner.run()
-        self._count_first_updates()
+        for part in self._parts:
+            part.runner.run()
+            self._count_first_updates(part.params)
         if self._whole is not None:
             self._whole.learn()
 
-    def _count_first_updates(self) -> None:
+    def _count_first_updates(self, params: Sequence[Tensor]) -> None:
         """Take what was updated out of those that were never updated."""
         if self.context.fresh:
-            self.context.fresh.difference_update(p for p in self._params if p.grad is not None)
+            self.context.fresh.difference_update(p for p in params if p.grad is not None)

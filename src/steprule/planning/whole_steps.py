@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from steprule.engines.engine import Runner
 from steprule.engines.whole_step import ANY, Contents, OffersWholeSteps, Outcome, WholeStep
-from steprule.planning.assignment import NO_ENGINE, Assignment, Part
+from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner
 from steprule.planning.settings import Context, Settings
 
 # After so many attempts in a row that came to nothing a plan makes no more.
@@ -60,7 +60,7 @@ class WholeSteps:
         context: Context,
         settings: Sequence[Settings],
         assignments: Sequence[Assignment],
-        parts: Sequence[Part],
+        parts: Sequence[PlannedRunner],
     ) -> WholeSteps | None:
         """Return those of the first engine that offers it; None if none does."""
         for part in parts:
@@ -93,7 +93,7 @@ class WholeSteps:
             self._tries = TRIES
             return True
         self._tries -= 1
-        if outcome != Outcome.UNLIKE or not self._tries:
+        if outcome != Outcome.GRADS_CHANGED or not self._tries:
             self._whole = None
         return False
 

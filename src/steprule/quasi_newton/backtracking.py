@@ -38,7 +38,7 @@ def backtracking(line: Line, first: float, tolerance: float) -> Trial:
 
 
 def shorter(start: Trial, trial: Trial) -> float:
-    """The next step after ``trial`` was too high."""
+    """Return the next step after ``trial`` was too high."""
     excess = trial.loss - start.loss - trial.step * start.slope
     ideal = -start.slope * trial.step**2 / (2 * excess) if excess > 0 else MOST * trial.step
     return min(max(ideal, LEAST * trial.step), MOST * trial.step)

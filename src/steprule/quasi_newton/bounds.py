@@ -29,7 +29,7 @@ MOST_TRIALS = 60
 
 
 def checked_bounds(bounds: Any, where: str = "") -> tuple[float, float] | None:
-    """A group's bounds as two numbers, infinite where there is none; None for no bounds.
+    """Return a group's bounds as two numbers, infinite where there is none; None for no bounds.
 
     Raises:
         ValueError: not a pair of numbers or None, or the lower above the upper.
@@ -57,7 +57,7 @@ class Box:
 
     @classmethod
     def of(cls, groups: Sequence[Mapping[str, Any]], layout: Layout) -> Box | None:
-        """The box of these groups' bounds; None if no group has any.
+        """Return the box of these groups' bounds; None if no group has any.
 
         Raises:
             ValueError: a bounded group with complex parameters.
@@ -79,23 +79,23 @@ class Box:
         return cls(low, high)
 
     def project(self, point: Tensor) -> Tensor:
-        """The nearest point of the box."""
+        """Return the nearest point of the box."""
         return torch.clamp(point, self._low, self._high)
 
     def held(self, point: Tensor, grad: Tensor) -> Tensor:
-        """A mask of the variables at a bound that the gradient pushes against it."""
+        """Return a mask of the variables at a bound that the gradient pushes against it."""
         near = NEAR * (1 + point.abs())
         at_low = (point <= self._low + near) & (grad > 0)
         at_high = (point >= self._high - near) & (grad < 0)
         return at_low | at_high
 
     def gradient_norm(self, point: Tensor, grad: Tensor) -> float:
-        """The largest entry of ``P(x - g) - x``, which is 0 at a solution."""
+        """Return the largest entry of ``P(x - g) - x``, which is 0 at a solution."""
         move = self.project(point - grad) - point
         return largest_entry(move)
 
     def room(self, point: Tensor, direction: Tensor) -> float:
-        """The largest step that bends nowhere."""
+        """Return the largest step that bends nowhere."""
         bound = torch.where(direction > 0, self._high, self._low)
         steps = (bound - point) / direction
         steps = torch.where(direction == 0, math.inf, steps)
@@ -131,7 +131,7 @@ class Box:
 
     @staticmethod
     def _shrink(loss: float, slope: float, found: Evaluation) -> float:
-        """The factor of the next step: the minimum of a parabola in [0.1, 0.5]."""
+        """Return the factor of the next step: the minimum of a parabola in [0.1, 0.5]."""
         excess = found.loss - loss - slope
         if not found.is_finite or excess <= 0 or slope >= 0:
             return 0.3

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a number's parts: float64 for complex128, itself if real."""
+    """Return the dtype of a number's parts: float64 for complex128, itself if real."""
     return dtype.to_real() if dtype.is_complex else dtype
 
 
@@ -32,7 +32,7 @@ class Layout:
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[Tensor]]) -> Layout:
-        """The layout of these parameter groups, in order."""
+        """Return the layout of these parameter groups, in order."""
         return cls(tuple(tuple(group) for group in groups))
 
     @cached_property
@@ -62,7 +62,7 @@ class Layout:
         return all(real_dtype(param.dtype) == self.dtype for param in self.params)
 
     def group_slices(self) -> list[slice]:
-        """The part of the flat vector that belongs to each group."""
+        """Return the part of the flat vector that belongs to each group."""
         slices, start = [], 0
         for group in self.groups:
             stop = start + sum(_real_numel(param) for param in group)
@@ -71,11 +71,11 @@ class Layout:
         return slices
 
     def gather(self) -> Tensor:
-        """The parameters' values, in a new flat vector."""
+        """Return the parameters' values, in a new flat vector."""
         return self._joined([_flat_real(param.detach()) for param in self.params])
 
     def gather_grad(self) -> Tensor:
-        """The gradients, in a new flat vector; zeros where a gradient is None."""
+        """Return the gradients, in a new flat vector; zeros where a gradient is None."""
         return self._joined([_flat_grad(param) for param in self.params])
 
     def scatter(self, flat: Tensor) -> None:
@@ -96,7 +96,7 @@ class Layout:
 
 
 def largest_entry(flat: Tensor) -> float:
-    """The largest absolute entry, nan if there is one; 0 of nothing."""
+    """Return the largest absolute entry, nan if there is one; 0 of nothing."""
     if not flat.numel():
         return 0.0
     low, high = torch.aminmax(flat)  # twenty times as fast as the norm of order infinity

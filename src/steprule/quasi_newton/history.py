@@ -98,7 +98,7 @@ class History:
         return self._rows.numel() * self._rows.element_size()
 
     def rounded(self, vector: Tensor) -> Tensor:
-        """The vector as the history would give it back."""
+        """Return the vector as the history would give it back."""
         return vector.to(self.dtype).to(self._dtype)
 
     def push(self, step: Tensor, change: Tensor, curvature: float, gamma: float) -> None:
@@ -123,7 +123,7 @@ class History:
         self.gamma = 1.0
 
     def direction(self, grad: Tensor, free: Tensor | None = None) -> Tensor:
-        """``-H grad``, in a new vector.
+        """Return ``-H grad``, in a new vector.
 
         Args:
             grad: the gradient, finite.
@@ -153,7 +153,7 @@ class History:
     def _masked_direction(
         self, passes: Passes, products: Tensor, grad: Tensor, free: Tensor
     ) -> Tensor:
-        """The direction from the pairs restricted to the free variables."""
+        """Return the direction from the pairs restricted to the free variables."""
         kept, curvature, gamma = self._restricted(free)
         if not len(kept):
             return grad * -gamma
@@ -168,12 +168,12 @@ class History:
         return passes.combine(steps, self._spread(weights, kept), gamma, rest) * free
 
     def pairs(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The steps and the changes, oldest first, as views of the ring."""
+        """Return the steps and the changes, oldest first, as views of the ring."""
         slots = self._order().tolist()
         return [self._rows[0, i] for i in slots], [self._rows[1, i] for i in slots]
 
     def curvature(self) -> Tensor:
-        """``S Y'`` with pairs oldest first; entries below the diagonal mean nothing."""
+        """Return ``S Y'`` with pairs oldest first; entries below the diagonal mean nothing."""
         self._settle()
         order = self._order()
         return torch.from_numpy(np.triu(self._curvature[np.ix_(order, order)]))
@@ -202,7 +202,7 @@ class History:
             self._curvature[order, order] = diagonal[len(diagonal) - len(order) :]
 
     def is_near_curvature(self, curvature: Tensor) -> bool:
-        """Whether this can be R of the pairs that are here, but for rounding."""
+        """Tell whether this can be R of the pairs that are here, but for rounding."""
         order = self._order()
         steps, changes = (
             torch.linalg.vector_norm(self._rows[i, order.tolist()], dim=-1, dtype=torch.float64)
@@ -272,7 +272,7 @@ class History:
         return torch.from_numpy(spread)
 
     def _restricted(self, free: Tensor) -> tuple[Slots, Matrix, float]:
-        """The slots of pairs that keep positive curvature on the free variables, S Y', gamma."""
+        """Return the slots with positive curvature on the free variables, S Y' and gamma."""
         order = self._order()
         curvature = self._curvature[np.ix_(order, order)]
         fixed = (~free).nonzero()[:, 0]

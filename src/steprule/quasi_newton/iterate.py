@@ -99,7 +99,7 @@ class Iterations:
         return self._space.gradient_norm(self._point, now.grad)
 
     def _start(self) -> Evaluation:
-        """The evaluation to start from: here, or nearer to the last good point."""
+        """Return the evaluation to start from: here, or nearer to the last good point."""
         if self._space.box is not None:
             inside = self._space.box.project(self._point)
             if not torch.equal(inside, self._point):
@@ -137,7 +137,7 @@ class Iterations:
             history.push(step, change, curvature, curvature / square)
 
     def _direction(self, now: Evaluation) -> tuple[Tensor, float]:
-        """The direction, and the derivative of the loss along it."""
+        """Return the direction, and the derivative of the loss along it."""
         history = self._memory.history
         direction = self._space.direction(history, self._point, now.grad)
         slope = float(now.grad.dot(direction))
@@ -213,7 +213,7 @@ class Iterations:
         return self._halved(before, move, 0.5) or "not_finite"
 
     def _halved(self, base: Tensor, move: Tensor, step: float) -> Evaluation | None:
-        """The first finite point on the way back to ``base``; None, at ``base``, if none is."""
+        """Go back to the first finite point towards ``base``; None, at ``base``, if none is."""
         for _ in range(HALVINGS):
             if not self._objective.left:
                 break

@@ -145,7 +145,7 @@ PASSES = {"project": _PROJECT, "peel": _PEEL, "combine": _COMBINE}
 
 @functools.cache
 def source_of(stored: Format, number: Format) -> str:
-    """The passes over rows that are ``stored`` so, for vectors of plain numbers."""
+    """Return the passes over rows that are ``stored`` so, for vectors of plain numbers."""
     words = {
         "stored": stored.name,
         "number": number.name,

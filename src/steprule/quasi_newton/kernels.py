@@ -94,7 +94,7 @@ def _run(
 
 @cached_lookup
 def library_of(stored: torch.dtype, number: torch.dtype) -> Library:
-    """The passes over rows of one dtype and vectors of another."""
+    """Return the passes over rows of one dtype and vectors of another."""
     source = source_of(FLOATING[stored], FLOATING[number])
     title = "LBFGS's passes over its history"
     return library_for(source, tuple(PASSES), arity=3, reorders_sums=True, title=title)

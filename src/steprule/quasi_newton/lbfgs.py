@@ -164,7 +164,7 @@ class LBFGS(Optimizer):
         group["params"] = params
 
     def result(self) -> Result:
-        """What the last call of ``step`` did and why it stopped.
+        """Return what the last call of ``step`` did and why it stopped.
 
         Raises:
             RuntimeError: before the first step.
@@ -235,7 +235,7 @@ class LBFGS(Optimizer):
             warnings.warn(f"LBFGS stopped: {result}", RuntimeWarning, stacklevel=4)
 
     def _memory_for(self, layout: Layout, options: Options) -> Memory:
-        """The memory in use, or one made of the state (loaded, copied, edited, resized)."""
+        """Return the memory in use, or one made of the state (loaded, copied, edited, resized)."""
         state = self.state.get(layout.params[0])
         if not state:
             return empty_memory(layout, options)
@@ -245,7 +245,7 @@ class LBFGS(Optimizer):
         return from_state(state, layout, options)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state in torch's form, with tensors of its own: later steps leave it alone."""
+        """Return the state in torch's form, with tensors of its own: later steps leave it alone."""
         packed = super().state_dict()
         packed["state"] = {key: detached_state(entry) for key, entry in packed["state"].items()}
         return packed

@@ -116,15 +116,15 @@ class Line:
         return trial.loss <= self.start.loss + c1 * trial.step * self.start.slope
 
     def rounded(self, number: float) -> float:
-        """A number as the flat vector's dtype holds it."""
+        """Return a number as the flat vector's dtype holds it."""
         return torch.tensor(number, dtype=self._point.dtype).item()
 
     def is_flat(self, trial: Trial, c2: float = C2) -> bool:
-        """The strong curvature condition."""
+        """Return the strong curvature condition."""
         return abs(trial.slope) <= -c2 * self.start.slope
 
     def lower(self, one: Trial, other: Trial) -> Trial:
-        """The trial with the lower loss, the first of equals."""
+        """Return the trial with the lower loss, the first of equals."""
         return one if one.loss <= other.loss else other
 
 
@@ -141,7 +141,7 @@ class LineSearch(Protocol):
 
 
 def cubic_minimum(one: Trial, other: Trial, low: float, high: float) -> float:
-    """The minimum in [low, high] of the cubic that fits both losses and slopes.
+    """Return the minimum in [low, high] of the cubic that fits both losses and slopes.
 
     Source: Nocedal and Wright (2006), equation (3.59). The middle where there is none.
     """

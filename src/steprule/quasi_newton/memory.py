@@ -35,11 +35,11 @@ class Memory:
     last_point: Tensor | None = None
 
     def copy(self) -> Memory:
-        """A copy to work on; the history is shared, and undoes its own changes."""
+        """Return a copy to work on; the history is shared, and undoes its own changes."""
         return replace(self)
 
     def fits(self, layout: Layout, options: Options) -> bool:
-        """Whether the ring is of the size and dtype that are asked for now."""
+        """Tell whether the ring is of the size and dtype that are asked for now."""
         history = self.history
         return (
             history.capacity == options.history_size
@@ -51,14 +51,14 @@ class Memory:
 
 
 def empty_memory(layout: Layout, options: Options) -> Memory:
-    """The memory before the first step."""
+    """Return the memory before the first step."""
     like = torch.empty(0, dtype=layout.dtype, device=layout.device)
     dtype = options.history_dtype or layout.dtype
     return Memory(History(options.history_size, layout.size, dtype, like))
 
 
 def to_state(memory: Memory) -> dict[str, Any]:
-    """The memory under torch's keys; tensors are views, good until the next step."""
+    """Return the memory under torch's keys; tensors are views, good until the next step."""
     history = memory.history
     steps, changes = history.pairs()
     curvature = history.curvature()
@@ -88,7 +88,7 @@ class Written:
         self._seen = _leaves(entry)
 
     def holds(self, entry: Any) -> bool:
-        """Whether this is the entry, and nothing in it has changed."""
+        """Tell whether this is the entry, and nothing in it has changed."""
         if entry is not self._entry:
             return False
         now = _leaves(entry)
@@ -100,7 +100,7 @@ class Written:
 
 
 def _leaves(entry: Mapping[str, Any]) -> list[tuple[Any, int]]:
-    """All that torch reads of a state, each tensor with how often it was written to."""
+    """Return all that torch reads of a state, each tensor with how often it was written to."""
     found: list[Any] = []
     for key in _READ:
         value = entry.get(key)
@@ -115,7 +115,7 @@ _READ = (
 
 
 def from_state(state: Mapping[str, Any], layout: Layout, options: Options) -> Memory:
-    """The memory from a state of ours or of torch's.
+    """Return the memory from a state of ours or of torch's.
 
     A state for another number of values (a parameter was added or removed) keeps its counts, and
     starts a new history.
@@ -156,7 +156,7 @@ def detached_state(value: Any) -> Any:
 
 
 def _is_fresh(state: Mapping[str, Any]) -> bool:
-    """Whether our own keys belong to these pairs: torch may have gone on without them."""
+    """Tell whether our own keys belong to these pairs: torch may have gone on without them."""
     curvature = state.get("sy")
     ro = state.get("ro") or []
     if not isinstance(curvature, Tensor) or curvature.shape != (len(ro), len(ro)):
@@ -165,7 +165,7 @@ def _is_fresh(state: Mapping[str, Any]) -> bool:
 
 
 def _taken(value: Tensor | None, layout: Layout) -> Tensor | None:
-    """A copy: torch writes to its own in place, and both may hold the same tensor."""
+    """Return a copy: torch writes to its own in place, and both may hold the same tensor."""
     if value is None:
         return None
     return value.detach().to(device=layout.device, dtype=layout.dtype, copy=True)

@@ -144,7 +144,7 @@ def _updated(interval: _Interval, trial: _Sample, shift: float, low: float, high
 def _next_step(
     best: _Sample, other: _Sample, new: _Sample, is_bracket: bool, low: float, high: float
 ) -> tuple[float, bool]:
-    """The paper's four cases: the next step, and whether a minimum is now enclosed."""
+    """Return the paper's four cases: the next step, and whether a minimum is now enclosed."""
     gap = new.step - best.step
     if new.loss > best.loss:  # case 1: the minimum is between
         cubic, parabola = _cubic(best, new), _parabola(best, new)
@@ -181,7 +181,7 @@ def _root(theta: float, a: _Sample, b: _Sample) -> float:
 
 
 def _cubic(a: _Sample, b: _Sample) -> float:
-    """The minimum, seen from ``a``, of the cubic through both losses and slopes."""
+    """Return the minimum, seen from ``a``, of the cubic through both losses and slopes."""
     theta = _theta(a, b)
     gamma = math.copysign(_root(theta, a, b), b.step - a.step)
     below = gamma - a.slope + gamma + b.slope
@@ -189,7 +189,7 @@ def _cubic(a: _Sample, b: _Sample) -> float:
 
 
 def _cubic_beyond(best: _Sample, new: _Sample, limit: float) -> float:
-    """The cubic's minimum if it lies beyond ``new``, else ``limit``."""
+    """Return the cubic's minimum if it lies beyond ``new``, else ``limit``."""
     theta = _theta(best, new)
     gamma = math.copysign(_root(theta, best, new), best.step - new.step)
     below = gamma + (best.slope - new.slope) + gamma
@@ -198,12 +198,12 @@ def _cubic_beyond(best: _Sample, new: _Sample, limit: float) -> float:
 
 
 def _parabola(a: _Sample, b: _Sample) -> float:
-    """The minimum of the parabola through both losses and the slope at ``a``."""
+    """Return the minimum of the parabola through both losses and the slope at ``a``."""
     below = (a.loss - b.loss) / (b.step - a.step) + a.slope
     return a.step + a.slope / below / 2 * (b.step - a.step) if below else b.step
 
 
 def _secant(a: _Sample, b: _Sample) -> float:
-    """Where the line through both slopes is zero."""
+    """Return where the line through both slopes is zero."""
     below = a.slope - b.slope
     return a.step + a.slope / below * (b.step - a.step) if below else b.step

@@ -70,7 +70,7 @@ class Objective:
         return self.here()
 
     def user_loss(self, loss: float) -> float:
-        """A loss in the closure's own sign."""
+        """Return a loss in the closure's own sign."""
         return self._sign * loss
 
 

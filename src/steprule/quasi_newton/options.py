@@ -42,7 +42,7 @@ FLAGS = ("maximize", "strict_max_eval")
 
 
 def dtype_name(dtype: torch.dtype | str | None) -> str | None:
-    """A storage dtype by name (state dicts then hold plain text).
+    """Return a storage dtype by name (state dicts then hold plain text).
 
     Raises:
         ValueError: not one of these.
@@ -124,7 +124,7 @@ def _check_count(group: Mapping[str, Any], name: str, least: int, where: str) ->
 
 
 def _lr(group: Mapping[str, Any]) -> float:
-    """A group's lr; 0 for a group without values, so that it has no say in the largest."""
+    """Return a group's lr; 0 for a group without values, so that it has no say in the largest."""
     return float(group["lr"]) if any(param.numel() for param in group["params"]) else 0.0
 
 

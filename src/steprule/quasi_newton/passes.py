@@ -23,13 +23,13 @@ class Passes(Protocol):
     """What a direction needs of the matrices; ``rows`` are those of S or of Y in use."""
 
     def project(self, rows: Tensor, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        """``rows @ one`` and ``rows @ other``, in float64 on the CPU."""
+        """Return ``rows @ one`` and ``rows @ other``, in float64 on the CPU."""
 
     def peel(self, rows: Tensor, weights: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """``q = grad - weights @ rows`` and ``rows @ q`` (the latter float64 on the CPU)."""
+        """Return ``q = grad - weights @ rows`` and ``rows @ q`` (the latter float64 on the CPU)."""
 
     def combine(self, rows: Tensor, weights: Tensor, scale: float, vector: Tensor) -> Tensor:
-        """``-(scale * vector + weights @ rows)``; may overwrite ``vector``."""
+        """Return ``-(scale * vector + weights @ rows)``; may overwrite ``vector``."""
 
 
 class TorchPasses:

@@ -51,7 +51,7 @@ class Space:
         return self.box is None and self._movable is None
 
     def direction(self, history: History, point: Tensor, grad: Tensor) -> Tensor:
-        """The descent direction at a point."""
+        """Return the descent direction at a point."""
         free = self._movable
         if self.box is not None:
             held = self.box.held(point, grad)
@@ -62,7 +62,7 @@ class Space:
         return history.direction(grad * self._scale, free).mul_(self._scale)
 
     def gradient_norm(self, point: Tensor, grad: Tensor) -> float:
-        """The largest entry of the gradient of what may move."""
+        """Return the largest entry of the gradient of what may move."""
         if self._movable is not None:
             grad = grad * self._movable
         if self.box is not None:

@@ -59,7 +59,7 @@ def _has_descended(line: Line, trial: Trial) -> bool:
 
 
 def _is_at_end(line: Line, trial: Trial) -> bool:
-    """Whether there is nowhere further to go: a bound, or the edge where losses end."""
+    """Tell whether there is nowhere further to go: a bound, or the edge where losses end."""
     return trial.step >= line.longest or line.edge - trial.step <= 1e-3 * trial.step
 
 

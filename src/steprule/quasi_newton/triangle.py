@@ -43,7 +43,7 @@ def solve_transposed(matrix, stride, order, count, x):
 
 @cached_lookup
 def native() -> Any:
-    """The two functions of the source above."""
+    """Return the two functions of the source above."""
     from steprule.engines.kernel_cache.cache import library_for  # loads the compiler's back end
 
     names = ("solve", "solve_transposed")
@@ -53,7 +53,7 @@ def native() -> Any:
 def solved(
     matrix: Matrix, order: Slots, right: NDArray[Any], *, is_transposed: bool = False
 ) -> Matrix:
-    """The x with ``R x = right``, or with R transposed.
+    """Return the x with ``R x = right``, or with R transposed.
 
     Args:
         matrix: R where the row and the column of a pair are its slot; only entries whose column

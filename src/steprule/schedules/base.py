@@ -93,7 +93,7 @@ class Schedule:
 
     # ---- composition -----------------------------------------------------------------------
     def then(self, other: Schedule, at: int, *, per: Per | None = None) -> Schedule:
-        """This schedule before step `at`, and from there `other`, which starts at its own 0.
+        """Follow this schedule before step `at`, from there `other`, which starts at its own 0.
 
         Args:
             other: what follows; it keeps its own unit.
@@ -115,7 +115,7 @@ class Schedule:
         return _kinds["warmup"](self, steps, per)  # type: ignore[call-arg]
 
     def __mul__(self, factor: float | Schedule) -> Schedule:
-        """This schedule times a number, or times another schedule step by step."""
+        """Multiply this schedule by a number, or by another schedule step by step."""
         if not isinstance(factor, (Schedule, numbers.Real)) or isinstance(factor, bool):
             return NotImplemented
         return _kinds["scaled"](self, factor)  # type: ignore[call-arg]
@@ -123,7 +123,7 @@ class Schedule:
     __rmul__ = __mul__
 
     def clip(self, lo: float | None = None, hi: float | None = None) -> Schedule:
-        """This schedule kept between `lo` and `hi` (None: no bound on that side)."""
+        """Keep this schedule between `lo` and `hi` (None: no bound on that side)."""
         return _kinds["clip"](self, lo, hi)  # type: ignore[call-arg]
 
     def repeat(self, steps: int, *, per: Per | None = None) -> Schedule:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+import contextlib
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -83,3 +84,33 @@ def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str)
             )
         if not (is_scalar or value.is_floating_point() or value.is_complex()):
             raise RuntimeError(f"state {name!r} of {label} is {value.dtype}: it must be floating")
+
+
+@contextlib.contextmanager
+def unchanged_state(
+    state: MutableMapping[Any, Any], fresh: set[Tensor], *, always: bool = False
+) -> Iterator[None]:
+    """Undo what is added to the state inside, if that raises or ``always``.
+
+    Tensors that were there are not looked at: nothing is to be updated inside.
+    """
+    before = {key: dict(e) if isinstance(e, dict) else e for key, e in state.items()}
+    fresh_before = set(fresh)
+    try:
+        yield
+    except BaseException:
+        always = True
+        raise
+    finally:
+        if always:
+            fresh &= fresh_before
+            for key in [key for key in state if key not in before]:
+                del state[key]
+            for key, entry in before.items():
+                if isinstance(entry, dict) and not _are_same(state[key], entry):
+                    state[key].clear()
+                    state[key].update(entry)
+
+
+def _are_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in other)

@@ -17,7 +17,7 @@ StateDict = dict[str, Any]
 
 
 def packed_state(groups: Iterable[Mapping[str, Any]], state: Mapping[Any, Any]) -> StateDict:
-    """Groups and state with parameters replaced by their indices: torch's state dict."""
+    """Replace parameters in groups and state by their indices: torch's state dict."""
     index: dict[int, int] = {}
     packed_groups = []
     start = 0
@@ -138,7 +138,7 @@ def _merged(
 
 
 def cast_state(param: Tensor, value: Any, key: str | None, flags: Mapping[str, Any]) -> Any:
-    """Saved state on the parameter's device and in its dtype, as torch's optimizers cast it."""
+    """Cast saved state to the parameter's device and dtype, as torch's optimizers do."""
     if isinstance(value, Tensor):
         if key == "step":
             if flags.get("capturable") or flags.get("fused"):

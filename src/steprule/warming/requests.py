@@ -85,7 +85,7 @@ def _checked(
 
 
 def _common_variants(cls: type[Optimizer]) -> Iterator[dict[str, Any]]:
-    """Combinations of what torch's class lets one switch on or off."""
+    """Combine what torch's class lets one switch on or off."""
     rule = cls.rule
     names = ["weight_decay"]
     if rule is not None:

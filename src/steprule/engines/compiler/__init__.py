@@ -49,6 +49,6 @@ def compile_kernels(source: str, names: tuple[str, ...], *, reorders_sums: bool)
 
 @functools.cache
 def digest() -> str:
-    """Changes with the compiler: what another one made is not to be used."""
+    """Return what changes with the compiler: what another one made is not to be used."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -56,7 +56,7 @@ class KernelRunner:
         self._library = _library_of(form, leaves[0])
         self._make_guards()
         self._make_tables(leaves)
-        self._grads: tuple[Any, ...] = ()
+        self._grads: tuple[Any, ...] | None = None
         self._active: Sequence[Tensor] = ()
         self._addresses = array("q")
         self._steps = 0
@@ -139,7 +139,7 @@ class KernelRunner:
             self._active = self.params if found[len(self.params)] else ()
             self._tries = TRIES
             return True
-        return outcome == Outcome.UNLIKE and self._collect_grads(grads)
+        return outcome == Outcome.GRADS_CHANGED and self._collect_grads(grads)
 
     def _look(self, grads: tuple[Any, ...]) -> int:
         """Tell whether all is as planned; without a guard, all but the gradients."""
@@ -151,7 +151,7 @@ class KernelRunner:
             self._may_be_guarded = False
             if NativeAddressGuard.takes(self.params, self._states, self._names):
                 self._native_guard = NativeAddressGuard(self.params, self._states, self._names)
-        return Outcome.UNLIKE
+        return Outcome.GRADS_CHANGED
 
     def _collect_grads(self, grads: tuple[Any, ...]) -> bool:
         if self._grads_guard is not None and self._grads_guard.holds(grads):
@@ -160,10 +160,11 @@ class KernelRunner:
             self._grads = grads
         elif not self._collect_unusual(grads):
             return False
-        if self._native_guard is not None and self._tries and all(map(is_, self._grads, grads)):
+        taken = self._grads or ()
+        if self._native_guard is not None and self._tries and all(map(is_, taken, grads)):
             self._tries -= 1
             self._native_guard.expect(grads)
-        grads = self._grads
+        grads = taken
         for i in self._empty:
             self._addresses[i] = grads[i] is not None
         found = np.count_nonzero(np.frombuffer(self._addresses, dtype=np.int64))
@@ -207,6 +208,8 @@ class KernelRunner:
 
     def run(self) -> None:
         """Update the parameters whose gradients :meth:`collect` took."""
+        if self._grads is None and not self.collect():  # another thread's step has let go of them
+            raise RuntimeError("the optimizer was changed by another thread in the midst of a step")
         # Kept alive here: another thread may step meanwhile.
         addresses, grads, active = self._addresses, self._grads, self._active
         try:
@@ -232,7 +235,7 @@ class KernelRunner:
 
     def let_go(self) -> None:
         """Keep no gradient alive: the step is done, or will not be."""
-        self._grads = ()
+        self._grads = None
         self._active = ()
 
     def threads(self) -> int:
@@ -240,7 +243,7 @@ class KernelRunner:
         return min(torch.get_num_threads(), 1 + self.elements // GRAIN)
 
     def guard_block(self, threads: int) -> array[int] | None:
-        """The block of the guard, told of kernel and threads; None if it cannot be used so."""
+        """Tell the native guard of kernel and threads; None if it can't be used, else its block."""
         guard = self._native_guard
         if guard is None or not self.is_guarded:
             return None

@@ -33,9 +33,9 @@ class ForeachRunner(LeafRunner):
         self._lists: KeptLists | None = None
 
     def run(self) -> None:
-        grads, kept = self._grads, self._lists
+        grads, kept = self._taken_grads(), self._lists
         # A first update has numbers of its own; a guard tells that all gradients are there.
-        if any(self._is_first) or self._guard is None or torch.is_grad_enabled():
+        if any(self._is_first) or self._guard is None or None in grads or torch.is_grad_enabled():
             self._lists = None
         elif kept is None or not kept.hold():
             self._lists = kept = self._new_lists(grads)

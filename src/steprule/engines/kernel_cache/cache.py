@@ -67,7 +67,7 @@ class Library:
 
 
 def cache_folder() -> Path:
-    """Where kernels are kept: STEPRULE_CACHE_DIR, else NUMBA_CACHE_DIR, else the user's cache."""
+    """Return where kernels are kept: STEPRULE_CACHE_DIR, NUMBA_CACHE_DIR or the user's cache."""
     # Whoever set Numba's has said where a container may keep what is compiled.
     for variable in ("STEPRULE_CACHE_DIR", "NUMBA_CACHE_DIR"):
         if os.environ.get(variable):
@@ -82,7 +82,7 @@ def cache_folder() -> Path:
 
 
 def digest_of(source: str) -> str:
-    """The name of a kernel's files."""
+    """Return the name of a kernel's files."""
     parts = [
         _FORMAT,
         f"llvmlite {importlib.metadata.version('llvmlite')}",
@@ -104,7 +104,7 @@ def library_for(
     reorders_sums: bool = False,
     title: str = "a kernel",
 ) -> Library:
-    """The functions ``names`` of this source: from memory, from disk, or compiled now.
+    """Return the functions ``names`` of this source: from memory, from disk, or compiled now.
 
     ``reorders_sums`` lets a sum be taken in several parts at once (else it could not be
     vectorized); nan and infinity keep their meaning. ``title`` is how people are told what is
@@ -198,7 +198,7 @@ def _keep(source: str, names: tuple[str, ...]) -> Kept:
 
 
 def is_kept(source: str) -> bool:
-    """Whether this kernel is on disk: to be had in milliseconds."""
+    """Tell whether this kernel is on disk: to be had in milliseconds."""
     try:
         return _path_of(digest_of(source)).exists()
     except (RuntimeError, OSError):
@@ -210,7 +210,7 @@ def _path_of(digest: str) -> Path:
 
 
 def _read(path: Path, digest: str) -> bytes | None:
-    """The code stored at ``path``, unless it is missing, damaged or someone else's."""
+    """Return the code stored at ``path``, unless it is missing, damaged or someone else's."""
     try:
         if hasattr(os, "getuid") and path.stat().st_uid not in (os.getuid(), 0):
             return None  # object code is run: never take it from a stranger

@@ -64,12 +64,12 @@ def announce_if_slow(
 
 
 def is_quiet() -> bool:
-    """Whether the user asked for silence: ``STEPRULE_QUIET`` set to anything but 0, no or false."""
+    """Tell whether silence is asked for: ``STEPRULE_QUIET`` set, and not to 0, no or false."""
     return os.environ.get("STEPRULE_QUIET", "").lower() not in ("", "0", "no", "false")
 
 
 def message(title: str, folder: Path | None) -> str:
-    """The line itself."""
+    """Return the line itself."""
     kept = (
         f"kept in {folder} (`steprule warm` does it ahead of time)"
         if folder is not None and _can_write(folder)
@@ -79,6 +79,6 @@ def message(title: str, folder: Path | None) -> str:
 
 
 def _can_write(folder: Path) -> bool:
-    """Whether the folder, or the nearest one above it that exists, may be written to."""
+    """Tell whether the folder, or the nearest one above it that exists, may be written to."""
     nearest = next((f for f in (folder, *folder.parents) if f.exists()), None)
     return nearest is not None and nearest.is_dir() and os.access(nearest, os.W_OK)

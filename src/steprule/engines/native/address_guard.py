@@ -75,7 +75,7 @@ class NativeAddressGuard:
     def takes(
         params: Sequence[Tensor], entries: Sequence[dict[str, Any]], names: Sequence[str]
     ) -> bool:
-        """Whether the loops can be used: small numbers of axes, no empty parameters."""
+        """Tell whether the loops can be used: small numbers of axes, no empty parameters."""
         return (
             is_native_enabled()
             and all(type(entry) is dict for entry in entries)
@@ -141,7 +141,7 @@ def _records_of(tensors: Sequence[Tensor]) -> array[int]:
 
 
 def _folds_of(tensors: Collection[Tensor]) -> array[int]:
-    """The sizes, strides and kind of each tensor, folded into one word."""
+    """Return the sizes, strides and kind of each tensor, folded into one word."""
     impls = array("q", [tensor._cdata for tensor in tensors])
     found = array("q", bytes(8 * len(impls)))
     native()[Loop.FOLDS](address_of(impls), len(impls), address_of(found), 0)

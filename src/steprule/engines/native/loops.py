@@ -28,7 +28,7 @@ from steprule.engines.native.tensor_layout import TensorLayout, tensor_layout, w
 
 @cached_lookup
 def native() -> list[NativeFunction]:
-    """The loops, by :class:`Loop`; call only where :func:`is_native_enabled` holds."""
+    """Return the loops, by :class:`Loop`; call only where :func:`is_native_enabled` holds."""
     words = tensor_layout()
     assert words is not None
     names = tuple(loop.name.lower() for loop in Loop)
@@ -50,7 +50,7 @@ def enable_native() -> None:
 
 
 def is_native_enabled() -> bool:
-    """Whether the loops are to be used: wanted or compiled already, and safe here."""
+    """Tell whether the loops are to be used: wanted or compiled already, and safe here."""
     return (_is_enabled or _are_compiled()) and _are_safe()
 
 
@@ -62,7 +62,7 @@ def _are_compiled() -> bool:
 
 @functools.cache
 def _are_safe() -> bool:
-    """Whether Python and torch keep their objects as the loops expect."""
+    """Tell whether Python and torch keep their objects as the loops expect."""
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
     if not has_lock or sys.implementation.name != "cpython" or tensor_layout() is None:
         return False
@@ -82,7 +82,7 @@ def _can_compile() -> bool:
 
 @functools.cache
 def process_words() -> array[int]:
-    """What the loops must be told of this process: see :class:`ProcessWord`."""
+    """Return what the loops must be told of this process: see :class:`ProcessWord`."""
     words = tensor_layout()
     assert words is not None
     known = array("q", bytes(8 * (ProcessWord.CELL + 3)))
@@ -100,7 +100,7 @@ def process_words() -> array[int]:
 
 
 def can_hold_tensors() -> bool:
-    """Whether this torch has the functions by which a loop can hold a gradient."""
+    """Tell whether this torch has the functions by which a loop can hold a gradient."""
     return process_words()[ProcessWord.NEW_HANDLE] != 0
 
 
@@ -120,18 +120,18 @@ def _address_of(function: Any) -> int:
 
 
 def address_of(words: array[int]) -> int:
-    """Where an array's first word is."""
+    """Return where an array's first word is."""
     return words.buffer_info()[0]
 
 
 def items_of(objects: list[Any] | tuple[Any, ...]) -> int:
-    """The address of the first item's."""
+    """Return the address of the first item's."""
     where = id(objects) + HEADER
     return word(where) if isinstance(objects, list) else where
 
 
 def are_same(objects: Sequence[Any], known: tuple[Any, ...]) -> bool:
-    """Whether two sequences of equal length hold the very same objects."""
+    """Tell whether two sequences of equal length hold the very same objects."""
     if not is_native_enabled() or not isinstance(objects, (list, tuple)):
         return all(map(is_, objects, known))
     found = array("q", [0])

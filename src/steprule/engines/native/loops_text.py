@@ -289,15 +289,15 @@ def outcome_of(guard, world):
         if impl != undefined:
             storage = load_int64(impl + {storage}, 0)
             if storage == 0:
-                outcome = {UNLIKE}
+                outcome = {GRADS_CHANGED}
             elif not is_plain(load_int64(impl + {object}, 0), world):
-                outcome = {UNLIKE}
+                outcome = {GRADS_CHANGED}
             elif fold_of(impl) != load_int64(likes, 2 * i):
-                outcome = {UNLIKE}
+                outcome = {GRADS_CHANGED}
             else:
                 memory = load_int64(storage + {data}, 0)
                 if memory == 0:
-                    outcome = {UNLIKE}
+                    outcome = {GRADS_CHANGED}
                 memory += load_int64(likes, 2 * i + 1)
                 number += 1
         store_int64(found, i, memory)
@@ -398,7 +398,7 @@ _DICT_KEYS = 32
 
 @functools.cache
 def source_of(words: TensorLayout, grads_word: int) -> str:
-    """The text of the loops.
+    """Return the text of the loops.
 
     Args:
         words: where torch keeps what in a tensor.

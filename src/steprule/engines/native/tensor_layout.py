@@ -62,7 +62,7 @@ class TensorLayout:
 
 @functools.cache
 def tensor_layout() -> TensorLayout | None:
-    """The offsets; None if anything is not found, or is not what it should be."""
+    """Return the offsets; None if anything is not found, or is not what it should be."""
     with torch.inference_mode(False):
         return _found_layout()
 
@@ -107,7 +107,7 @@ def _shape_of(words: list[int]) -> int | None:
 
 
 def _tells_kinds(base: Tensor, shape: int) -> bool:
-    """Whether the last two words tell apart dtypes, devices and lazy views."""
+    """Tell whether the last two words tell apart dtypes, devices and lazy views."""
     plain = torch.zeros(2, dtype=torch.complex64, device="cpu")
     others = [base[:2], base[:2].double(), plain.conj(), torch.empty(2, device="meta")]
     last = shape + SHAPE_WORDS - 2
@@ -160,15 +160,15 @@ def _words(address: int, count: int) -> list[int]:
 
 
 def word(address: int) -> int:
-    """The word at an address."""
+    """Return the word at an address."""
     return ctypes.c_int64.from_address(address).value
 
 
 def half_word(address: int) -> int:
-    """The 32 bits at an address."""
+    """Return the 32 bits at an address."""
     return ctypes.c_uint32.from_address(address).value
 
 
 def has_plain_shape(tensor: Tensor) -> bool:
-    """Whether the words tell the tensor's sizes."""
+    """Tell whether the words tell the tensor's sizes."""
     return tensor.dim() <= INLINE_AXES

@@ -39,10 +39,10 @@ class NativeRunner(Protocol):
     elements: int
 
     def guard_block(self, threads: int) -> array[int] | None:
-        """The block of its guard, told of kernel and threads; None if it cannot be used so."""
+        """Tell its guard of kernel and threads; None if it can't be used, else its block."""
 
     def threads(self) -> int:
-        """How many threads its kernel is worth now."""
+        """Return how many threads its kernel is worth now."""
 
 
 class NativeStep:
@@ -86,7 +86,7 @@ class NativeStep:
 
     @staticmethod
     def takes(runners: Sequence[NativeRunner]) -> bool:
-        """Whether these kernels are so short, and all that they need is there without Python."""
+        """Tell whether these kernels are so short, and need nothing of Python."""
         few = sum(runner.elements for runner in runners) <= MOST_ELEMENTS
         has_threads = openmp_team() is not None or all(runner.threads() == 1 for runner in runners)
         return few and has_threads and can_hold_tensors()

@@ -38,7 +38,7 @@ def team(task):
 
 @cached_lookup
 def native() -> Library:
-    """What a thread of a team runs."""
+    """Return what a thread of a team runs."""
     return library_for(_SOURCE, ("team",), arity=1, title="the loop over a thread's share")
 
 
@@ -71,7 +71,7 @@ def openmp_team() -> OpenMPTeam | None:
 
 
 def _opened(path: str) -> Any:
-    """A runtime by its path; None if it is gone, or an OpenMP without the entry point."""
+    """Return a runtime by its path; None if it is gone, or an OpenMP without the entry point."""
     try:
         runtime = ctypes.CDLL(path)
     except OSError:
@@ -80,7 +80,7 @@ def _opened(path: str) -> Any:
 
 
 def _loaded_runtimes() -> list[str]:
-    """Paths of the OpenMP runtimes in this process, torch's own first."""
+    """Return paths of the OpenMP runtimes in this process, torch's own first."""
     try:
         maps = Path("/proc/self/maps").read_text().splitlines()
     except OSError:  # not Linux

@@ -75,7 +75,7 @@ _pool = ThreadPool()
 
 
 def thread_pool() -> ThreadPool:
-    """This process's pool."""
+    """Return this process's pool."""
     return _pool
 
 
