@@ -6,6 +6,7 @@
 import sys as _sys
 from typing import TYPE_CHECKING
 
+from torch import optim as _torchs
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook as register_optimizer_step_post_hook,
 )
@@ -56,5 +57,5 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
-_drop_in.pass_for_torchs(OPTIMIZERS.values())
+_drop_in.pass_for_torchs(OPTIMIZERS.values(), _torchs)
 _drop_in.add_torchs_paths(_sys.modules[__name__], OPTIMIZERS)

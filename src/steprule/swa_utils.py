@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim import swa_utils as torchs
 from torch.optim.swa_utils import PARAM_LIST as PARAM_LIST
 from torch.optim.swa_utils import (
     AveragedModel,
@@ -16,7 +17,8 @@ from torch.optim.swa_utils import (
     update_bn,
 )
 
-from steprule.lr_scheduler import groups, torch_classes
+from steprule.drop_in import pass_for_torchs
+from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.annealing import strategy_of
 from steprule.lr_scheduler.base import LRScheduler
 from steprule.lr_scheduler.pure import PureLR
@@ -24,7 +26,7 @@ from steprule.lr_scheduler.torch_names import helper
 from steprule.schedules import Schedule, checks, constant, cosine, linear
 
 
-class SWALR(PureLR, torch_classes.SWALR):
+class SWALR(PureLR):
     """Move each lr to `swa_lr` over `anneal_epochs` epochs and keep it there.
 
     lr = base_lr * (1 - a) + swa_lr * a, where a goes from 0 to 1 in a line or in half a cosine.
@@ -134,6 +136,8 @@ __all__ = [
     "get_swa_multi_avg_fn",
     "update_bn",
 ]
+
+pass_for_torchs([SWALR], torchs)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.optim import lr_scheduler as torchs
+
+from steprule.drop_in import pass_for_torchs
 from steprule.lr_scheduler import scheduler_first
 from steprule.lr_scheduler.base import LRScheduler
 from steprule.lr_scheduler.chained import ChainedScheduler
@@ -48,6 +51,8 @@ __all__ = [
     "StepLR",
     "scheduler_first",
 ]
+
+pass_for_torchs((globals()[name] for name in __all__ if name != "scheduler_first"), torchs)
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
+from torch.optim import lr_scheduler as torch_schedulers
 
-from steprule.lr_scheduler import calls, groups, torch_classes
+from steprule.lr_scheduler import calls, groups
 from steprule.lr_scheduler.groups import Rate
 from steprule.lr_scheduler.torch_names import EPOCH_DEPRECATION_WARNING
 from steprule.schedules import checks
@@ -33,7 +34,7 @@ def _can_be_a_key(thing: Any) -> bool:
     return type(thing).__hash__ is not None
 
 
-class LRScheduler(torch_classes.LRScheduler):
+class LRScheduler(torch_schedulers._LRScheduler):
     """Base class: sets the lr of each of an optimizer's groups, once each `step()`.
 
     To write your own, subclass it and write `get_lr()`, which returns one lr for each group at

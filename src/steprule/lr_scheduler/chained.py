@@ -7,13 +7,13 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups, torch_classes
+from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.composite import ChainLike, advance, begin, enter, put_back
 from steprule.lr_scheduler.pure import FactorLR
 from steprule.schedules import Schedule, checks
 
 
-class ChainedScheduler(ChainLike, torch_classes.ChainedScheduler):
+class ChainedScheduler(ChainLike):
     """Step several schedulers together, each going on from what the one before it set.
 
     Any scheduler can be a member: ReduceLROnPlateau, SequentialLR and ChainedScheduler as well.

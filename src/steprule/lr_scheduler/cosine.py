@@ -7,12 +7,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import torch_classes
 from steprule.lr_scheduler.pure import AbsoluteLR, PureLR
 from steprule.schedules import Schedule, checks, cosine, cosine_restarts
 
 
-class CosineAnnealingLR(PureLR, torch_classes.CosineAnnealingLR):
+class CosineAnnealingLR(PureLR):
     """Half a cosine from the base lr to `eta_min` in `T_max` epochs.
 
     lr = eta_min + (base_lr - eta_min) * (1 + cos(pi * epoch / T_max)) / 2
@@ -74,7 +73,7 @@ class CosineAnnealingLR(PureLR, torch_classes.CosineAnnealingLR):
         return fall.then(rise, at=self.T_max).repeat(2 * self.T_max)
 
 
-class CosineAnnealingWarmRestarts(AbsoluteLR, torch_classes.CosineAnnealingWarmRestarts):
+class CosineAnnealingWarmRestarts(AbsoluteLR):
     """Half cosines from the base lr to `eta_min`, starting again at the top each time.
 
     lr = eta_min + (base_lr - eta_min) * (1 + cos(pi * T_cur / T_i)) / 2, where T_cur counts the

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups, torch_classes
+from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.function_schedule import FunctionSchedule
 from steprule.lr_scheduler.lambdas import _attributes
 from steprule.lr_scheduler.momentum import MomentumLR
@@ -29,7 +29,7 @@ def _exp_range(gamma: float, step: float) -> float:
     return float(gamma**step)
 
 
-class CyclicLR(MomentumLR, torch_classes.CyclicLR):
+class CyclicLR(MomentumLR):
     """Move the lr up from `base_lr` to `max_lr` and down again, for ever.
 
     lr = base_lr + (max_lr - base_lr) * height * scale; height goes 0, 1, 0 in a cycle, and scale

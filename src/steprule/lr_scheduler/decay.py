@@ -8,7 +8,6 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import torch_classes
 from steprule.lr_scheduler.pure import FactorLR
 from steprule.schedules import (
     Schedule,
@@ -29,7 +28,7 @@ def power(gamma: float, exponent: float) -> float:
         return float("inf")
 
 
-class StepLR(FactorLR, torch_classes.StepLR):
+class StepLR(FactorLR):
     """Multiply by `gamma` every `step_size` epochs: base_lr * gamma**(epoch // step_size).
 
     Args:
@@ -65,7 +64,7 @@ class StepLR(FactorLR, torch_classes.StepLR):
         return step_decay(base, self.gamma, every=self.step_size)
 
 
-class MultiStepLR(FactorLR, torch_classes.MultiStepLR):
+class MultiStepLR(FactorLR):
     """Multiply by `gamma` at each milestone: base_lr * gamma**(milestones not after the epoch).
 
     Args:
@@ -105,7 +104,7 @@ class MultiStepLR(FactorLR, torch_classes.MultiStepLR):
         return piecewise({begin: base * self._factor(begin) for begin in begins})
 
 
-class ExponentialLR(FactorLR, torch_classes.ExponentialLR):
+class ExponentialLR(FactorLR):
     """Multiply by `gamma` every epoch: base_lr * gamma**epoch.
 
     Args:
@@ -135,7 +134,7 @@ class ExponentialLR(FactorLR, torch_classes.ExponentialLR):
         return exponential(base, self.gamma)
 
 
-class PolynomialLR(FactorLR, torch_classes.PolynomialLR):
+class PolynomialLR(FactorLR):
     """A power of what is left: base_lr * (1 - min(epoch, total_iters) / total_iters)**power.
 
     Args:

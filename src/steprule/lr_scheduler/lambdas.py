@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups, torch_classes
+from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.function_schedule import FunctionSchedule
 from steprule.lr_scheduler.pure import AbsoluteLR, PureLR
 from steprule.schedules import Schedule
@@ -102,7 +102,7 @@ class _FunctionLR(PureLR):
                     return
 
 
-class LambdaLR(_FunctionLR, AbsoluteLR, torch_classes.LambdaLR):
+class LambdaLR(_FunctionLR, AbsoluteLR):
     """Set each lr to base_lr * lr_lambda(epoch).
 
     Args:
@@ -123,7 +123,7 @@ class LambdaLR(_FunctionLR, AbsoluteLR, torch_classes.LambdaLR):
         return FunctionSchedule(self.lr_lambdas[index], base)
 
 
-class MultiplicativeLR(_FunctionLR, torch_classes.MultiplicativeLR):
+class MultiplicativeLR(_FunctionLR):
     """Multiply each lr by lr_lambda(epoch), from epoch 1 on.
 
     Args: as `LambdaLR`; the factor is from the epoch before to this one.

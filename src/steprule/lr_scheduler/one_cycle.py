@@ -7,13 +7,13 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups, torch_classes
+from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.annealing import strategy_of
 from steprule.lr_scheduler.momentum import MomentumLR
 from steprule.schedules import Schedule, checks, constant, one_cycle
 
 
-class OneCycleLR(MomentumLR, torch_classes.OneCycleLR):
+class OneCycleLR(MomentumLR):
     """Rise from max_lr / div_factor to `max_lr`, then fall far below; momentum the other way.
 
     Step it once for each batch. The last lr is reached at step total_steps - 1, and the step

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups, torch_classes
+from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.base import LRScheduler, Verbose
 from steprule.lr_scheduler.groups import Rate
 from steprule.lr_scheduler.torch_names import EPOCH_DEPRECATION_WARNING
@@ -49,7 +49,7 @@ def _takes_the_articles_order(init: Init) -> Init:
     return cast(Init, reordered)
 
 
-class ReduceLROnPlateau(LRScheduler, torch_classes.ReduceLROnPlateau):
+class ReduceLROnPlateau(LRScheduler):
     """Multiply the lr by `factor` when the metric has not improved for `patience` epochs.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups, torch_classes
+from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.base import found_by
 from steprule.lr_scheduler.composite import (
     CompositeLR,
@@ -23,7 +23,7 @@ from steprule.lr_scheduler.pure import AbsoluteLR, PureLR
 from steprule.schedules import Schedule, checks
 
 
-class SequentialLR(CompositeLR, torch_classes.SequentialLR):
+class SequentialLR(CompositeLR):
     """Run schedulers one after another, each from its own epoch 0.
 
     Any scheduler can be a member: ReduceLROnPlateau, ChainedScheduler and SequentialLR as well.

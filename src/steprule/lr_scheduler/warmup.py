@@ -6,12 +6,11 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import torch_classes
 from steprule.lr_scheduler.pure import FactorLR
 from steprule.schedules import Schedule, checks, constant, linear, piecewise
 
 
-class ConstantLR(FactorLR, torch_classes.ConstantLR):
+class ConstantLR(FactorLR):
     """Multiply by `factor` until epoch `total_iters`: base_lr * factor, then base_lr.
 
     Args:
@@ -55,7 +54,7 @@ class ConstantLR(FactorLR, torch_classes.ConstantLR):
         return piecewise({0: base * self.factor, self.total_iters: base})
 
 
-class LinearLR(FactorLR, torch_classes.LinearLR):
+class LinearLR(FactorLR):
     """Move the factor in a line from `start_factor` to `end_factor` over `total_iters` epochs.
 
     lr = base_lr * (start + (end - start) * min(epoch, total_iters) / total_iters)
