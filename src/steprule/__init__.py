@@ -20,6 +20,7 @@ from steprule import ops as ops
 from steprule import optimizer as optimizer
 from steprule import schedules as schedules
 from steprule import swa_utils as swa_utils
+from steprule.engines.native.switch import set_native_loops as set_native_loops
 from steprule.language.rule import Range as Range
 from steprule.language.rule import Slot as Slot
 from steprule.language.rule import rule as rule
@@ -48,6 +49,7 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "rule",
         "schedules",
         "set_learning_rate",
+        "set_native_loops",
         "swa_utils",
         "warm",
         *(_optimizer.__name__ for _optimizer in OPTIMIZERS.values()),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steprule.engines.native.switch import why_off
 from steprule.planning.assignment import Assignment
 from steprule.state.labels import label_of
 
@@ -23,9 +24,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A row for each parameter, in the order of the groups; ``str()`` is a table."""
+    """A row for each parameter, in the order of the groups; ``str()`` is a table.
+
+    Attributes:
+        rows: the parameters.
+        notes: what else makes steps slower than they could be here.
+    """
 
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         header = ("parameter", "shape", "dtype", "engine", "reason")
@@ -34,10 +41,11 @@ class Explanation:
             for r in self.rows
         ]
         widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-        return "\n".join(
+        table = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in (header, *cells)
-        )
+        ]
+        return "\n".join([*table, *self.notes])
 
 
 def explanation_of(
@@ -45,15 +53,15 @@ def explanation_of(
 ) -> Explanation:
     """Return the table of an optimizer's assignments."""
     ordered = sorted(assignments, key=lambda a: (a.group, a.position))
-    return Explanation(
-        tuple(
-            Row(
-                label=label_of(groups[a.group], a.group, a.position).strip("'"),
-                shape=tuple(a.param.shape),
-                dtype=str(a.param.dtype).removeprefix("torch."),
-                engine=a.engine,
-                reason=a.reason,
-            )
-            for a in ordered
+    rows = tuple(
+        Row(
+            label=label_of(groups[a.group], a.group, a.position).strip("'"),
+            shape=tuple(a.param.shape),
+            dtype=str(a.param.dtype).removeprefix("torch."),
+            engine=a.engine,
+            reason=a.reason,
         )
+        for a in ordered
     )
+    reason = why_off()
+    return Explanation(rows, () if reason is None else (f"the native loops are off: {reason}",))

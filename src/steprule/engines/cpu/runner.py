@@ -242,6 +242,10 @@ class KernelRunner:
         """Return how many threads the kernel is worth now."""
         return min(torch.get_num_threads(), 1 + self.elements // GRAIN)
 
+    def is_sound(self) -> bool:
+        """Audit the native guard; False if what it reads may not be relied on."""
+        return self._native_guard is not None and self._native_guard.is_sound()
+
     def guard_block(self, threads: int) -> array[int] | None:
         """Tell the native guard of kernel and threads; None if it can't be used, else its block."""
         guard = self._native_guard

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from steprule.engines.native.audit import audit
 from steprule.engines.native.contents_guard import ContentsGuard
 from steprule.engines.native.loops import (
     address_of,
@@ -17,13 +18,14 @@ from steprule.engines.native.loops import (
     process_words,
 )
 from steprule.engines.native.loops_text import GuardWord, Loop, TensorWord
+from steprule.engines.native.switch import is_allowed, is_audited
 from steprule.engines.native.tensor_layout import (
     half_word,
     has_plain_shape,
     tensor_layout,
     word,
 )
-from steprule.engines.whole_step import ANY
+from steprule.engines.whole_step import ANY, Outcome
 
 
 class NativeAddressGuard:
@@ -70,6 +72,7 @@ class NativeAddressGuard:
             }
         )
         self._outcome = array("q", [0])
+        self._checks = self._turns = 0
 
     @staticmethod
     def takes(
@@ -109,10 +112,23 @@ class NativeAddressGuard:
             An :class:`~.loops_text.Outcome`.
         """
         self.block[GuardWord.GIVEN] = items_of(grads)
+        self._checks += 1
+        if is_audited(self._checks) and not self.is_sound():
+            return Outcome.CHANGED
         found = address_of(self._outcome)
         native()[Loop.CHECK](address_of(self.block), address_of(process_words()), found, 0)
         self.block[GuardWord.GIVEN] = 0
         return self._outcome[0]
+
+    def is_sound(self) -> bool:
+        """Audit some tensors; False if the loops may not be relied on."""
+        layout = tensor_layout()
+        self._turns += 1
+        return (
+            is_allowed()
+            and layout is not None
+            and audit(layout, [*self._params, *self._slots], self._turns)
+        )
 
     def bump_versions(self) -> None:
         """Let graphs that saved a parameter know of its change: those that had a gradient."""

@@ -21,8 +21,10 @@ from steprule.engines.kernel_cache.cache import (
     library_for,
 )
 from steprule.engines.kernel_cache.cached_lookup import cached_lookup
+from steprule.engines.native.audit import mismatch_of_probes
 from steprule.engines.native.control_block import Control
 from steprule.engines.native.loops_text import HEADER, LENGTH, Loop, ProcessWord, source_of
+from steprule.engines.native.switch import is_allowed, rule_out, turn_off_for_good
 from steprule.engines.native.tensor_layout import TensorLayout, tensor_layout, word
 
 
@@ -50,8 +52,8 @@ def enable_native() -> None:
 
 
 def is_native_enabled() -> bool:
-    """Tell whether the loops are to be used: wanted or compiled already, and safe here."""
-    return (_is_enabled or _are_compiled()) and _are_safe()
+    """Tell whether the loops are to be used: allowed, worth it or compiled already, and safe."""
+    return is_allowed() and (_is_enabled or _are_compiled()) and _are_safe()
 
 
 @functools.cache
@@ -62,22 +64,39 @@ def _are_compiled() -> bool:
 
 @functools.cache
 def _are_safe() -> bool:
-    """Tell whether Python and torch keep their objects as the loops expect."""
-    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
-    if not has_lock or sys.implementation.name != "cpython" or tensor_layout() is None:
-        return False
+    """Tell whether Python and torch keep their objects as the loops expect; say why if not."""
+    reason = _why_unsafe()
+    if reason is not None:
+        rule_out(reason)
+    return reason is None
+
+
+def _why_unsafe() -> str | None:
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return "this Python runs without its global lock"
+    if sys.implementation.name != "cpython":
+        return f"they read CPython's objects, and this is {sys.implementation.name}"
+    layout = tensor_layout()
+    if layout is None:
+        return f"torch {torch.__version__} keeps its tensors otherwise than is known"
+    found = mismatch_of_probes(layout)
+    if found is not None:
+        turn_off_for_good(found)
+        return f"a tensor's {found} is not where it was looked for"
     probe = object()
     pair, both, named = (None, probe), [None, probe], {"none": None, "probe": probe}
     has_items = all(word(items_of(x) + 8) == id(probe) for x in (pair, both))
     has_length = all(word(id(x) + LENGTH) == 2 for x in (pair, both, named))
-    return has_items and has_length and _can_compile()
+    if not has_items or not has_length:
+        return f"Python {sys.version.split()[0]} keeps its lists otherwise than is known"
+    return _why_not_compiled()
 
 
-def _can_compile() -> bool:
+def _why_not_compiled() -> str | None:
     try:
-        return len(native()) > 0
-    except CompilationError:
-        return False
+        return None if native() else "they could not be compiled"
+    except CompilationError as error:
+        return str(error)
 
 
 @functools.cache

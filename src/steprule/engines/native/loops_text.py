@@ -198,7 +198,8 @@ def is_plain(thing, world):
     # Whether an object, if there is one, is of a class that torch treats as its own.
     if thing == 0:
         return True
-    kind = load_int64(thing + {class}, 0)
+    # Up to torch 2.9 the last bit says that the tensor keeps the object alive, not the reverse.
+    kind = load_int64((thing & -2) + {class}, 0)
     return kind == load_int64(world, {TENSOR}) or kind == load_int64(world, {PARAMETER})
 
 def hold_grads(guard, world):

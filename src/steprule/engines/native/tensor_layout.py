@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +23,9 @@ SHAPE_WORDS = 1 + 2 * INLINE_AXES + 4
 # What the word of dtype and flags tells: dtype and device. Of the flags behind them, some are never
 # set to anything.
 TOLD = (1 << 40) - 1
-# No tensor has fewer words than this before its last one.
-_TENSOR_WORDS = 22
+# Words up to the last of those, fewest first: torch 2.10 and later have 22, those before 23 or
+# more. No more are read than are needed to find it.
+_TENSOR_WORDS = (22, 23, 24)
 # Nor what autograd keeps of it.
 _AUTOGRAD_WORDS = 8
 
@@ -64,19 +64,21 @@ class TensorLayout:
 def tensor_layout() -> TensorLayout | None:
     """Return the offsets; None if anything is not found, or is not what it should be."""
     with torch.inference_mode(False):
-        return _found_layout()
+        layouts = map(_layout_within, _TENSOR_WORDS)
+        return next((layout for layout in layouts if layout is not None), None)
 
 
-def _found_layout() -> TensorLayout | None:
+def _layout_within(count: int) -> TensorLayout | None:
+    """Return the offsets, if all that they lead to is within so many words of a tensor."""
     base = torch.zeros(200, dtype=torch.float32, device="cpu")
     probe = base.as_strided((2, 3, 5), (31, 7, 1), 6)
-    words = _words(probe._cdata, _TENSOR_WORDS)
+    words = words_at(probe._cdata, count)
     shape = _shape_of(words)
     storage = _place(words, probe.untyped_storage()._cdata)
-    tensor = _place(_words(id(probe), torch._C.TensorBase.__basicsize__ // 8), probe._cdata)
+    tensor = _place(words_at(id(probe), torch._C.TensorBase.__basicsize__ // 8), probe._cdata)
     if shape is None or storage is None or tensor is None:
         return None
-    data = _place(_words(words[storage], 4), base.data_ptr())
+    data = _place(words_at(words[storage], 4), base.data_ptr())
     counter = _counter_of(shape)
     grad = _grad_of(base, range(storage + 1, shape))
     thing = _place(words, id(probe))
@@ -111,7 +113,7 @@ def _tells_kinds(base: Tensor, shape: int) -> bool:
     plain = torch.zeros(2, dtype=torch.complex64, device="cpu")
     others = [base[:2], base[:2].double(), plain.conj(), torch.empty(2, device="meta")]
     last = shape + SHAPE_WORDS - 2
-    words = [_words(x._cdata, last + 2)[last:] for x in (plain, *others)]
+    words = [words_at(x._cdata, last + 2)[last:] for x in (plain, *others)]
     return len({(kind & TOLD, keys) for kind, keys in words}) == len(words)
 
 
@@ -122,32 +124,34 @@ def _counter_of(shape: int) -> tuple[int, int] | None:
     for tensor, changes in zip(tensors, (71, 113), strict=True):
         for _ in range(changes):
             torch.autograd.graph.increment_version([tensor])
-        words = _words(tensor._cdata, shape)
-        places = [(i, x) for i, x in enumerate(words) if i > 1 and _may_be_address(x)]
+        words = words_at(tensor._cdata, shape)
+        places = [(i, x) for i, x in enumerate(words) if i > 1 and may_be_address(x)]
+        # Behind its class: how often it is held, in one word or two, then the count.
         found.append(
-            {(i, k) for i, x in places for k in range(3) if half_word(x + 8 * k) == changes}
+            {(i, k) for i, x in places for k in range(1, 4) if half_word(x + 8 * k) == changes}
         )
     both = found[0] & found[1]
     return both.pop() if len(both) == 1 else None
 
 
-def _grad_of(base: Tensor, places: Iterable[int]) -> tuple[int, int, int] | None:
+def _grad_of(base: Tensor, places: range) -> tuple[int, int, int] | None:
     """Word of autograd's part in a tensor, word of the gradient there, and what none looks like."""
     given, bare = torch.nn.Parameter(base), torch.nn.Parameter(base)
     given.grad = torch.ones_like(base)
-    with_grad, without, plain = (_words(x._cdata, _TENSOR_WORDS) for x in (given, bare, base))
+    with_grad, without, plain = (words_at(x._cdata, places.stop) for x in (given, bare, base))
     for place in places:
         # A plain tensor has none; a parameter has one of its own.
         others = {with_grad[place], without[place]}
-        if plain[place] == 0 and len(others) == 2 and all(map(_may_be_address, others)):
-            grad = _place(_words(with_grad[place], _AUTOGRAD_WORDS), given.grad._cdata)
+        if plain[place] == 0 and len(others) == 2 and all(map(may_be_address, others)):
+            grad = _place(words_at(with_grad[place], _AUTOGRAD_WORDS), given.grad._cdata)
             if grad is not None:
-                undefined = _words(without[place], _AUTOGRAD_WORDS)[grad]
-                return (place, grad, undefined) if _may_be_address(undefined) else None
+                undefined = words_at(without[place], _AUTOGRAD_WORDS)[grad]
+                return (place, grad, undefined) if may_be_address(undefined) else None
     return None
 
 
-def _may_be_address(x: int) -> bool:
+def may_be_address(x: int) -> bool:
+    """Tell whether a word looks like the address of an object."""
     return 1 << 16 <= x < 1 << 47 and x % 8 == 0
 
 
@@ -155,7 +159,8 @@ def _place(words: list[int], wanted: int) -> int | None:
     return words.index(wanted) if wanted in words else None
 
 
-def _words(address: int, count: int) -> list[int]:
+def words_at(address: int, count: int) -> list[int]:
+    """Return so many words from an address on."""
     return list((ctypes.c_int64 * count).from_address(address))
 
 

@@ -25,6 +25,7 @@ from steprule.engines.native.loops import (
     process_words,
 )
 from steprule.engines.native.loops_text import Loop, StepWord
+from steprule.engines.native.switch import is_audited
 from steprule.engines.threads.openmp_team import openmp_team
 from steprule.engines.whole_step import Contents, Outcome
 
@@ -40,6 +41,9 @@ class NativeRunner(Protocol):
 
     def guard_block(self, threads: int) -> array[int] | None:
         """Tell its guard of kernel and threads; None if it can't be used, else its block."""
+
+    def is_sound(self) -> bool:
+        """Audit its native guard; False if what that reads may not be relied on."""
 
     def threads(self) -> int:
         """Return how many threads its kernel is worth now."""
@@ -82,6 +86,7 @@ class NativeStep:
             self._block[place] = value
         self._blocks: list[array[int]] = []  # kept alive: the guards' addresses are theirs
         self._threads = -1
+        self._runs = 0
         self._team: Any = None
 
     @staticmethod
@@ -101,6 +106,9 @@ class NativeStep:
         Returns:
             An :class:`~.loops_text.Outcome`; nothing was done but on ``AS_PLANNED``.
         """
+        self._runs += 1
+        if is_audited(self._runs) and not all(runner.is_sound() for runner in self._runners):
+            return Outcome.CHANGED
         team = openmp_team()
         if (torch.get_num_threads() != self._threads or team is not self._team) and (
             not self._prepare(team)
