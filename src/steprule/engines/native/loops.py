@@ -124,13 +124,16 @@ def can_hold_tensors() -> bool:
 
 
 def _handle_functions() -> tuple[int, int]:
-    """torch's own C functions for compiled models: a new reference to a tensor, and its end."""
+    """Return torch's own C functions for compiled models: a new reference to a tensor, its end."""
     folder = Path(torch.__file__).parent / "lib"
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError):
             library = ctypes.CDLL(str(folder / name))
-            new = _address_of(library.aoti_torch_new_tensor_handle)
-            return new, _address_of(library.aoti_torch_delete_tensor_object)
+            # torch 2.5 has the first one under its second name only.
+            for new in ("aoti_torch_new_tensor_handle", "aoti_torch_assign_tensors_out"):
+                with contextlib.suppress(AttributeError):
+                    delete = library.aoti_torch_delete_tensor_object
+                    return _address_of(getattr(library, new)), _address_of(delete)
     return 0, 0
 
 
