@@ -156,3 +156,23 @@ def test_a_torch_that_is_not_understood_is_named(monkeypatch: pytest.MonkeyPatch
     assert not is_native(both[1])
     text = str(both[1].explain())
     assert f"torch {torch.__version__} keeps its tensors otherwise than is known" in text
+
+
+class Evasive(torch.Tensor):
+    """Says of itself what is true of a copy."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            plain = [a.as_subclass(torch.Tensor).clone() if type(a) is cls else a for a in args]
+            return func(*plain, **(kwargs or {}))
+
+
+def test_a_gradient_of_a_class_of_its_own_is_no_false_alarm() -> None:
+    param = nn.Parameter(torch.zeros(3))
+    optimizer = steprule.SGD([param], lr=1.0)
+    for _ in range(20):
+        param.grad = torch.ones(3).as_subclass(Evasive)  # type: ignore[assignment]
+        optimizer.step()
+    assert audit.mismatch(layout(), param) is None
+    assert param.tolist() == [-20.0] * 3

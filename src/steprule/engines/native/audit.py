@@ -64,6 +64,8 @@ def _mismatch_of_grad(layout: TensorLayout, tensor: Tensor) -> str | None:
         return None if grad is None and not tensor.requires_grad else "autograd"
     if not may_be_address(meta):
         return "autograd"
+    if grad is not None and type(grad) not in (Tensor, torch.nn.Parameter):
+        return None  # a class of its own may answer anything
     found = word(meta + layout.grad)
     if tensor.is_leaf and found != (layout.undefined if grad is None else grad._cdata):
         return "grad"
