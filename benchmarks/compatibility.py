@@ -39,9 +39,8 @@ def ratio(name: str) -> float:
     modes = [{}, {"foreach": True}, {"foreach": False}, {"fused": True}]
     steps = [stepper(getattr(steprule, name))]
     known = inspect.signature(theirs).parameters
-    for mode in modes:
-        if all(option in known for option in mode):
-            steps.append(stepper(functools.partial(theirs, **mode)))
+    possible = [mode for mode in modes if all(option in known for option in mode)]
+    steps += [stepper(functools.partial(theirs, **mode)) for mode in possible]
     best = [float("inf")] * len(steps)
     for _ in range(ROUNDS):
         for i, step in enumerate(steps):
