@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -356,19 +357,32 @@ def test_capturable_keeps_the_numbers(name: str) -> None:
     torch.testing.assert_close(mine[0], reference[0], **TOLERANCES[torch.float32])
 
 
-def test_own_workers_give_the_bits_that_torchs_team_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without torch's OpenMP runtime (another platform, a forked child) our threads do the work."""
+def test_all_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own parallel loop, its OpenMP runtime, and threads of ours (elsewhere; when forked)."""
+    from steprule.engines.native import whole_step
+    from steprule.engines.threads import work_split
+    from steprule.engines.threads.openmp_team import openmp_team
+    from steprule.engines.threads.torch_team import torch_team
+
     results = []
-    for crew in (True, False):
-        if not crew:
-            monkeypatch.setattr("steprule.engines.threads.work_split.openmp_team", lambda: None)
+    for team in (torch_team(), openmp_team(), None):
+        for module in (work_split, whole_step):
+            monkeypatch.setattr(module, "team", lambda team=team: team)
         generator = torch.Generator().manual_seed(0)
         param = torch.randn(500_001, generator=generator).requires_grad_()
         optimizer = steprule.Adam([param])
-        for _ in gradients([param], 3):
+        for _ in gradients([param], 5):
             optimizer.step()
         results.append(param.detach())
-    assert torch.equal(*results)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads of ours do the work")
+def test_torchs_own_threads_are_found() -> None:
+    from steprule.engines.threads.team import team
+
+    assert team() is not None
 
 
 def test_native_loops_are_in_use() -> None:

@@ -141,10 +141,12 @@ def _keep_checks() -> list[Kept]:
 
 def _keep_team() -> list[Kept]:
     from steprule.engines.kernel_cache.cache import keeping
-    from steprule.engines.threads import openmp_team as team
+    from steprule.engines.threads.team import team
 
+    threads = team()
     with keeping() as kept:
-        team.native()
+        if threads is not None:
+            threads.native()
     return kept
 
 

@@ -101,6 +101,7 @@ class StepWord(enum.IntEnum):
     WITHOUT_GRAD_COUNT = 6
     REGION = 7  # the function that runs a task on a team of threads, and what it is to run
     ENTRY = 8
+    IS_TORCHS = 9  # whether that function is torch's own, else OpenMP's
 
 
 _SOURCE = """\
@@ -369,7 +370,11 @@ def run_kernel(guard, whole):
     else:
         threads = load_int64(guard, {THREADS})
         entry = load_int64(whole, {ENTRY})
-        call_native(load_int64(whole, {REGION}), entry, task, threads, 0, 0)
+        region = load_int64(whole, {REGION})
+        if load_int64(whole, {IS_TORCHS}) != 0:
+            call_native(region, 0, threads, 1, entry, task)
+        else:
+            call_native(region, entry, task, threads, 0, 0)
     count_changes(guard)
 
 def step(whole, world, found, _):

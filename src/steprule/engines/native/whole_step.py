@@ -26,7 +26,7 @@ from steprule.engines.native.loops import (
 )
 from steprule.engines.native.loops_text import Loop, StepWord
 from steprule.engines.native.switch import is_audited
-from steprule.engines.threads.openmp_team import openmp_team
+from steprule.engines.threads.team import Team, team
 from steprule.engines.whole_step import Contents, Outcome
 
 # Up to so many elements: a step of Adam then takes a few milliseconds, less than the 5 after which
@@ -93,7 +93,7 @@ class NativeStep:
     def takes(runners: Sequence[NativeRunner]) -> bool:
         """Tell whether these kernels are so short, and need nothing of Python."""
         few = sum(runner.elements for runner in runners) <= MOST_ELEMENTS
-        has_threads = openmp_team() is not None or all(runner.threads() == 1 for runner in runners)
+        has_threads = team() is not None or all(runner.threads() == 1 for runner in runners)
         return few and has_threads and can_hold_tensors()
 
     def renew_groups(self, groups: Sequence[Contents]) -> bool:
@@ -109,9 +109,9 @@ class NativeStep:
         self._runs += 1
         if is_audited(self._runs) and not all(runner.is_sound() for runner in self._runners):
             return Outcome.CHANGED
-        team = openmp_team()
-        if (torch.get_num_threads() != self._threads or team is not self._team) and (
-            not self._prepare(team)
+        threads = team()
+        if (torch.get_num_threads() != self._threads or threads is not self._team) and (
+            not self._prepare(threads)
         ):
             return Outcome.NOT_NOW
         outcome = array("q", [0])  # one for each call: another thread may step as well
@@ -120,7 +120,7 @@ class NativeStep:
         )
         return outcome[0]
 
-    def _prepare(self, team: Any) -> bool:
+    def _prepare(self, threads: Team | None) -> bool:
         """Tell the guards of their kernels and threads; False if the step cannot be taken."""
         if not self.takes(self._runners):
             return False
@@ -130,10 +130,9 @@ class NativeStep:
             return False
         for i, block in enumerate(self._blocks):
             self._guards[i] = address_of(block)
-        if team is not None:
-            self._block[StepWord.REGION], self._block[StepWord.ENTRY] = (
-                team.region,
-                team.entry,
-            )
-        self._threads, self._team = torch.get_num_threads(), team
+        if threads is not None:
+            self._block[StepWord.REGION] = threads.region
+            self._block[StepWord.ENTRY] = threads.entry
+            self._block[StepWord.IS_TORCHS] = threads.is_torchs
+        self._threads, self._team = torch.get_num_threads(), threads
         return True

@@ -1,16 +1,8 @@
-"""Running a kernel on torch's own OpenMP threads.
-
-Between two of its parallel regions torch's threads spin for a while, so as to be there at once for
-the next one. Threads of our own would share their cores with them and come late; a region of ours
-on the same OpenMP runtime finds them awake. Where that runtime is not found (or after a fork,
-which its threads do not survive) :mod:`steprule.engines.threads.thread_pool` does the work instead.
-"""
+"""torch's threads by the OpenMP runtime that it has loaded: for torch before 2.10."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import os
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +37,10 @@ def native() -> Library:
 class OpenMPTeam:
     """torch's OpenMP runtime: a function that runs a task on so many of its threads."""
 
+    #: Whether ``region`` is called as torch's function is, and not as the runtime's.
+    is_torchs = False
+    native = staticmethod(native)
+
     def __init__(self, runtime: Any) -> None:
         address = ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p).value or 0
         kinds = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
@@ -61,11 +57,8 @@ class OpenMPTeam:
         self._region(self.entry, task_address, threads, 0)
 
 
-@functools.cache
 def openmp_team() -> OpenMPTeam | None:
-    """torch's team of threads; None where its runtime is not to be had."""
-    if _forked:
-        return None
+    """Return the team of torch's OpenMP runtime; None where that is not to be had."""
     runtimes = filter(None, map(_opened, _loaded_runtimes()))
     return next((OpenMPTeam(runtime) for runtime in runtimes), None)
 
@@ -88,16 +81,3 @@ def _loaded_runtimes() -> list[str]:
     paths = {line.split(maxsplit=5)[-1] for line in maps if "omp" in line and "/" in line}
     runtimes = [p for p in paths if Path(p).name.startswith(("libgomp", "libiomp", "libomp"))]
     return sorted(runtimes, key=lambda p: ("torch" not in p, p))
-
-
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-    openmp_team.cache_clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from steprule.engines.kernel_cache.cache import Library
-from steprule.engines.threads.openmp_team import openmp_team
+from steprule.engines.threads.team import team
 from steprule.engines.threads.thread_pool import thread_pool
 
 
@@ -19,23 +19,23 @@ class WorkSplit:
         edges: where each share begins, and the last one's end.
 
     Attributes:
-        task: the address of what a team of threads is told (openmp_team.py); 0 without a team.
+        task: the address of what a team of threads is told (team.py); 0 without a team.
     """
 
     def __init__(self, library: Library, index: int, control: int, edges: Sequence[int]) -> None:
-        team = openmp_team()
+        threads = team()
         self._edges = array("q", edges)
         self._function = functools.partial(library.functions[index], control)
         self.threads = len(edges) - 1
         words = [library.addresses[index], control, self.threads, self._edges.buffer_info()[0]]
-        self._words = array("q", [*words, *(team.queries if team is not None else (0, 0))])
-        self.task = self._words.buffer_info()[0] if team is not None else 0
+        self._words = array("q", [*words, *(threads.queries if threads is not None else (0, 0))])
+        self.task = self._words.buffer_info()[0] if threads is not None else 0
 
     def run(self) -> None:
         """Do all shares and return."""
-        team = openmp_team()
-        if team is not None and self.task:
-            team.run(self.task, self.threads)
+        threads = team()
+        if threads is not None and self.task:
+            threads.run(self.task, self.threads)
             return
         thread_pool().run(
             [functools.partial(self._function, low, high) for low, high in pairwise(self._edges)]
