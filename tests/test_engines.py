@@ -358,7 +358,7 @@ def test_capturable_keeps_the_numbers(name: str) -> None:
 
 
 def test_all_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's own parallel loop, its OpenMP runtime, and threads of ours (elsewhere; when forked)."""
+    """torch's own parallel loop, its OpenMP runtime, and ours (elsewhere, and when forked)."""
     from steprule.engines.native import whole_step
     from steprule.engines.threads import work_split
     from steprule.engines.threads.openmp_team import openmp_team
