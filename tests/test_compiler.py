@@ -16,7 +16,7 @@ from kernels_in_python import functions_of
 
 from steprule.engines import compiler
 from steprule.engines.compiler.lowering import LanguageError
-from steprule.engines.cpu import runner as fused_runner
+from steprule.engines.cpu import runner
 from steprule.engines.kernel_cache.cache import Library
 from steprule.engines.native.whole_step import NativeStep
 
@@ -64,7 +64,7 @@ def test_kernels_do_what_their_text_says(
 ) -> None:
     made = trained(case, dtype)
     monkeypatch.setattr(NativeStep, "takes", lambda _: False)
-    monkeypatch.setattr(fused_runner, "library_for", lambda s, n, **_: InPython(s, n))
+    monkeypatch.setattr(runner, "library_for", lambda s, n, **_: InPython(s, n))
     for one, other in zip(made, trained(case, dtype), strict=True):
         assert torch.equal(one, other)
 

@@ -58,7 +58,7 @@ class GuardWord(enum.IntEnum):
     ENTRY_COUNT = 8
     SLOTS = 9  # of each state tensor, as in TensorWord
     SLOT_COUNT = 10
-    CONTROL = 11  # of the kernel (kernel_source.Control)
+    CONTROL = 11  # of the kernel (control_block.py)
     PREPARE = 12
     UPDATE = 13
     CHUNKS = 14  # how many, where this thread does all

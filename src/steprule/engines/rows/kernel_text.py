@@ -1,6 +1,6 @@
 """A recording, printed as the source of a kernel for the rows of a sparse gradient.
 
-Three functions over one control block, that of :mod:`~steprule.engines.kernel_source` with the
+Three functions over one control block, that of :mod:`~steprule.engines.cpu.kernel_text` with the
 words of :class:`RowsControl` behind it: ``prepare``, the fused kernel's own, for one tensor;
 ``merge``, which finds the entries of the gradient that belong to one row; and ``rows``, which adds
 those up and updates the row, over shares of the distinct rows on any number of threads.
