@@ -124,7 +124,7 @@ class SparseAdam(FromTorch, torch.optim.SparseAdam):
     needs_sparse = True
 
 
-class Muon(FromTorch, torch.optim.Muon):
+class Muon(FromTorch, torch.optim.Adam):  # which every torch has
     only_2d = True
 
 
