@@ -31,7 +31,9 @@ def test_its_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("module", ["language.rule", "optimizer.custom", "schedules", "schedules.base", "warming.warm"])
+@pytest.mark.parametrize(
+    "module", ["language.rule", "optimizer.custom", "schedules", "schedules.base", "warming.warm"]
+)
 def test_examples_in_docstrings_hold(module: str) -> None:
     result = doctest.testmod(importlib.import_module(f"steprule.{module}"))
     assert result.attempted

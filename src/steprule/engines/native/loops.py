@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import sys
 from array import array
 from collections.abc import Sequence
 from operator import is_
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from steprule.engines.native.control_block import Control
 from steprule.engines.native.loops_text import HEADER, LENGTH, Loop, ProcessWord, source_of
 from steprule.engines.native.switch import is_allowed, rule_out, turn_off_for_good
 from steprule.engines.native.tensor_layout import TensorLayout, tensor_layout, word
+from steprule.engines.torch_library import address_of_function
 
 
 @cached_lookup
@@ -113,28 +112,19 @@ def process_words() -> array[int]:
         id(torch.Tensor),
         id(torch.nn.Parameter),
     )
-    known[ProcessWord.NEW_HANDLE], known[ProcessWord.DELETE_HANDLE] = _handle_functions()
+    # A new reference to a tensor, and its end; torch 2.5 has the first by its second name only.
+    known[ProcessWord.NEW_HANDLE] = address_of_function(
+        "aoti_torch_new_tensor_handle", "aoti_torch_assign_tensors_out"
+    )
+    known[ProcessWord.DELETE_HANDLE] = address_of_function("aoti_torch_delete_tensor_object")
     known[ProcessWord.UNDEFINED] = words.undefined
     return known
 
 
 def can_hold_tensors() -> bool:
     """Tell whether this torch has the functions by which a loop can hold a gradient."""
-    return process_words()[ProcessWord.NEW_HANDLE] != 0
-
-
-def _handle_functions() -> tuple[int, int]:
-    """Return torch's own C functions for compiled models: a new reference to a tensor, its end."""
-    folder = Path(torch.__file__).parent / "lib"
-    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
-        with contextlib.suppress(OSError):
-            library = ctypes.CDLL(str(folder / name))
-            # torch 2.5 has the first one under its second name only.
-            for new in ("aoti_torch_new_tensor_handle", "aoti_torch_assign_tensors_out"):
-                with contextlib.suppress(AttributeError):
-                    delete = library.aoti_torch_delete_tensor_object
-                    return _address_of(getattr(library, new)), _address_of(delete)
-    return 0, 0
+    known = process_words()
+    return known[ProcessWord.NEW_HANDLE] != 0 and known[ProcessWord.DELETE_HANDLE] != 0
 
 
 def _address_of(function: Any) -> int:

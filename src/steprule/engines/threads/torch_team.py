@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-from pathlib import Path
-from typing import Any
-
-import torch
 
 from steprule.engines.kernel_cache.cache import Library, library_for
 from steprule.engines.kernel_cache.cached_lookup import cached_lookup
+from steprule.engines.torch_library import address_of_function
 
 # What a thread runs: some shares of the chunks, by the kernel's `update`. A task is laid out as in
 # openmp_team.py.
@@ -39,8 +35,8 @@ class TorchTeam:
     native = staticmethod(native)
     queries = (0, 0)
 
-    def __init__(self, parallel_for: Any) -> None:
-        self.region = ctypes.cast(parallel_for, ctypes.c_void_p).value or 0
+    def __init__(self, parallel_for: int) -> None:
+        self.region = parallel_for
         kinds = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
         self._region = ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(self.region)
         (self.entry,) = native().addresses
@@ -52,8 +48,5 @@ class TorchTeam:
 
 def torch_team() -> TorchTeam | None:
     """Return torch's threads by its own function; None where this torch has none."""
-    folder = Path(torch.__file__).parent / "lib"
-    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
-        with contextlib.suppress(OSError, AttributeError):
-            return TorchTeam(ctypes.CDLL(str(folder / name)).torch_parallel_for)
-    return None
+    address = address_of_function("torch_parallel_for")
+    return TorchTeam(address) if address else None
