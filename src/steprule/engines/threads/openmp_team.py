@@ -50,7 +50,12 @@ class OpenMPTeam:
             ctypes.cast(function, ctypes.c_void_p).value or 0
             for function in (runtime.omp_get_thread_num, runtime.omp_get_num_threads)
         ]
-        (self.entry,) = native().addresses
+
+    @property
+    def entry(self) -> int:
+        """Return the address of what each thread runs, compiled when first asked for."""
+        address: int = native().addresses[0]
+        return address
 
     def run(self, task_address: int, threads: int) -> None:
         """Run a task (laid out as above) to its end; the caller's thread takes part."""

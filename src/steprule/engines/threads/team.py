@@ -29,12 +29,13 @@ class Team(Protocol):
     """
 
     region: int
-    entry: int
     is_torchs: bool
 
     def native(self) -> Library:
         """Return the compiled function behind ``entry``."""
 
+    @property
+    def entry(self) -> int: ...
     @property
     def queries(self) -> Sequence[int]: ...
     def run(self, task_address: int, threads: int) -> None:
