@@ -59,6 +59,12 @@ def needs_torchs(name: str, module: Any = torch.optim) -> Any:
     return found
 
 
+def needs_torch(version: str, reason: str) -> None:
+    """Skip the test on a torch older than ``version`` (or than the oldest where this was seen)."""
+    if torch.torch_version.TorchVersion(torch.__version__) < version:
+        pytest.skip(f"torch {torch.__version__}: {reason}")
+
+
 def info_of(name: str) -> OptimizerInfo | None:
     """torch's record of an optimizer."""
     return next((info for info in optim_db if info.name == name), None)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import needs_torch
 from pages import Links
 
 import steprule
@@ -131,6 +132,7 @@ class Muon(FromTorch, torch.optim.Adam):  # which every torch has
 def test_all_takes_closures_and_matrices_and_leaves_sparse_ones_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    needs_torch("2.6", "torch's optimizers take no names, and these stand for ours")
     registry = {"lbfgs": Lbfgs, "sparseadam": SparseAdam, "muon": Muon}
     monkeypatch.setattr(contenders_module, "OPTIMIZERS", registry)
     runs = compare(request(optimizers="all"))

@@ -26,10 +26,7 @@ def fresh_compiler() -> Iterator[None]:
 class Passes(steprule.SGD):
     """Overrides step, as users do, and calls the base's."""
 
-    calls = 0
-
     def step(self, closure: Any = None) -> Any:
-        self.calls += 1
         return super().step(closure)
 
 
@@ -38,11 +35,9 @@ class Own(steprule.Optimizer):
 
     def __init__(self, params: Any, lr: float = 0.1) -> None:
         super().__init__(params, {"lr": lr})
-        self.calls = 0
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        self.calls += 1
         for group in self.param_groups:
             for param in group["params"]:
                 param.sub_(group["lr"] * param.grad)
@@ -86,8 +81,6 @@ def test_a_subclass_whose_step_was_compiled_steps_once(
     for done in range(1, 4):
         param.grad = torch.ones(3)
         step()
-        # What a traced step sets on an optimizer is lost, as with torch's: a limit of Dynamo's.
-        assert cls is Own or optimizer.calls == done
         assert len(calls) == done * with_hooks
     assert param.tolist() == [0.25] * 3
 

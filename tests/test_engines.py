@@ -19,6 +19,7 @@ from helpers import (
     flag_cases,
     gradients,
     make_params,
+    needs_torch,
     params_of,
     run,
 )
@@ -510,6 +511,7 @@ def test_a_count_of_whole_numbers_is_taken() -> None:
 
 
 def test_a_gradient_of_another_dtype_is_read_in_its_own() -> None:
+    needs_torch("2.10", "a gradient has its parameter's dtype")
     param = nn.Parameter(torch.zeros(1))
     param.grad_dtype = None
     optimizer = steprule.SGD([param], lr=1.0)

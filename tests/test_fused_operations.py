@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import needs_torch
 from torch import nn
 
 import steprule
@@ -94,6 +95,7 @@ def test_combined_passes_give_the_rules_numbers(rule: Any, options: Any) -> None
 
 
 def test_a_gradient_is_left_alone_beside_one_of_another_dtype() -> None:
+    needs_torch("2.10", "a gradient has its parameter's dtype")
     params = [nn.Parameter(torch.ones(4)) for _ in range(2)]
     for param, dtype in zip(params, (torch.bfloat16, torch.float32), strict=True):
         param.grad_dtype = None

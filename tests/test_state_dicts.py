@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Case, gradients, make_params, rule_optimizers, run
+from helpers import Case, gradients, make_params, needs_torchs, rule_optimizers, run
 
 import steprule
 from steprule import lr_scheduler
@@ -139,7 +139,7 @@ def test_entries_that_belong_to_no_parameter_go_through(name: str, entry: Any) -
     key, value = entry
     made = []
     for package in (torch.optim, steprule):
-        optimizer = getattr(package, name)(make_params("Muon" if name == "Muon" else "SGD"))
+        optimizer = needs_torchs(name, package)(make_params("Muon" if name == "Muon" else "SGD"))
         optimizer.state[key] = value
         saved = copy.deepcopy(optimizer.state_dict())
         optimizer.state.clear()
@@ -180,7 +180,7 @@ def test_groups_may_hold_what_cannot_be_compared(name: str, value: Any) -> None:
     for package in (torch.optim, steprule):
         params = make_params(name)
         groups = [{"params": params[:1], "zzz": value}, {"params": params[1:], "aaa": value}]
-        optimizer = getattr(package, name)(groups, lr=0.1)
+        optimizer = needs_torchs(name, package)(groups, lr=0.1)
         for _ in gradients(params, 3):
             optimizer.step()
         saved = optimizer.state_dict()
@@ -196,7 +196,7 @@ Tensors = torch.Tensor
 
 @pytest.mark.parametrize("name", sorted(cls.__name__ for cls in OPTIMIZERS.values()))
 def test_the_text_is_torchs(name: str) -> None:
-    theirs = getattr(torch.optim, name)(make_params("Muon"))
+    theirs = needs_torchs(name)(make_params("Muon"))
     ours = OPTIMIZERS[name.lower()](make_params("Muon"))
     if name != "LBFGS":
         for optimizer in (theirs, ours):

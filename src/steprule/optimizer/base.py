@@ -6,7 +6,7 @@ import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, TypeAlias, TypeVar, cast, overload
+from typing import Any, ClassVar, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from steprule.language.rule import Rule
 from steprule.optimizer.explain import Explanation, explanation_of
-from steprule.optimizer.hooks import hooked
+from steprule.optimizer.hooks import hooked, uncompiled
 from steprule.optimizer.options import check_options, check_spelling
 from steprule.optimizer.param_groups import (
     ParamsT,
@@ -45,7 +45,6 @@ __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
 # What any numeric option takes: a number, a 1-element tensor, or a schedule.
 Number: TypeAlias = float | Tensor | Schedule
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 _TAKERS_OF_SPARSE: list[str] = []
 # torch's mark for a default that each group must give.
@@ -527,11 +526,6 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in arguments.items()
         if name not in ("self", "params", "engine", "__class__")
     }
-
-
-def uncompiled(function: _F) -> _F:
-    """Keep ``torch.compile`` out of a function; a compiled caller calls it as it stands."""
-    return cast("_F", torch._disable_dynamo(function))  # type: ignore[attr-defined]
 
 
 # A step is not for the compiler: it would trace the planning, and again with every new plan. It

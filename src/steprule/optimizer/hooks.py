@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.optimizer.scheduled import advance_schedules, schedule_steps
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def uncompiled(function: _F) -> _F:
+    """Keep ``torch.compile`` out of a function; a compiled caller calls it as it stands."""
+    return cast("_F", torch._disable_dynamo(function))  # type: ignore[attr-defined]
 
 
 def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,7 +30,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     def outermost(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self._is_stepping:
             return step(self, *args, **kwargs)
-        self._is_stepping = True
+        _mark(self, is_stepping=True)
         seen = schedule_steps(self.param_groups)
         try:
             if torch._C._autograd._profiler_enabled():
@@ -31,12 +38,25 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             else:
                 result = _between_hooks(step, self, args, kwargs)
         finally:
-            self._is_stepping = False
+            _mark(self, is_stepping=False)
         advance_schedules(self.param_groups, seen)
         return result
 
     outermost.hooked = True  # type: ignore[attr-defined]  # torch's base class asks
     return outermost
+
+
+def _mark(optimizer: Any, *, is_stepping: bool) -> None:
+    # torch 2.9 compiles nothing that sets an attribute of an optimizer.
+    if torch.compiler.is_compiling():
+        _mark_uncompiled(optimizer, is_stepping)
+    else:
+        optimizer._is_stepping = is_stepping
+
+
+@uncompiled
+def _mark_uncompiled(optimizer: Any, is_stepping: bool) -> None:
+    optimizer._is_stepping = is_stepping
 
 
 def _between_hooks(
