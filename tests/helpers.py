@@ -16,6 +16,7 @@ import torch
 from torch.testing._internal.common_optimizers import OptimizerInfo, optim_db
 
 import steprule
+from steprule.engines.native import switch
 from steprule.rules import OPTIMIZERS
 
 ENGINES = ("eager", "foreach", "fused")
@@ -57,6 +58,16 @@ def needs_torchs(name: str, module: Any = torch.optim) -> Any:
     if found is None:
         pytest.skip(f"torch {torch.__version__} has no {name}")
     return found
+
+
+#: Whether this run has native loops: with STEPRULE_NATIVE=0 results are the same without them.
+NATIVE_LOOPS = switch.is_allowed()
+
+
+def needs_native_loops() -> None:
+    """Skip the test where they are switched off."""
+    if not NATIVE_LOOPS:
+        pytest.skip(f"native loops: {switch.why_off()}")
 
 
 def needs_torch(version: str, reason: str) -> None:

@@ -19,6 +19,7 @@ from helpers import (
     flag_cases,
     gradients,
     make_params,
+    needs_native_loops,
     needs_torch,
     params_of,
     run,
@@ -390,6 +391,7 @@ def test_native_loops_are_in_use() -> None:
     """A new torch may keep sizes elsewhere: steps are then right, but slower than they need be."""
     from steprule.engines.native.loops import is_native_enabled
 
+    needs_native_loops()
     assert is_native_enabled()
 
 
@@ -397,6 +399,7 @@ def test_native_loops_come_into_use_once_a_run_is_going_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A script of a few steps does not wait for their compilation."""
+    needs_native_loops()
     monkeypatch.setattr("steprule.engines.native.loops._is_enabled", False)
     monkeypatch.setattr("steprule.engines.native.loops._are_compiled", lambda: False)
     params, results = [nn.Parameter(torch.ones(3)) for _ in range(60)], []
