@@ -8,9 +8,27 @@ recorded, or the arrays of an engine. Each kind of operand brings its own *vocab
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, Protocol
 
-__all__ = ["exp", "lerp", "log", "maximum", "minimum", "sign", "sqrt", "where"]
+__all__ = [
+    "clip",
+    "exp",
+    "expm1",
+    "floor",
+    "lerp",
+    "log",
+    "log1p",
+    "maximum",
+    "minimum",
+    "rsqrt",
+    "sigmoid",
+    "sign",
+    "sqrt",
+    "square",
+    "tanh",
+    "where",
+]
 
 
 class Vocabulary(Protocol):
@@ -18,7 +36,11 @@ class Vocabulary(Protocol):
 
     def sqrt(self, x: Any) -> Any: ...
     def exp(self, x: Any) -> Any: ...
+    def expm1(self, x: Any) -> Any: ...
     def log(self, x: Any) -> Any: ...
+    def log1p(self, x: Any) -> Any: ...
+    def tanh(self, x: Any) -> Any: ...
+    def floor(self, x: Any) -> Any: ...
     def sign(self, x: Any) -> Any: ...
     def maximum(self, a: Any, b: Any) -> Any: ...
     def minimum(self, a: Any, b: Any) -> Any: ...
@@ -26,17 +48,37 @@ class Vocabulary(Protocol):
     def lerp(self, a: Any, b: Any, weight: Any) -> Any: ...
 
 
+# exp of more is more than the largest number in float64.
+LARGEST_EXPONENT = math.log(sys.float_info.max)
+
+
 class NumberVocabulary:
-    """Plain numbers, in float64; outside a function's domain the answer is nan, as for arrays."""
+    """Plain numbers, in float64.
+
+    Outside a function's domain the answer is nan, beyond the largest number infinity: as for
+    arrays.
+    """
 
     def sqrt(self, x: Any) -> float:
         return math.sqrt(x) if x >= 0 else math.nan
 
     def exp(self, x: Any) -> float:
-        return math.exp(x)
+        return math.exp(x) if not x > LARGEST_EXPONENT else math.inf
+
+    def expm1(self, x: Any) -> float:
+        return math.expm1(x) if not x > LARGEST_EXPONENT else math.inf
 
     def log(self, x: Any) -> float:
         return math.log(x) if x > 0 else (-math.inf if x == 0 else math.nan)
+
+    def log1p(self, x: Any) -> float:
+        return math.log1p(x) if x > -1 else (-math.inf if x == -1 else math.nan)
+
+    def tanh(self, x: Any) -> float:
+        return math.tanh(x)
+
+    def floor(self, x: Any) -> float:
+        return float(math.floor(x)) if math.isfinite(x) else x
 
     def sign(self, x: Any) -> float:
         return float((x > 0) - (x < 0))
@@ -81,9 +123,45 @@ def exp(x: Any) -> Any:
     return _vocabulary_of(x).exp(x)
 
 
+def expm1(x: Any) -> Any:
+    """e to the power ``x``, less 1: exact to rounding near 0, too."""
+    return _vocabulary_of(x).expm1(x)
+
+
 def log(x: Any) -> Any:
     """Natural logarithm."""
     return _vocabulary_of(x).log(x)
+
+
+def log1p(x: Any) -> Any:
+    """Natural logarithm of 1 + ``x``: exact to rounding near 0, too."""
+    return _vocabulary_of(x).log1p(x)
+
+
+def tanh(x: Any) -> Any:
+    """Hyperbolic tangent."""
+    return _vocabulary_of(x).tanh(x)
+
+
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + exp(-x))."""
+    return (1 + exp(-x)) ** -1
+
+
+def square(x: Any) -> Any:
+    """``x`` times itself."""
+    return x * x
+
+
+def rsqrt(x: Any) -> Any:
+    """1 / sqrt(x), infinite at 0."""
+    root = sqrt(x)
+    return math.copysign(math.inf, root) if isinstance(root, float) and root == 0 else root**-1
+
+
+def floor(x: Any) -> Any:
+    """Return the largest integer that is not above ``x``."""
+    return _vocabulary_of(x).floor(x)
 
 
 def sign(x: Any) -> Any:
@@ -99,6 +177,11 @@ def maximum(a: Any, b: Any) -> Any:
 def minimum(a: Any, b: Any) -> Any:
     """Return the smaller of the two; nan if either is nan."""
     return _vocabulary_of(a, b).minimum(a, b)
+
+
+def clip(x: Any, low: Any, high: Any) -> Any:
+    """Return ``x``, but no less than ``low`` and no more than ``high``; nan stays nan."""
+    return minimum(maximum(x, low), high)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:

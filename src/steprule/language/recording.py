@@ -86,7 +86,11 @@ NUMBER_OPERATIONS: dict[str, Callable[..., Any]] = {
     "not": lambda a: not a,
     "sqrt": ops.NUMBERS.sqrt,
     "exp": ops.NUMBERS.exp,
+    "expm1": ops.NUMBERS.expm1,
     "log": ops.NUMBERS.log,
+    "log1p": ops.NUMBERS.log1p,
+    "tanh": ops.NUMBERS.tanh,
+    "floor": ops.NUMBERS.floor,
     "sign": ops.NUMBERS.sign,
     "maximum": ops.NUMBERS.maximum,
     "minimum": ops.NUMBERS.minimum,
@@ -123,6 +127,10 @@ class Symbol:
 
     def __array_ufunc__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("a rule may use the operations of steprule.ops, not numpy's")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, *_: Any, **__: Any) -> Any:
+        raise TypeError(_not_torchs(getattr(function, "__name__", str(function))))
 
     def __add__(self, other: Any) -> Symbol:
         return self.tape.record("add", self, other)
@@ -188,6 +196,42 @@ class Symbol:
         return self.tape.record("not", self)
 
 
+# torch's functions by what a rule says instead; others go by the same name, or have none.
+_INSTEAD = {
+    "add": "+",
+    "sub": "-",
+    "subtract": "-",
+    "mul": "*",
+    "multiply": "*",
+    "div": "/",
+    "divide": "/",
+    "true_divide": "/",
+    "pow": "**",
+    "neg": "-",
+    "negative": "-",
+    "abs": "abs()",
+    "absolute": "abs()",
+    "clamp": "steprule.ops.clip",
+    "clamp_min": "steprule.ops.maximum",
+    "clamp_max": "steprule.ops.minimum",
+    "reciprocal": "1 / x",
+    "addcmul": "a + value * b * c",
+    "addcdiv": "a + value * b / c",
+    "zeros_like": "0 * x",
+    "ones_like": "0 * x + 1",
+    "logical_and": "&",
+    "logical_or": "|",
+    "logical_not": "~",
+}
+
+
+def _not_torchs(name: str) -> str:
+    """Return the message that refuses one of torch's functions in a rule."""
+    ours = f"steprule.ops.{name}" if name in ops.__all__ else _INSTEAD.get(name)
+    hint = f"write {ours}" if ours else f"there are {', '.join(ops.__all__)}"
+    return f"a rule may use the operations of steprule.ops, not torch.{name}: {hint}"
+
+
 class SymbolVocabulary:
     """The operations of :mod:`steprule.ops`, recorded."""
 
@@ -197,8 +241,20 @@ class SymbolVocabulary:
     def exp(self, x: Any) -> Any:
         return _tape_of(x).record("exp", x)
 
+    def expm1(self, x: Any) -> Any:
+        return _tape_of(x).record("expm1", x)
+
     def log(self, x: Any) -> Any:
         return _tape_of(x).record("log", x)
+
+    def log1p(self, x: Any) -> Any:
+        return _tape_of(x).record("log1p", x)
+
+    def tanh(self, x: Any) -> Any:
+        return _tape_of(x).record("tanh", x)
+
+    def floor(self, x: Any) -> Any:
+        return _tape_of(x).record("floor", x)
 
     def sign(self, x: Any) -> Any:
         return _tape_of(x).record("sign", x)

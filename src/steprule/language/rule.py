@@ -6,7 +6,8 @@ import functools
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
@@ -54,7 +55,7 @@ RANGES: Mapping[str, Range] = {
     "betas": FRACTION,
     "momentum": NON_NEGATIVE,
 }
-PARTS: Mapping[str, tuple[str, ...]] = {"betas": ("beta1", "beta2")}
+_BETA = re.compile(r"beta([1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def rule(
     Args:
         ranges: allowed values of options beyond the usual ones (`lr`, `eps`, `betas`…).
         parts: for an option that is a tuple, the names of its parts:
-            ``{"betas": ("beta1", "beta2")}`` (known already).
+            ``{"scales": ("low", "high")}``. ``beta1, beta2, beta3…`` are known as ``betas``.
         counts_steps: keep a ``step`` count in the state; by default, if ``step`` is asked for.
         source: authors, title, year.
         sparse: whether a sparse gradient is ``"refused"``, updates the ``"rows"`` it has, or is
@@ -253,6 +254,12 @@ def rule(
     return _rule_of(function)
 
 
+def _betas_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the parts of ``betas``: up to the last one asked for, but never fewer than two."""
+    numbers = [int(found[1]) for found in map(_BETA.fullmatch, names) if found]
+    return tuple(f"beta{i}" for i in range(1, max(2, *numbers, 2) + 1))
+
+
 def _rule_of(
     function: Callable[..., Any],
     *,
@@ -280,7 +287,7 @@ def _rule_of(
     unknown = sorted(set(slots) - set(arrays[2:]))
     if unknown:
         raise TypeError(f"rule {function.__name__} has no slot {', '.join(unknown)}")
-    all_parts = {**PARTS, **(parts or {})}
+    all_parts = {"betas": _betas_of(keywords), **(parts or {})}
     owner = {part: option for option, names in all_parts.items() for part in names}
     numbers = [name for name, is_flag in keywords.items() if not is_flag and name not in SUPPLIED]
     options = tuple(dict.fromkeys(owner.get(name, name) for name in numbers))

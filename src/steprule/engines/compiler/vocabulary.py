@@ -72,6 +72,20 @@ def intrinsic_call(name: str) -> Emit:
     return emit
 
 
+def _library_call(name: str) -> Emit:
+    """Return a call of a function of C's library, for which LLVM has none of its own."""
+
+    def emit(b: ir.IRBuilder, value: Any) -> Any:
+        symbol = name + ("f" if value.type == F32 else "")
+        function = b.module.globals.get(symbol) or ir.Function(
+            b.module, ir.FunctionType(value.type, [value.type]), symbol
+        )
+        function.attributes.add("nounwind")
+        return b.call(function, [value])
+
+    return emit
+
+
 def _min(b: ir.IRBuilder, one: Any, other: Any) -> Any:
     return b.select(b.icmp_signed("<", one, other), one, other)
 
@@ -188,6 +202,8 @@ def vocabulary() -> Mapping[str, Word]:
         "sqrt": Word(intrinsic_call("sqrt"), ((F32, F64),)),
         "exp": Word(intrinsic_call("exp"), ((F32, F64),)),
         "log": Word(intrinsic_call("log"), ((F32, F64),)),
+        "floor": Word(intrinsic_call("floor"), ((F32, F64),)),
+        **{name: Word(_library_call(name), ((F32, F64),)) for name in ("expm1", "log1p", "tanh")},
         "abs": Word(intrinsic_call("fabs"), ((F32, F64),)),
         "min": Word(_min, (_INT, _INT)),
         "prefetch": Word(_prefetch, (_INT,)),

@@ -18,9 +18,10 @@ _INFIX = {
     "and": "&",
     "or": "|",
 }
+_FUNCTIONS = ("sqrt", "exp", "expm1", "log", "log1p", "tanh", "floor", "abs")
 _TEMPLATES = {
     **{name: f"({{0}} {sign} {{1}})" for name, sign in _INFIX.items()},
-    **{name: f"{name}({{0}})" for name in ("sqrt", "exp", "log", "abs")},
+    **{name: f"{name}({{0}})" for name in _FUNCTIONS},
     "pow": "{number}({0} ** {1})",
     "neg": "(-{0})",
     "not": "(not {0})",

@@ -21,7 +21,11 @@ class TensorVocabulary(threading.local):
     dtype = torch.float32
     sqrt = staticmethod(torch.sqrt)
     exp = staticmethod(torch.exp)
+    expm1 = staticmethod(torch.expm1)
     log = staticmethod(torch.log)
+    log1p = staticmethod(torch.log1p)
+    tanh = staticmethod(torch.tanh)
+    floor = staticmethod(torch.floor)
     sign = staticmethod(torch.sign)
 
     def maximum(self, a: Any, b: Any) -> Tensor:

@@ -34,13 +34,10 @@ _PER_TENSOR: dict[str, Callable[..., Any]] = {
     "and": lambda a, b: torch.logical_and(_truth(a), _truth(b)),
     "or": lambda a, b: torch.logical_or(_truth(a), _truth(b)),
     "not": torch.logical_not,
-    **{
-        name: getattr(VOCABULARY, name)
-        for name in ("sqrt", "exp", "log", "sign", "maximum", "minimum", "where")
-    },
+    **{name: getattr(VOCABULARY, name) for name in ("sign", "maximum", "minimum", "where")},
 }
 # Operations that exist on lists, whatever mix of lists and numbers they are given.
-_UNARY = {"sqrt", "exp", "log", "sign", "neg", "abs"}
+_UNARY = {"sqrt", "exp", "expm1", "log", "log1p", "tanh", "floor", "sign", "neg", "abs"}
 _BINARY = {"add", "sub", "mul", "div", "pow", "maximum", "minimum"}
 _COMMUTING = {"add", "mul", "maximum", "minimum"}
 
