@@ -23,6 +23,8 @@ from helpers import (
     torch_cases,
 )
 
+import steprule
+
 NAMES = rule_optimizers()
 CASES = list(chain.from_iterable(torch_cases(name) for name in NAMES))
 
@@ -185,3 +187,17 @@ def test_adamw_stays_decoupled_whatever_is_loaded() -> None:
     optimizer = case.ours(params)
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["decoupled_weight_decay"] is True
+
+
+def test_muons_unclamped_scale_shrinks_updates_of_wide_matrices() -> None:
+    """sqrt(rows / columns), which torch has from 2.14 on; ``"original"`` stops at 1."""
+    moved = {}
+    for kind in ("original", "spectral_unclamped"):
+        for shape in ((2, 8), (8, 2)):
+            param = torch.zeros(shape, requires_grad=True)
+            param.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            steprule.Muon([param], lr=1.0, weight_decay=0.0, adjust_lr_fn=kind).step()
+            moved[kind, shape] = param.detach()
+    wide = moved["spectral_unclamped", (2, 8)]
+    torch.testing.assert_close(wide, 0.5 * moved["original", (2, 8)])
+    torch.testing.assert_close(moved["spectral_unclamped", (8, 2)], moved["original", (8, 2)])

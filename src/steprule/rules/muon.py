@@ -12,6 +12,8 @@ from steprule.matrix_ops import orthogonalized
 from steprule.ops import lerp, maximum, sqrt
 from steprule.optimizer import Number, Optimizer, ParamsT, own_options
 
+LR_ADJUSTMENTS = ("original", "match_rms_adamw", "spectral_unclamped")
+
 
 @rule(
     ranges={"momentum": Range(low=0.0), "ns_coefficients": FINITE},
@@ -40,6 +42,8 @@ def muon(
     rows, columns = param.shape
     if adjust_lr_fn == "match_rms_adamw":
         lr = lr * 0.2 * sqrt(maximum(rows, columns))
+    elif adjust_lr_fn == "spectral_unclamped":
+        lr = lr * sqrt(rows / columns)
     else:
         lr = lr * sqrt(maximum(rows / columns, 1.0))
 
@@ -59,7 +63,7 @@ class Muon(Optimizer):
         param = param * (1 - lr * weight_decay) - lr * scale * U
 
     NS draws all singular values towards 1 by ``ns_steps`` Newton-Schulz iterations;
-    scale = sqrt(max(1, rows / columns)), or 0.2 sqrt(max(rows, columns)).
+    scale = sqrt(max(1, rows / columns)), or as ``adjust_lr_fn`` says.
 
     Args:
         params: matrices (two axes), see :class:`~steprule.Optimizer`, which has the arguments not
@@ -71,7 +75,8 @@ class Muon(Optimizer):
         ns_coefficients: (a, b, c) of the iteration.
         eps: smallest norm that is divided by, >= 0 (default 1e-7).
         ns_steps: iterations, below 100 (default 5).
-        adjust_lr_fn: ``"original"`` (as None) or ``"match_rms_adamw"``.
+        adjust_lr_fn: ``"original"`` (as None), ``"match_rms_adamw"`` (scale = 0.2 sqrt(max(rows,
+            columns))) or ``"spectral_unclamped"`` (sqrt(rows / columns); in torch from 2.14 on).
 
     State: ``momentum_buffer`` (B).
 
@@ -80,7 +85,8 @@ class Muon(Optimizer):
         RuntimeError: at the step, a complex parameter or a sparse gradient.
 
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024;
-    match_rms_adamw: Liu et al., "Muon is scalable for LLM training", 2025.
+    match_rms_adamw: Liu et al., "Muon is scalable for LLM training", 2025; spectral_unclamped:
+    Bernstein, "Deriving Muon", 2025.
     """
 
     rule = muon
@@ -104,10 +110,10 @@ class Muon(Optimizer):
 
     def _check_group(self, options: Mapping[str, Any], where: str) -> None:
         super()._check_group(options, where)
-        if options["adjust_lr_fn"] not in (None, "original", "match_rms_adamw"):
+        if options["adjust_lr_fn"] not in (None, *LR_ADJUSTMENTS):
             raise ValueError(
                 f"{where}Adjust learning rate function {options['adjust_lr_fn']} is not supported: "
-                "take 'original' or 'match_rms_adamw'"
+                f"take one of {', '.join(map(repr, LR_ADJUSTMENTS))}"
             )
         steps = options["ns_steps"]
         if not isinstance(steps, int) or not 0 <= steps < 100:
