@@ -12,20 +12,26 @@ import sys
 from typing import Any, Protocol
 
 __all__ = [
+    "all_finite",
     "clip",
+    "dot_of",
     "exp",
     "expm1",
     "floor",
     "lerp",
     "log",
     "log1p",
+    "max_of",
     "maximum",
+    "mean_of",
     "minimum",
+    "norm_of",
     "rsqrt",
     "sigmoid",
     "sign",
     "sqrt",
     "square",
+    "sum_of",
     "tanh",
     "where",
 ]
@@ -46,6 +52,11 @@ class Vocabulary(Protocol):
     def minimum(self, a: Any, b: Any) -> Any: ...
     def where(self, condition: Any, a: Any, b: Any) -> Any: ...
     def lerp(self, a: Any, b: Any, weight: Any) -> Any: ...
+    def sum_of(self, x: Any) -> Any: ...
+    def mean_of(self, x: Any) -> Any: ...
+    def max_of(self, x: Any) -> Any: ...
+    def norm_of(self, x: Any) -> Any: ...
+    def dot_of(self, x: Any, y: Any) -> Any: ...
 
 
 # exp of more is more than the largest number in float64.
@@ -94,6 +105,17 @@ class NumberVocabulary:
 
     def lerp(self, a: Any, b: Any, weight: Any) -> Any:
         return a + weight * (b - a)
+
+    def sum_of(self, x: Any) -> Any:
+        raise TypeError(
+            "a sum, mean, norm, dot product or largest value is taken of an array (param, grad, a "
+            f"slot, or what is computed from them), not of the number {x!r}"
+        )
+
+    mean_of = max_of = norm_of = sum_of
+
+    def dot_of(self, x: Any, y: Any) -> Any:
+        return self.sum_of(x)
 
 
 NUMBERS = NumberVocabulary()
@@ -192,3 +214,33 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 def lerp(a: Any, b: Any, weight: Any) -> Any:
     """Return ``a`` moved by the fraction ``weight`` towards ``b``: a + weight (b - a)."""
     return _vocabulary_of(a, b, weight).lerp(a, b, weight)
+
+
+def sum_of(x: Any) -> Any:
+    """Return the sum of a parameter's elements: a number, in float64; 0 of none."""
+    return _vocabulary_of(x).sum_of(x)
+
+
+def mean_of(x: Any) -> Any:
+    """Return the mean of a parameter's elements: a number, in float64; 0 of none."""
+    return _vocabulary_of(x).mean_of(x)
+
+
+def max_of(x: Any) -> Any:
+    """Return the largest absolute value of a parameter's elements; nan if any is, 0 of none."""
+    return _vocabulary_of(x).max_of(x)
+
+
+def norm_of(x: Any) -> Any:
+    """Return the 2-norm of a parameter's elements, sqrt(sum_of(x * x)), in float64."""
+    return _vocabulary_of(x).norm_of(x)
+
+
+def dot_of(x: Any, y: Any) -> Any:
+    """Return the dot product of two arrays, sum_of(x * y), in float64."""
+    return _vocabulary_of(x, y).dot_of(x, y)
+
+
+def all_finite(x: Any) -> Any:
+    """Tell whether no element is infinite or nan: a truth value for ``where``."""
+    return max_of(x) < math.inf

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from steprule.engines import tensor_vocabulary as tensor_vocabulary  # a rule takes tensors at once
 from steprule.engines.engine import Engine, UnavailableError
 
 AUTO = "auto"

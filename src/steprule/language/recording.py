@@ -2,11 +2,14 @@
 
 Operations on scalars alone (bias corrections, step sizes) are kept apart from those that
 touch an array, so that an engine evaluates the former once a step in float64 and only the
-latter for each element. Equal expressions are recorded once; unused ones not at all.
+latter for each element. A *reduction* (a sum, a norm) makes a scalar of an array; it, and what
+follows from it, each parameter has of its own. Equal expressions are recorded once; unused ones
+not at all.
 """
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,15 +39,30 @@ class Operation:
 class Recording:
     """A rule's operations, in the order they run.
 
-    ``outputs`` are the new param and slots, in the rule's order; None where the rule has no
-    such slot under the flags it was recorded with.
+    Attributes:
+        array_inputs: param, grad and the slots that are arrays, by name.
+        scalar_inputs: numbers and scalar slots, by name.
+        scalar_operations: on scalars that follow from no array.
+        tensor_operations: on arrays, reductions, and on scalars that follow from these.
+        outputs: the new param and slots, in the rule's order; None where the rule has no such
+            slot under the flags it was recorded with.
     """
 
     array_inputs: Mapping[str, Value]
     scalar_inputs: Mapping[str, Value]
     scalar_operations: tuple[Operation, ...]
-    array_operations: tuple[Operation, ...]
+    tensor_operations: tuple[Operation, ...]
     outputs: Mapping[str, Value | float | None]
+
+    @functools.cached_property
+    def array_operations(self) -> tuple[Operation, ...]:
+        """Those whose result is an array."""
+        return tuple(x for x in self.tensor_operations if x.result.is_array)
+
+    @property
+    def has_reductions(self) -> bool:
+        """Whether an element's update depends on the parameter's other elements."""
+        return len(self.array_operations) < len(self.tensor_operations)
 
     def scalars(self, inputs: Mapping[str, Any]) -> dict[Value, Any]:
         """Return the value of every scalar quantity, for these scalar inputs."""
@@ -103,6 +121,10 @@ TRUTHS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
 CONDITIONS = {"and": 2, "or": 2, "not": 1, "where": 1}
 
 
+# Operations that make a scalar of arrays, in float64.
+REDUCTIONS = {"sum_of", "mean_of", "max_of", "dot_of"}
+
+
 class Symbol:
     """Stands for a number or an array while a rule is being recorded."""
 
@@ -127,6 +149,11 @@ class Symbol:
 
     def __array_ufunc__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("a rule may use the operations of steprule.ops, not numpy's")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(_not_torchs(name, "a tensor's ."))
 
     @classmethod
     def __torch_function__(cls, function: Any, *_: Any, **__: Any) -> Any:
@@ -222,14 +249,23 @@ _INSTEAD = {
     "logical_and": "&",
     "logical_or": "|",
     "logical_not": "~",
+    "sum": "steprule.ops.sum_of",
+    "mean": "steprule.ops.mean_of",
+    "norm": "steprule.ops.norm_of",
+    "linalg_norm": "steprule.ops.norm_of",
+    "linalg_vector_norm": "steprule.ops.norm_of",
+    "dot": "steprule.ops.dot_of",
+    "max": "steprule.ops.max_of",
+    "amax": "steprule.ops.max_of",
+    "isfinite": "steprule.ops.all_finite",
 }
 
 
-def _not_torchs(name: str) -> str:
-    """Return the message that refuses one of torch's functions in a rule."""
+def _not_torchs(name: str, before: str = "torch.") -> str:
+    """Return the message that refuses one of torch's functions, or methods, in a rule."""
     ours = f"steprule.ops.{name}" if name in ops.__all__ else _INSTEAD.get(name)
     hint = f"write {ours}" if ours else f"there are {', '.join(ops.__all__)}"
-    return f"a rule may use the operations of steprule.ops, not torch.{name}: {hint}"
+    return f"a rule may use the operations of steprule.ops, not {before}{name}: {hint}"
 
 
 class SymbolVocabulary:
@@ -273,6 +309,21 @@ class SymbolVocabulary:
     def lerp(self, a: Any, b: Any, weight: Any) -> Any:
         return a + weight * (b - a)
 
+    def sum_of(self, x: Any) -> Any:
+        return _tape_of(x).record("sum_of", x)
+
+    def mean_of(self, x: Any) -> Any:
+        return _tape_of(x).record("mean_of", x)
+
+    def max_of(self, x: Any) -> Any:
+        return _tape_of(x).record("max_of", x)
+
+    def norm_of(self, x: Any) -> Any:
+        return self.sqrt(self.dot_of(x, x))
+
+    def dot_of(self, x: Any, y: Any) -> Any:
+        return _tape_of(x, y).record("dot_of", x, y)
+
 
 ops.register_vocabulary(Symbol, SymbolVocabulary())
 
@@ -287,10 +338,14 @@ class Tape:
     def __init__(self) -> None:
         self.count = 0
         self.operations: dict[tuple[str, tuple[Any, ...]], Operation] = {}
+        self.of_arrays: set[Value] = set()  # arrays, and scalars that follow from them
 
     def new_input(self, *, is_array: bool) -> Symbol:
+        value = Value(self.count, is_array)
         self.count += 1
-        return Symbol(self, Value(self.count - 1, is_array))
+        if is_array:
+            self.of_arrays.add(value)
+        return Symbol(self, value)
 
     def record(self, name: str, *operands: Any) -> Symbol:
         values = tuple(_operand(name, x) for x in operands)
@@ -298,7 +353,11 @@ class Tape:
         key = (name, tuple(x if isinstance(x, Value) else ("constant", repr(x)) for x in values))
         if key not in self.operations:
             is_array = any(isinstance(x, Value) and x.is_array for x in values)
-            result = self.new_input(is_array=is_array).value
+            if name in REDUCTIONS and not is_array:
+                ops.NUMBERS.sum_of(*operands[:1])
+            result = self.new_input(is_array=is_array and name not in REDUCTIONS).value
+            if not self.of_arrays.isdisjoint(values):
+                self.of_arrays.add(result)
             self.operations[key] = Operation(result, name, values)
         return Symbol(self, self.operations[key].result)
 
@@ -361,8 +420,8 @@ def record(
         array_inputs={n: v for n, v in inputs.items() if v.is_array},
         scalar_inputs={n: v for n, v in inputs.items() if not v.is_array}
         | {name: s.value for name, s in scalar_symbols.items()},
-        scalar_operations=tuple(x for x in operations if not x.result.is_array),
-        array_operations=tuple(x for x in operations if x.result.is_array),
+        scalar_operations=tuple(x for x in operations if x.result not in tape.of_arrays),
+        tensor_operations=tuple(x for x in operations if x.result in tape.of_arrays),
         outputs=outputs,
     )
 

@@ -33,6 +33,8 @@ class CpuEngine:
         """Refuse what can't be reached by address on the CPU, or is laid out otherwise."""
         if not form.rule.elementwise:
             return "the rule works on whole tensors, not on elements"
+        if form.recording().has_reductions:
+            return "the rule has reductions, which this engine's kernels do not do yet"
         if form.capturable:
             return "capturable=True keeps the step count on the device"
         if leaf.grad.is_sparse:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.engines.eager.vocabulary import VOCABULARY
 from steprule.engines.engine import Leaf
+from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
 from steprule.language.form import Form

@@ -9,14 +9,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from steprule.engines.eager.vocabulary import VOCABULARY
 from steprule.engines.foreach.fused_operations import Instruction, instructions_of
+from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
 from steprule.language.form import Form
 from steprule.language.recording import (
     CONDITIONS,
     NUMBER_OPERATIONS,
+    REDUCTIONS,
     TRUTHS,
     Recording,
     Value,
@@ -34,7 +35,10 @@ _PER_TENSOR: dict[str, Callable[..., Any]] = {
     "and": lambda a, b: torch.logical_and(_truth(a), _truth(b)),
     "or": lambda a, b: torch.logical_or(_truth(a), _truth(b)),
     "not": torch.logical_not,
-    **{name: getattr(VOCABULARY, name) for name in ("sign", "maximum", "minimum", "where")},
+    **{
+        name: getattr(VOCABULARY, name)
+        for name in ("sign", "maximum", "minimum", "where", *sorted(REDUCTIONS))
+    },
 }
 # Operations that exist on lists, whatever mix of lists and numbers they are given.
 _UNARY = {"sqrt", "exp", "expm1", "log", "log1p", "tanh", "floor", "sign", "neg", "abs"}
@@ -117,8 +121,9 @@ class Bucket:
                     format_of(target).write(target, value)
         for name, tensors in self._scalar_slots.items():
             new = recording.outputs[name]
-            for tensor in tensors:
-                tensor.fill_(values[new] if isinstance(new, Value) else new)
+            made = values[new] if isinstance(new, Value) else new
+            for i, tensor in enumerate(tensors):
+                tensor.fill_(made[i] if isinstance(made, list) else made)
 
 
 def _as_list(
@@ -154,8 +159,13 @@ def _replay(
     def value_of(x: Any) -> Any:
         return values[x] if isinstance(x, Value) else x
 
-    def number_of(x: Any) -> Any:
-        return [t.to(compute) for t in values[x]] if x in truths else value_of(x)
+    def number_of(x: Any, *, with_arrays: bool) -> Any:
+        # What follows from a reduction is one number a tensor, in float64 as all scalars.
+        is_wide = with_arrays and isinstance(x, Value) and not x.is_array
+        found = value_of(x)
+        as_numbers = isinstance(found, list) and (x in truths or is_wide)
+        dtype = compute if with_arrays else torch.float64
+        return [t.to(dtype) for t in found] if as_numbers else found
 
     truths: set[Value] = set()
     for i, instruction in enumerate(instructions):
@@ -164,7 +174,11 @@ def _replay(
             is_second_better = is_last(operands[1], i) or not _is_array(operands[0])
             operands = operands[::-1] if is_second_better else operands
         conditions = CONDITIONS.get(name, 0)
-        arguments = [*map(value_of, operands[:conditions]), *map(number_of, operands[conditions:])]
+        has_arrays = any(map(_is_array, operands))
+        arguments = [
+            *map(value_of, operands[:conditions]),
+            *(number_of(x, with_arrays=has_arrays) for x in operands[conditions:]),
+        ]
         in_place = is_last(operands[0], i)
         if instruction.factor is None:
             result = _run(name, arguments, in_place=in_place)
@@ -180,7 +194,7 @@ def _replay(
         values[instruction.result] = result
         if name in TRUTHS:  # a number cannot be put in a truth value's place
             truths.add(instruction.result)
-        else:
+        elif instruction.result.is_array:
             owned.add(instruction.result)
 
 

@@ -31,7 +31,12 @@ class Instruction:
 
 
 def instructions_of(recording: Recording) -> list[Instruction]:
-    """Return the array operations, combined where a part is used nowhere else."""
+    """Return the operations on tensors, combined where a part is used nowhere else.
+
+    A rule with reductions is left as it is: its factors are not the same for all tensors.
+    """
+    if recording.has_reductions:
+        return [Instruction(x.name, x.result, x.operands) for x in recording.tensor_operations]
     return _Combiner(recording).run()
 
 

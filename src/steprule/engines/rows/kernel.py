@@ -38,6 +38,7 @@ def takes(leaf: Leaf, form: Form) -> bool:
     dtype = grad.dtype
     return (
         not form.scalar_slots
+        and not form.recording().has_reductions
         and not form.capturable
         and grad.sparse_dim() == 1
         and dtype in _DTYPES

@@ -52,6 +52,31 @@ class TensorVocabulary(threading.local):
         plain = isinstance(a, Tensor) and isinstance(b, Tensor) and not isinstance(weight, Tensor)
         return torch.lerp(a, b, weight) if plain else a + weight * (b - a)
 
+    def sum_of(self, x: Tensor) -> Tensor:
+        """Return the sum in float64."""
+        return x.sum(dtype=_wide(x))
+
+    def mean_of(self, x: Tensor) -> Tensor:
+        """Return the mean in float64; 0 of nothing."""
+        return self.sum_of(x) / max(x.numel(), 1)
+
+    def max_of(self, x: Tensor) -> Tensor:
+        """Return the largest absolute value in float64; 0 of nothing."""
+        wide = x.abs() if x.dtype is not torch.bool else x
+        return (wide.amax() if x.numel() else wide.sum()).to(_wide(x))
+
+    def norm_of(self, x: Tensor) -> Tensor:
+        """Return the 2-norm in float64."""
+        number = x.to(_wide(x)) if x.dtype is torch.bool else x
+        norm: Tensor = torch.linalg.vector_norm(number, dtype=_wide(x))
+        return norm
+
+    def dot_of(self, x: Any, y: Any) -> Tensor:
+        """Return the dot product in float64; one of the two may be a number."""
+        wide = _wide(x if isinstance(x, Tensor) else y)
+        x, y = (t.to(wide) if isinstance(t, Tensor) else t for t in (x, y))
+        return torch.as_tensor(x * y).sum()
+
     def _tensors(self, a: Any, b: Any) -> list[Tensor]:
         """Return both as tensors of numbers: truth values are 1 or 0."""
         like = a if isinstance(a, Tensor) else b
@@ -62,6 +87,10 @@ class TensorVocabulary(threading.local):
             else torch.tensor(x, dtype=dtype, device=like.device)
             for x in (a, b)
         ]
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 VOCABULARY = TensorVocabulary()
