@@ -15,7 +15,7 @@ from steprule import ops
 from steprule.language.form import form_of
 from steprule.ops import all_finite, dot_of, max_of, mean_of, norm_of, sqrt, square, sum_of, where
 
-ENGINES = ["eager", "foreach"]
+ENGINES = ["eager", "foreach", "fused"]
 SHAPES = [(5, 7), (3,), (), (100, 101), (0, 4), (1, 9001)]
 
 
@@ -38,7 +38,7 @@ def every_kind(param, grad, m, largest, seen, *, lr):  # type: ignore[no-untyped
     scaled = (grad - mean) / (spread + 0.1)
     agreement = dot_of(scaled, param) / (1.0 + norm_of(param) * norm_of(scaled))
     m = 0.5 * m + scaled * where(agreement > 0.1, 0.5, 1.0 - agreement)
-    step = m * (grad < sum_of(m) / 10) + sum_of(grad > 0) / (1.0 + sum_of(0.0 * grad + 1.0))
+    step = m * (grad < mean_of(abs(m))) + sum_of(grad > 0) / (1.0 + sum_of(0.0 * grad + 1.0))
     finite = where(all_finite(grad), 1.0, 0.0)
     return param - lr * step * finite, m, ops.maximum(largest, max_of(grad)), seen + finite
 
@@ -172,15 +172,3 @@ def test_gradients_flow_through_them() -> None:
     assert start.grad is not None
     # d/dp of p - lr |p| u with u of norm 1: 1 - lr (p / |p|) sum(u); u is the same three times.
     assert start.grad.tolist() == pytest.approx([1 - 0.1] * 3, rel=1e-6)
-
-
-def test_the_fused_engine_says_that_it_leaves_them() -> None:
-    _, optimizer = trained("lamb", "foreach", torch.float32)
-    cls: Any = type(optimizer)
-    param = torch.ones(2, requires_grad=True)
-    param.grad = torch.ones(2)
-    optimizer = cls([param])
-    optimizer.step()
-    (row,) = optimizer.explain().rows
-    assert row.engine == "foreach"
-    assert "reductions" in row.reason

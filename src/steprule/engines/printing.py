@@ -71,7 +71,7 @@ class ExpressionPrinter:
 
 def truths_of(recording: Recording) -> set[Value]:
     """Return the results that are truth values."""
-    operations = (*recording.scalar_operations, *recording.array_operations)
+    operations = (*recording.scalar_operations, *recording.tensor_operations)
     return {operation.result for operation in operations if operation.name in TRUTHS}
 
 

@@ -73,9 +73,9 @@ class Recording:
         return known
 
     def scalars_for_arrays(self) -> list[Value]:
-        """Return the scalar quantities that array operations read, in the order of first use."""
+        """Return the scalars that operations on tensors read, in the order of first use."""
         used: dict[Value, None] = {}
-        for operation in self.array_operations:
+        for operation in self.tensor_operations:
             for x in operation.operands:
                 if isinstance(x, Value) and not x.is_array:
                     used[x] = None

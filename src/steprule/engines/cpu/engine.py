@@ -33,8 +33,6 @@ class CpuEngine:
         """Refuse what can't be reached by address on the CPU, or is laid out otherwise."""
         if not form.rule.elementwise:
             return "the rule works on whole tensors, not on elements"
-        if form.recording().has_reductions:
-            return "the rule has reductions, which this engine's kernels do not do yet"
         if form.capturable:
             return "capturable=True keeps the step count on the device"
         if leaf.grad.is_sparse:
@@ -63,7 +61,8 @@ class CpuEngine:
         from steprule.engines.native.whole_step import NativeStep
 
         kernels = cast("Sequence[KernelRunner]", runners)
-        return all(kernel.is_guarded for kernel in kernels) and NativeStep.takes(kernels)
+        are_plain = all(kernel.is_guarded and not kernel.passes for kernel in kernels)
+        return are_plain and NativeStep.takes(kernels)
 
     def whole_step(
         self,

@@ -23,7 +23,8 @@ from steprule.engines.native.control_block import Control
 from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
 from steprule.formats import Format
 from steprule.language.form import Form
-from steprule.language.recording import Recording, Value
+from steprule.language.passes import update_operations
+from steprule.language.recording import Operation, Recording, Value
 from steprule.language.rule import SUPPLIED
 
 # Chunks whose memory is asked for while this many before them are updated: small tensors lie
@@ -123,9 +124,12 @@ def _prepare_source(layout: Layout) -> str:
         computed += [
             f"store_float64(scalars, tensor * {len(row)} + {i}, {printer.number(v)})"
             for i, v in enumerate(row)
+            if v in names
         ]
         for n in slots:
             new = recording.outputs[n]
+            if isinstance(new, Value) and new not in names:  # it follows from a reduction
+                continue
             computed.append(f"new_{n} = {printer.number(new or 0.0)}")
             stores.append(f"store_{counts[n]}({n}_address, 0, {counts[n]}(new_{n}))")
             lines.insert(lines.index("    previous = -1"), f"    new_{n} = 0.0")
@@ -176,15 +180,23 @@ def _update_source(layout: Layout) -> str:
             "        grad_address = load_int64(grads, tensor)",
             "        if grad_address == 0:",
             "            continue",
-            f"        grad_address += {formats['grad'].bytes_for(1)} * start",
-            *(
-                f"        {variable} = load_int64(columns, {i} * tensors + tensor) + {size} * start"
-                for i, (variable, size) in enumerate(columns_with_sizes(layout))
-            ),
+            *indented(column_reads(layout), 8),
             *indented(scalar_reads(layout), 8),
             *indented(element_loop(layout), 8),
         ],
     )
+
+
+def column_reads(layout: Layout) -> list[str]:
+    """Return what sets each column's variable to the address of a chunk's first element."""
+    grad = dict(layout.formats)["grad"]
+    return [
+        f"grad_address += {grad.bytes_for(1)} * start",
+        *(
+            f"{variable} = load_int64(columns, {i} * tensors + tensor) + {size} * start"
+            for i, (variable, size) in enumerate(columns_with_sizes(layout))
+        ),
+    ]
 
 
 def in_flushed_mode(layout: Layout, head: str, body: list[str]) -> str:
@@ -206,7 +218,8 @@ def indented(lines: Iterable[str], by: int) -> list[str]:
     return [" " * by + line for line in lines]
 
 
-def _array_names(recording: Recording) -> dict[Value, str]:
+def array_names(recording: Recording) -> dict[Value, str]:
+    """Return the names, in a loop over elements, of what is in a tensor's row of scalars."""
     row = scalar_row(recording)
     return {v: f"x{v.index}" if v.is_array else f"s{v.index}" for v in row}
 
@@ -217,7 +230,7 @@ def scalar_reads(layout: Layout) -> list[str]:
     row = scalar_row(recording)
     truths = truths_of(recording)
     lines = []
-    for i, (value, name) in enumerate(_array_names(recording).items()):
+    for i, (value, name) in enumerate(array_names(recording).items()):
         read = f"load_float64(scalars, tensor * {len(row)} + {i})"
         read = f"{read} != 0.0" if value in truths else f"{number}({read})"
         lines.append(f"{name} = {read}")
@@ -230,17 +243,31 @@ def scalar_reads(layout: Layout) -> list[str]:
 
 def element_loop(layout: Layout) -> list[str]:
     """Return the loop over ``count`` elements from the addresses in the columns' variables."""
-    recording, number = layout.form.recording(), layout.compute
+    recording, formats = layout.form.recording(), dict(layout.formats)
+    names = array_names(recording)
+    printer = ExpressionPrinter(KERNEL_SPELLING, names, layout.compute, truths_of(recording))
+    body = element_body(layout, printer, update_operations(recording))
+    for name, output in recording.outputs.items():
+        if output is None or name not in formats or output == recording.array_inputs.get(name):
+            continue
+        storage, text = formats[name], printer.number(output)
+        body.append(storage.kernel_write(column_names(name, storage), "i", text))
+    return ["for i in range(count):", *indented(body, 4)]
+
+
+def element_body(
+    layout: Layout, printer: ExpressionPrinter, operations: Iterable[Operation]
+) -> list[str]:
+    """Return what reads element ``i`` of each array and carries out operations on them."""
+    recording, number, names = layout.form.recording(), layout.compute, printer.names
     formats = dict(layout.formats)
-    names = _array_names(recording)
-    printer = ExpressionPrinter(KERNEL_SPELLING, names, number, truths_of(recording))
     divisors = scalar_divisors(recording)
     body = []
     for name, value in recording.array_inputs.items():
         names[value] = f"{name}_value"
         read = formats[name].kernel_read(column_names(name, formats[name]), "i")
         body.append(f"{names[value]} = {number}({read})")
-    for operation in recording.array_operations:
+    for operation in operations:
         names[operation.result] = f"x{operation.result.index}"
         divisor = operation.operands[-1]
         if operation.name == "div" and divisor in divisors:
@@ -251,12 +278,7 @@ def element_loop(layout: Layout) -> list[str]:
         else:
             text = printer.expression(operation)
         body.append(f"{names[operation.result]} = {text}")
-    for name, output in recording.outputs.items():
-        if output is None or name not in formats or output == recording.array_inputs.get(name):
-            continue
-        storage, text = formats[name], printer.number(output)
-        body.append(storage.kernel_write(column_names(name, storage), "i", text))
-    return ["for i in range(count):", *indented(body, 4)]
+    return body
 
 
 def columns_with_sizes(layout: Layout) -> list[tuple[str, int]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from steprule.engines.cpu.kernel_text import Layout, scalar_row, source_of
 from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
+from steprule.engines.cpu.reduction_text import finishes_source_of, reductions_source_of
 from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.guards.addresses import AddressGuard
 from steprule.engines.guards.tensors import TensorGuard
@@ -31,6 +32,7 @@ from steprule.engines.whole_step import Outcome
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype
 from steprule.language.form import Form
+from steprule.language.passes import passes_of
 from steprule.language.rule import SUPPLIED
 
 # Elements of one chunk: small enough to spread evenly, large enough to hide its set-up.
@@ -39,6 +41,8 @@ CHUNK = 8192
 GRAIN = 1 << 16
 # Steps after which a run is one that the native loops are worth compiling for.
 ENABLE_NATIVE_AFTER = 16
+# Where a kernel's library has `update`.
+UPDATE = 1
 # How often in a row gradients of another kind than before are learned anew.
 TRIES = 4
 
@@ -53,14 +57,15 @@ class KernelRunner:
         self.params = tuple(leaf.param for leaf in leaves)
         self.grad_dtype = leaves[0].grad.dtype
         self._states = [leaf.state for leaf in leaves]
-        self._library = _library_of(form, leaves[0])
+        self.passes = passes_of(form.recording())
+        self._library, self._reductions = _libraries_of(form, leaves[0])
         self._make_guards()
         self._make_tables(leaves)
         self._grads: tuple[Any, ...] | None = None
         self._active: Sequence[Tensor] = ()
         self._addresses = array("q")
         self._steps = 0
-        self._splits: dict[int, WorkSplit] = {}
+        self._splits: dict[tuple[Library, int, int], WorkSplit] = {}
         self.is_guarded = False
 
     def _make_guards(self) -> None:
@@ -103,6 +108,11 @@ class KernelRunner:
         ]
         self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
         self._chunk_count = len(chunks)
+        widest = max((len(one.reductions) for one in self.passes), default=0)
+        self._partials = np.zeros(max(1, len(chunks) * widest))
+        per_tensor = [-(-size // CHUNK) for size in sizes]
+        self._starts = np.cumsum([0, *per_tensor], dtype=np.int64)
+        self._counted = np.maximum(np.array(sizes, dtype=np.float64), 1.0)
         self.elements = sum(sizes)
         self._control = np.zeros(len(Control), dtype=np.int64)
         tables: Mapping[Control, np.ndarray[Any, Any]] = {
@@ -112,6 +122,9 @@ class KernelRunner:
             Control.FIRST: self._first,
             Control.SCALARS: self._scalars,
             Control.CHUNKS: self._chunks,
+            Control.PARTIALS: self._partials,
+            Control.STARTS: self._starts,
+            Control.ELEMENTS: self._counted,
         }
         for word, table in tables.items():
             self._control[word] = table.ctypes.data
@@ -215,13 +228,12 @@ class KernelRunner:
         try:
             if active:
                 self._control[Control.GRADS] = addresses.buffer_info()[0]
-                prepare, update = self._library.functions
+                prepare, _, *finishes = self._library.functions
                 prepare(self._address, 0, 0)
-                threads = self.threads()
-                if threads == 1:
-                    update(self._address, 0, self._chunk_count)
-                else:
-                    self._split_for(threads).run()
+                for i, finish in enumerate(finishes):
+                    self._over_chunks(self._reductions, i)
+                    finish(self._address, 0, 0)
+                self._over_chunks(self._library, UPDATE)
                 if self._native_guard is not None and self.is_guarded:
                     self._native_guard.bump_versions()
                 else:
@@ -232,6 +244,14 @@ class KernelRunner:
         finally:
             del grads
             self.let_go()
+
+    def _over_chunks(self, library: Library, index: int) -> None:
+        """Run a function of a library over all chunks, on as many threads as it is worth."""
+        threads = self.threads()
+        if threads == 1:
+            library.functions[index](self._address, 0, self._chunk_count)
+        else:
+            self._split_for(threads, library, index).run()
 
     def let_go(self) -> None:
         """Keep no gradient alive: the step is done, or will not be."""
@@ -251,10 +271,10 @@ class KernelRunner:
         guard = self._native_guard
         if guard is None or not self.is_guarded:
             return None
-        split = self._split_for(threads) if threads > 1 else None
+        split = self._split_for(threads, self._library, UPDATE) if threads > 1 else None
         if split is not None and not split.task:
             return None
-        prepare, update = self._library.addresses
+        prepare, update = self._library.addresses[:2]
         guard.tell(
             {
                 GuardWord.CONTROL: self._address,
@@ -267,11 +287,12 @@ class KernelRunner:
         )
         return guard.block
 
-    def _split_for(self, threads: int) -> WorkSplit:
-        split = self._splits.get(threads)
+    def _split_for(self, threads: int, library: Library, index: int) -> WorkSplit:
+        key = (library, index, threads)
+        split = self._splits.get(key)
         if split is None:
-            split = WorkSplit(self._library, 1, self._address, self._edges(threads))
-            self._splits[threads] = split
+            split = WorkSplit(library, index, self._address, self._edges(threads))
+            self._splits[key] = split
         return split
 
     def _edges(self, threads: int) -> list[int]:
@@ -281,7 +302,8 @@ class KernelRunner:
         return [0, *cuts.tolist(), self._chunk_count]
 
 
-def _library_of(form: Form, leaf: Leaf) -> Library:
+def _libraries_of(form: Form, leaf: Leaf) -> tuple[Library, Library]:
+    """Return the kernel, and what reduces before it updates (the kernel again if nothing does)."""
     stored = [("param", leaf.param), ("grad", leaf.grad)]
     stored += [(name, leaf.state[name]) for name in form.array_slots]
     layout = Layout(
@@ -292,9 +314,15 @@ def _library_of(form: Form, leaf: Leaf) -> Library:
         ),
         compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
     )
-    return library_for(
-        source_of(layout), ("prepare", "update"), arity=3, title=f"the rule {form.rule.name!r}"
-    )
+    title = f"the rule {form.rule.name!r}"
+    passes = range(len(passes_of(form.recording())))
+    names = ("prepare", "update", *(f"finish_{i}" for i in passes))
+    source = source_of(layout) + finishes_source_of(layout)
+    library = library_for(source, names, arity=3, title=title)
+    if not passes:
+        return library, library
+    source, names = reductions_source_of(layout), tuple(f"reduce_{i}" for i in passes)
+    return library, library_for(source, names, arity=3, reorders_sums=True, title=title)
 
 
 def _addresses_of(tensors: tuple[Tensor, ...]) -> array[int]:

@@ -17,3 +17,6 @@ class Control(enum.IntEnum):
     FIRST = 6  # float64: 1 for a tensor never updated before
     SCALARS = 7  # float64: one row for each tensor, written by prepare, read by update
     CHUNKS = 8  # tensor, first element, number of elements of each chunk
+    PARTIALS = 9  # float64: what each chunk adds to each reduction of a pass
+    STARTS = 10  # each tensor's first chunk, and the end of the last one's
+    ELEMENTS = 11  # float64: each tensor's number of elements, at least 1

@@ -1,0 +1,146 @@
+"""The passes before an update, printed: sums over elements, and the scalars made of them.
+
+For pass k there are two functions over the kernel's control block:
+
+- ``reduce_k`` runs over chunks, on any number of threads: it leaves one float64 for each chunk and
+  reduction;
+- ``finish_k`` runs over tensors: it adds up what a tensor's chunks left, in their order, and
+  evaluates the scalar operations that follow.
+
+A tensor is cut into the same chunks whatever the number of threads, so that a sum has the same bits
+for any of them. Of n elements it is within (8192 + n / 8192) * 2**-53 * sum(abs(x)) of the exact
+one.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from steprule.engines.cpu.kernel_text import (
+    Layout,
+    array_names,
+    column_reads,
+    element_body,
+    in_flushed_mode,
+    indented,
+    scalar_reads,
+    scalar_row,
+)
+from steprule.engines.cpu.spelling import KERNEL_SPELLING
+from steprule.engines.native.control_block import Control
+from steprule.engines.printing import ExpressionPrinter, truths_of
+from steprule.language.passes import Pass, passes_of
+from steprule.language.recording import Operation, Value
+
+_LARGER = "{1} if ({1} > {0}) | ({1} != {1}) else {0}"  # a nan comes through, and stays
+
+
+@functools.cache
+def reductions_source_of(layout: Layout) -> str:
+    """Return the text of ``reduce_0``, ``reduce_1``…: compiled so that sums may be reordered."""
+    passes = passes_of(layout.form.recording())
+    return "\n\n".join(_reduce_source(layout, k, one) for k, one in enumerate(passes)) + "\n"
+
+
+@functools.cache
+def finishes_source_of(layout: Layout) -> str:
+    """Return the text of ``finish_0``, ``finish_1``…; empty without reductions."""
+    passes = passes_of(layout.form.recording())
+    return "".join("\n\n" + _finish_source(layout, k, one) for k, one in enumerate(passes))
+
+
+def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
+    recording = layout.form.recording()
+    names = array_names(recording)
+    printer = ExpressionPrinter(KERNEL_SPELLING, names, layout.compute, truths_of(recording))
+    body = element_body(layout, printer, one.array_operations)
+    count = len(one.reductions)
+    for j, operation in enumerate(one.reductions):
+        factors = [f"float64({printer.number(x)})" for x in operation.operands]
+        if operation.name == "max_of":
+            body += [f"larger{j} = abs({factors[0]})", f"sum{j} = " + _joined("max_of", j)]
+        else:
+            body.append(f"sum{j} += {' * '.join(factors)}")
+    return in_flushed_mode(
+        layout,
+        f"def reduce_{k}(control, first_chunk, last_chunk):",
+        [
+            f"    tensors = load_int64(control, {Control.TENSORS})",
+            f"    grads = load_int64(control, {Control.GRADS})",
+            f"    columns = load_int64(control, {Control.COLUMNS})",
+            f"    scalars = load_int64(control, {Control.SCALARS})",
+            f"    chunks = load_int64(control, {Control.CHUNKS})",
+            f"    partials = load_int64(control, {Control.PARTIALS})",
+            "    for chunk in range(first_chunk, last_chunk):",
+            "        tensor = load_int64(chunks, 3 * chunk)",
+            "        start = load_int64(chunks, 3 * chunk + 1)",
+            "        count = load_int64(chunks, 3 * chunk + 2)",
+            "        grad_address = load_int64(grads, tensor)",
+            "        if grad_address == 0:",
+            "            continue",
+            *indented(column_reads(layout), 8),
+            *indented(scalar_reads(layout), 8),
+            *(f"        sum{j} = 0.0" for j in range(count)),
+            "        for i in range(count):",
+            *indented(body, 12),
+            *(
+                f"        store_float64(partials, chunk * {count} + {j}, sum{j})"
+                for j in range(count)
+            ),
+        ],
+    )
+
+
+def _joined(name: str, j: int) -> str:
+    return _LARGER.format(f"sum{j}", f"larger{j}") if name == "max_of" else f"sum{j} + larger{j}"
+
+
+def _finish_source(layout: Layout, k: int, one: Pass) -> str:
+    recording = layout.form.recording()
+    row, truths, count = scalar_row(recording), truths_of(recording), len(one.reductions)
+    made = {x.result for x in (*one.reductions, *one.scalar_operations)}
+    names = {v: f"s{v.index}" for v in (*row, *made)}
+    printer = ExpressionPrinter(KERNEL_SPELLING, names, "float64", truths)
+    body = [f"sum{j} = 0.0" for j in range(count)]
+    body.append("for chunk in range(load_int64(starts, tensor), load_int64(starts, tensor + 1)):")
+    for j, operation in enumerate(one.reductions):
+        body.append(f"    larger{j} = load_float64(partials, chunk * {count} + {j})")
+        body.append(f"    sum{j} = {_joined(operation.name, j)}")
+    for j, operation in enumerate(one.reductions):
+        mean = " / load_float64(elements, tensor)" if operation.name == "mean_of" else ""
+        body.append(f"{names[operation.result]} = sum{j}{mean}")
+    for v in _read(one.scalar_operations, made):
+        read = f"load_float64(scalars, tensor * {len(row)} + {row.index(v)})"
+        body.append(f"{names[v]} = {read}{' != 0.0' if v in truths else ''}")
+    body += [f"{names[x.result]} = {printer.expression(x)}" for x in one.scalar_operations]
+    for i, v in enumerate(row):
+        if v in made:
+            body.append(f"store_float64(scalars, tensor * {len(row)} + {i}, {printer.number(v)})")
+    for i, (name, dtype) in enumerate(layout.count_dtypes):
+        new = recording.outputs.get(name)
+        if new in made:
+            body.append(f"{name}_address = load_int64(counts, {i} * tensors + tensor)")
+            body.append(f"store_{dtype}({name}_address, 0, {dtype}({printer.number(new)}))")
+    return "\n".join(
+        [
+            f"def finish_{k}(control, _first, _last):",
+            f"    tensors = load_int64(control, {Control.TENSORS})",
+            f"    grads = load_int64(control, {Control.GRADS})",
+            f"    counts = load_int64(control, {Control.COUNTS})",
+            f"    scalars = load_int64(control, {Control.SCALARS})",
+            f"    partials = load_int64(control, {Control.PARTIALS})",
+            f"    starts = load_int64(control, {Control.STARTS})",
+            f"    elements = load_int64(control, {Control.ELEMENTS})",
+            "    for tensor in range(tensors):",
+            "        if load_int64(grads, tensor) == 0:",
+            "            continue",
+            *indented(body, 8),
+            "    return 0",
+        ]
+    )
+
+
+def _read(operations: tuple[Operation, ...], made: set[Value]) -> list[Value]:
+    """Return the scalars that operations read and others made, in the order of first use."""
+    read = (x for operation in operations for x in operation.operands)
+    return list(dict.fromkeys(x for x in read if isinstance(x, Value) and x not in made))

@@ -1,0 +1,80 @@
+"""A recording with reductions, cut into passes over a parameter's elements.
+
+What a reduction is of must be known before the reduction, and the reduction before what follows
+from it. So the elements are read once for each level of reductions, and once more to update them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from steprule.language.recording import REDUCTIONS, Operation, Recording, Value
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One reading of the elements that updates none.
+
+    Attributes:
+        array_operations: for each element, from the inputs on to what the reductions are of.
+        reductions: over all elements.
+        scalar_operations: once for the parameter, when its reductions are known.
+    """
+
+    array_operations: tuple[Operation, ...]
+    reductions: tuple[Operation, ...]
+    scalar_operations: tuple[Operation, ...]
+
+
+def passes_of(recording: Recording) -> tuple[Pass, ...]:
+    """Return the passes before the one that updates; none for a rule without reductions."""
+    levels = _levels_of(recording)
+    passes = []
+    for level in range(1, max(levels.values(), default=0) + 1):
+        of_level = [
+            x
+            for x in recording.tensor_operations
+            if not x.result.is_array and levels[x.result] == level
+        ]
+        reductions = tuple(x for x in of_level if x.name in REDUCTIONS)
+        passes.append(
+            Pass(
+                array_operations=_made_by(recording, (x for r in reductions for x in r.operands)),
+                reductions=reductions,
+                scalar_operations=tuple(x for x in of_level if x.name not in REDUCTIONS),
+            )
+        )
+    return tuple(passes)
+
+
+def update_operations(recording: Recording) -> tuple[Operation, ...]:
+    """Return the array operations of the last pass: those that the outputs are made by."""
+    return _made_by(recording, recording.outputs.values())
+
+
+def described(recording: Recording) -> str:
+    """Return the passes in words, for people: "2 passes: dot_of, max_of; update"."""
+    passes = passes_of(recording)
+    names = [", ".join(x.name for x in one.reductions) for one in passes]
+    return f"{len(passes) + 1} passes over its elements: {'; '.join([*names, 'update'])}"
+
+
+def _levels_of(recording: Recording) -> dict[Value, int]:
+    """Return how many reductions, one after the other, stand before each quantity."""
+    levels: dict[Value, int] = {}
+    for operation in recording.tensor_operations:
+        known = [levels.get(x, 0) for x in operation.operands if isinstance(x, Value)]
+        levels[operation.result] = max(known) + (operation.name in REDUCTIONS)
+    return levels
+
+
+def _made_by(recording: Recording, wanted: Iterable[Value | float | None]) -> tuple[Operation, ...]:
+    """Return the array operations that lead to these quantities, in order."""
+    needed = {x for x in wanted if isinstance(x, Value) and x.is_array}
+    kept = []
+    for operation in reversed(recording.array_operations):
+        if operation.result in needed:
+            needed.update(x for x in operation.operands if isinstance(x, Value) and x.is_array)
+            kept.append(operation)
+    return tuple(kept[::-1])
