@@ -53,6 +53,7 @@ def test_torchs_flags_in_a_checkpoint_do_not_undo_the_engine_chosen_here(foreach
     assert optimizer.explain().rows[0].engine == "fused"
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # on Python 3.13.0
 def test_a_compiled_step_is_one_break_and_never_recompiled() -> None:
     param = nn.Parameter(torch.ones(3))
     optimizer = steprule.Adam([param])

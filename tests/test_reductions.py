@@ -172,3 +172,97 @@ def test_gradients_flow_through_them() -> None:
     assert start.grad is not None
     # d/dp of p - lr |p| u with u of norm 1: 1 - lr (p / |p|) sum(u); u is the same three times.
     assert start.grad.tolist() == pytest.approx([1 - 0.1] * 3, rel=1e-6)
+
+
+@steprule.rule(total=steprule.Slot(shape="scalar"), norm=steprule.Slot(shape="scalar"))
+def measures(param, grad, total, norm, *, lr):  # type: ignore[no-untyped-def]
+    return param - lr * (norm_of(param) * grad), sum_of(grad), norm_of(grad)
+
+
+def measured(grads: list[torch.Tensor], threads: int = 2) -> list[Any]:
+    """The states of parameters that were updated once on the CPU's kernels, and themselves."""
+    params = [torch.ones_like(grad).requires_grad_() for grad in grads]
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad
+    cls: Any = steprule.make_optimizer(measures, lr=0.1)
+    optimizer = cls(params, engine="fused")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        optimizer.step()
+    finally:
+        torch.set_num_threads(before)
+    return [(optimizer.state[p]["total"], optimizer.state[p]["norm"], p.detach()) for p in params]
+
+
+def test_a_sums_bits_are_the_same_for_any_number_of_threads_and_order_of_tensors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [300_001, 7, 8192, 8193, 65_536, 0]
+    grads = [torch.randn(n, generator=generator) for n in sizes]
+    alone = [measured([grad])[0] for grad in grads]
+    for threads in (1, 2, 3):
+        for order in (range(6), [5, 3, 1, 0, 2, 4]):
+            found = measured([grads[i] for i in order], threads)
+            for i, values in zip(order, found, strict=True):
+                assert all(map(torch.equal, values, alone[i]))
+
+
+@pytest.mark.parametrize("kind", ["alternating", "one huge", "all alike", "random"])
+def test_a_sum_is_as_exact_as_is_said(kind: str) -> None:
+    """Within (8192 + n / 8192) * 2**-53 of the sum of absolute values."""
+    n = 3_000_017
+    grad = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    if kind == "alternating":
+        grad[1::2] = -grad[:-1:2]
+        grad[-1] = 1e-3
+    elif kind == "one huge":
+        grad[n // 3] = 1e30
+    elif kind == "all alike":
+        grad = torch.full((n,), 0.1)
+    ((total, norm, _),) = measured([grad])
+    values = grad.tolist()
+    bound = (8192 + n / 8192) * 2.0**-53
+    # What a slot of float32 holds is rounded to it.
+    rounding = 2.0**-24
+    exact, size = math.fsum(values), math.fsum(map(abs, values))
+    assert abs(total.item() - exact) <= bound * size + rounding * abs(exact)
+    squares = math.sqrt(math.fsum(v * v for v in values))
+    assert norm.item() == pytest.approx(squares, rel=bound + 2 * rounding)
+
+
+def test_explain_tells_the_passes() -> None:
+    _, optimizer = trained("lamb", "fused", torch.float32)
+    assert any("2 passes" in note and "dot_of" in note for note in optimizer.explain().notes)
+    _, optimizer = trained("every_kind", "eager", torch.float32)
+    (note,) = optimizer.explain().notes
+    assert "'every_kind' takes" in note
+    assert "update" in str(optimizer.explain())
+
+
+def test_a_sparse_gradient_is_summed_over_its_rows() -> None:
+    cls: Any = steprule.make_optimizer(steprule.rule(sparse="rows")(measures.function), lr=0.1)
+    param = torch.full((5, 2), 2.0, requires_grad=True)
+    optimizer = cls([param])
+    param.grad = torch.sparse_coo_tensor([[1, 3]], torch.ones(2, 2), (5, 2), check_invariants=True)
+    optimizer.step()
+    expected = torch.full((5, 2), 2.0)
+    expected[[1, 3]] -= 0.1 * 4.0  # the norm of the two rows: 4 elements of 2
+    torch.testing.assert_close(param.detach(), expected)
+
+
+def test_resuming_goes_on_bit_for_bit() -> None:
+    def run(hand_over: bool) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(3)
+        param = torch.randn(10_000, generator=generator).requires_grad_()
+        cls: Any = steprule.make_optimizer(lamb, lr=0.1, betas=(0.9, 0.99), eps=1e-6)
+        optimizer = cls([param])
+        for step in range(6):
+            param.grad = torch.randn(10_000, generator=generator)
+            optimizer.step()
+            if hand_over and step == 2:
+                saved = optimizer.state_dict()
+                optimizer = cls([param])
+                optimizer.load_state_dict(saved)
+        return param.detach()
+
+    assert torch.equal(run(hand_over=True), run(hand_over=False))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.language.rule import Rule
-from steprule.optimizer.explain import Explanation, explanation_of
+from steprule.optimizer.explain import Explanation, explanation_of, pass_notes
 from steprule.optimizer.hooks import hooked, uncompiled
 from steprule.optimizer.options import check_options, check_spelling
 from steprule.optimizer.param_groups import (
@@ -494,7 +494,11 @@ class Optimizer(torch.optim.Optimizer):
             with torch.no_grad(), unchanged_state(self.state, self._fresh, always=True):
                 plan = Plan(self._context())
                 plan.let_go()
-        return explanation_of(plan.assignments, self.param_groups)
+        return explanation_of(plan.assignments, self.param_groups, self._pass_notes())
+
+    def _pass_notes(self) -> list[str]:
+        groups = [{**self.extras, **group} for group in self.param_groups]
+        return [] if self.rule is None else pass_notes(self.rule, groups)
 
     def __repr__(self) -> str:
         text = f"{type(self).__name__} ("

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from steprule.engines.native.switch import why_off
+from steprule.language.form import form_of
+from steprule.language.passes import described
+from steprule.language.rule import Rule
 from steprule.planning.assignment import Assignment
 from steprule.state.labels import label_of
 
@@ -28,7 +31,8 @@ class Explanation:
 
     Attributes:
         rows: the parameters.
-        notes: what else makes steps slower than they could be here.
+        notes: how often a rule with reductions reads the elements, and what else makes steps
+            slower than they could be here.
     """
 
     rows: tuple[Row, ...]
@@ -49,9 +53,11 @@ class Explanation:
 
 
 def explanation_of(
-    assignments: Sequence[Assignment], groups: Sequence[Mapping[str, Any]]
+    assignments: Sequence[Assignment],
+    groups: Sequence[Mapping[str, Any]],
+    notes: Sequence[str] = (),
 ) -> Explanation:
-    """Return the table of an optimizer's assignments."""
+    """Return the table of an optimizer's assignments, with some notes."""
     ordered = sorted(assignments, key=lambda a: (a.group, a.position))
     rows = tuple(
         Row(
@@ -64,4 +70,14 @@ def explanation_of(
         for a in ordered
     )
     reason = why_off()
-    return Explanation(rows, () if reason is None else (f"the native loops are off: {reason}",))
+    off = [] if reason is None else [f"the native loops are off: {reason}"]
+    return Explanation(rows, (*notes, *off))
+
+
+def pass_notes(rule: Rule, groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return in words how often a rule reads a parameter's elements, if it has reductions."""
+    if not rule.elementwise:
+        return []
+    recordings = [form_of(rule, group).recording() for group in groups]
+    notes = [f"the rule {rule.name!r} takes {described(r)}" for r in recordings if r.has_reductions]
+    return list(dict.fromkeys(notes))
