@@ -17,6 +17,7 @@ from torch.testing._internal.common_optimizers import OptimizerInfo, optim_db
 
 import steprule
 from steprule.engines.native import switch
+from steprule.language.form import form_of
 from steprule.rules import OPTIMIZERS
 
 ENGINES = ("eager", "foreach", "fused")
@@ -114,6 +115,14 @@ def rule_optimizers(where: Callable[[Any], bool] = lambda _: True) -> list[str]:
 def elementwise_optimizers() -> list[str]:
     """Names of the optimizers whose rule every engine runs."""
     return rule_optimizers(lambda rule: rule.elementwise)
+
+
+def has_reductions(name: str) -> bool:
+    """Whether an optimizer's rule has sums over a parameter's elements, by default."""
+    cls = OPTIMIZERS[name.lower()]
+    group = cls(make_params(name)).param_groups[0]
+    assert cls.rule is not None
+    return form_of(cls.rule, {**cls.extras, **group}).recording().has_reductions
 
 
 def engines_of(name: str) -> tuple[str, ...]:

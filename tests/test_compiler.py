@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Case, elementwise_optimizers, flag_cases, gradients
+from helpers import Case, elementwise_optimizers, flag_cases, gradients, has_reductions
 from hypothesis import given
 from hypothesis import strategies as st
 from kernels_in_python import functions_of
@@ -65,8 +65,10 @@ def test_kernels_do_what_their_text_says(
     made = trained(case, dtype)
     monkeypatch.setattr(NativeStep, "takes", lambda _: False)
     monkeypatch.setattr(runner, "library_for", lambda s, n, **_: InPython(s, n))
+    # Sums of reductions may be reordered when compiled: a rounding of float64 for each of 67.
+    bound = 1e-13 if has_reductions(case.name) and dtype is torch.float64 else 0.0
     for one, other in zip(made, trained(case, dtype), strict=True):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=bound, atol=bound, equal_nan=True)
 
 
 PROGRAMS = {

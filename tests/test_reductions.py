@@ -110,6 +110,22 @@ def test_lamb_is_the_papers(engine: str) -> None:
         torch.testing.assert_close(params[0].detach(), expected, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_lamb_written_by_a_user_is_the_built_in_one(engine: str) -> None:
+    ends = []
+    for cls in (steprule.make_optimizer(lamb, lr=0.1, betas=(0.9, 0.99), eps=1e-6), steprule.LAMB):
+        generator = torch.Generator().manual_seed(0)
+        param = torch.randn(40, 30, generator=generator, dtype=torch.float64).requires_grad_()
+        make: Any = cls
+        optimizer = make([param], lr=0.1, betas=(0.9, 0.99), eps=1e-6, engine=engine)
+        for _ in range(20):
+            param.grad = torch.randn(40, 30, generator=generator, dtype=torch.float64)
+            optimizer.step()
+        ends.append(param.detach())
+    # The built-in one adds 0 times the parameter: no rounding differs but by a sum's order.
+    torch.testing.assert_close(*ends, rtol=1e-13, atol=1e-15)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32), max_size=30),

@@ -61,12 +61,12 @@ class Subject:
 
 
 def subjects() -> dict[str, Subject]:
-    """Return, by label, the optimizers that take dense gradients element by element."""
+    """Return, by label, the optimizers with kernels for dense gradients that torch has as well."""
     found = {}
     for name, cls in OPTIMIZERS.items():
-        rule = cls.rule
-        if rule is not None and rule.elementwise and rule.sparse != "only":
-            found[name] = Subject(name, cls, getattr(torch.optim, cls.__name__))
+        rule, twin = cls.rule, getattr(torch.optim, cls.__name__, None)
+        if rule is not None and rule.elementwise and rule.sparse != "only" and twin is not None:
+            found[name] = Subject(name, cls, twin)
     for label, (name, options) in VARIANTS.items():
         found[label] = Subject(label, found[name].cls, found[name].twin, options)
     return found

@@ -13,6 +13,8 @@ from steprule.rules.adam import Adam as Adam
 from steprule.rules.adam import AdamW as AdamW
 from steprule.rules.adamax import Adamax as Adamax
 from steprule.rules.asgd import ASGD as ASGD
+from steprule.rules.lamb import LAMB as LAMB
+from steprule.rules.lars import LARS as LARS
 from steprule.rules.muon import Muon as Muon
 from steprule.rules.nadam import NAdam as NAdam
 from steprule.rules.radam import RAdam as RAdam
@@ -20,6 +22,7 @@ from steprule.rules.rmsprop import RMSprop as RMSprop
 from steprule.rules.rprop import Rprop as Rprop
 from steprule.rules.sgd import SGD as SGD
 from steprule.rules.sparse_adam import SparseAdam as SparseAdam
+from steprule.rules.stable_adamw import StableAdamW as StableAdamW
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     name.lower(): value

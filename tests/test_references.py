@@ -1,0 +1,40 @@
+"""Optimizers that torch has not, beside numbers of other implementations (reference/ made them)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ENGINES
+from reference_runs import RUNS, trained
+
+from steprule.rules import OPTIMIZERS
+
+EXPECTED = json.loads((Path(__file__).parent / "reference" / "trajectories.json").read_text())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", RUNS)
+def test_fifty_steps_are_those_of_another_implementation(name: str, engine: str) -> None:
+    cls = OPTIMIZERS[name.lower()]
+    params = trained(lambda p, **options: cls(p, engine=engine, **options), RUNS[name])
+    for param, expected in zip(params, EXPECTED["params"][name], strict=True):
+        # 50 steps of a few dozen roundings in float64; an error in one step moves the next.
+        other = torch.tensor(expected, dtype=torch.float64).reshape(param.shape)
+        torch.testing.assert_close(param, other, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_parameter_of_zeros_moves(name: str) -> None:
+    """Where a norm is 0 the step is the plain one."""
+    param = torch.zeros(4, requires_grad=True)
+    optimizer = OPTIMIZERS[name.lower()]([param], lr=0.1)
+    param.grad = torch.ones(4)
+    optimizer.step()
+    assert param.isfinite().all()
+    assert (param < 0).all()
+    param.grad = torch.zeros(4)
+    optimizer.step()
+    assert param.isfinite().all()
