@@ -354,7 +354,7 @@ class Tape:
         if key not in self.operations:
             is_array = any(isinstance(x, Value) and x.is_array for x in values)
             if name in REDUCTIONS and not is_array:
-                ops.NUMBERS.sum_of(*operands[:1])
+                ops.NUMBERS.sum_of(operands[0])  # which refuses
             result = self.new_input(is_array=is_array and name not in REDUCTIONS).value
             if not self.of_arrays.isdisjoint(values):
                 self.of_arrays.add(result)

@@ -199,7 +199,8 @@ def rule(
     The function takes, by position, ``param``, ``grad`` and its slots (state, one array each,
     shaped as ``param``); by keyword only, numbers (``lr``, ``beta1``…) and flags (annotated
     ``bool``, fixed before the rule is recorded). It returns the new ``param`` and slots in the
-    same order, and uses nothing but arithmetic, comparisons and :mod:`steprule.ops`.
+    same order, and uses nothing but arithmetic, comparisons and :mod:`steprule.ops` (norms and sums
+    of a parameter's elements among them).
 
     Three keyword arguments are supplied when asked for: ``step``, the number of updates including
     this one (1 at the first); ``first``, true on a parameter's first update; and ``machine_eps``,
@@ -214,8 +215,9 @@ def rule(
         source: authors, title, year.
         sparse: whether a sparse gradient is ``"refused"``, updates the ``"rows"`` it has, or is
             the ``"only"`` kind taken.
-        elementwise: False if an element's update depends on others (norms, matrix products); such
-            a rule may use :mod:`steprule.matrix_ops` and runs on the eager engine alone.
+        elementwise: False if the rule needs more than operations on elements and reductions of
+            all of them: matrix products, means over one axis, shapes. Such a rule may use
+            :mod:`steprule.matrix_ops` and runs on the eager engine alone.
         decoupled: weight decay shrinks the parameter instead of adding to the gradient.
         takes_complex: whether complex parameters (as pairs of reals) make sense.
         keeps_denormals: compute with numbers below the normal range too. Otherwise the fused engine
