@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import Case, gradients, info_of, make_params, rule_optimizers, run
 
+import steprule
 import steprule as optim
 from steprule.rules import OPTIMIZERS
 
@@ -172,3 +173,14 @@ def test_only_closures_explain_a_missing_rule() -> None:
 
     with pytest.raises(NotImplementedError, match="has no rule"):
         Empty(make_params("SGD"), {"lr": 0.1}).step()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.float8_e4m3fn], ids=str)
+def test_a_parameter_of_a_dtype_that_no_step_can_move_is_named(dtype: torch.dtype) -> None:
+    param = torch.ones(3).to(dtype)
+    param.grad = torch.ones(3).to(dtype)
+    optimizer = steprule.SGD([("scale", param)], lr=1.0)
+    with pytest.raises(RuntimeError, match=rf"'scale' is {dtype}\. Leave it out"):
+        optimizer.step()
+    assert not optimizer.state
+    assert param.float().tolist() == [1.0] * 3

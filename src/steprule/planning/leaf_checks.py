@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines.engine import Leaf
+from steprule.formats.floating import FLOATING
 from steprule.planning.settings import Context, Settings
 from steprule.state.labels import label_of
 from steprule.state.making import check_state, ensure_state
@@ -71,6 +72,12 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
 def _check_kind(context: Context, param: Tensor, grad: Tensor, label: str) -> None:
     """Refuse a gradient or parameter of a kind that the rule does not take."""
     name, rule = context.name, context.rule
+    for what, tensor in (("", param), ("the gradient of ", grad)):
+        if tensor.dtype not in FLOATING:
+            raise RuntimeError(
+                f"{name} updates floating-point and complex numbers: {what}{label} is "
+                f"{tensor.dtype}. Leave it out of the optimizer, or convert it (param.float())"
+            )
     if param.is_complex() and not rule.takes_complex:
         raise RuntimeError(f"{name} does not support complex parameters: {label} is one")
     if grad.layout is torch.strided:
