@@ -259,7 +259,7 @@ def rule(
 def _betas_of(names: Iterable[str]) -> tuple[str, ...]:
     """Return the parts of ``betas``: up to the last one asked for, but never fewer than two."""
     numbers = [int(found[1]) for found in map(_BETA.fullmatch, names) if found]
-    return tuple(f"beta{i}" for i in range(1, max(2, *numbers, 2) + 1))
+    return tuple(f"beta{i}" for i in range(1, max([2, *numbers]) + 1))
 
 
 def _rule_of(

@@ -45,7 +45,6 @@ __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
 # What any numeric option takes: a number, a 1-element tensor, or a schedule.
 Number: TypeAlias = float | Tensor | Schedule
 
-
 _TAKERS_OF_SPARSE: list[str] = []
 # torch's mark for a default that each group must give.
 required = torch_optimizer.required
@@ -494,11 +493,8 @@ class Optimizer(torch.optim.Optimizer):
             with torch.no_grad(), unchanged_state(self.state, self._fresh, always=True):
                 plan = Plan(self._context())
                 plan.let_go()
-        return explanation_of(plan.assignments, self.param_groups, self._pass_notes())
-
-    def _pass_notes(self) -> list[str]:
-        groups = [{**self.extras, **group} for group in self.param_groups]
-        return [] if self.rule is None else pass_notes(self.rule, groups)
+        notes = pass_notes(self.rule, [{**self.extras, **group} for group in self.param_groups])
+        return explanation_of(plan.assignments, self.param_groups, notes)
 
     def __repr__(self) -> str:
         text = f"{type(self).__name__} ("

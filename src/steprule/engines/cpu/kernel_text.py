@@ -158,11 +158,7 @@ def _update_source(layout: Layout) -> str:
         layout,
         "def update(control, first_chunk, last_chunk):",
         [
-            f"    tensors = load_int64(control, {Control.TENSORS})",
-            f"    grads = load_int64(control, {Control.GRADS})",
-            f"    columns = load_int64(control, {Control.COLUMNS})",
-            f"    scalars = load_int64(control, {Control.SCALARS})",
-            f"    chunks = load_int64(control, {Control.CHUNKS})",
+            *indented(table_reads(), 4),
             "    for chunk in range(first_chunk, last_chunk):",
             f"        if chunk + {AHEAD} < last_chunk:",
             f"            tensor = load_int64(chunks, 3 * (chunk + {AHEAD}))",
@@ -174,28 +170,34 @@ def _update_source(layout: Layout) -> str:
                 f"load_int64(columns, {i} * tensors + tensor) + {size} * start)"
                 for i, (_, size) in enumerate(columns_with_sizes(layout))
             ),
-            "        tensor = load_int64(chunks, 3 * chunk)",
-            "        start = load_int64(chunks, 3 * chunk + 1)",
-            "        count = load_int64(chunks, 3 * chunk + 2)",
-            "        grad_address = load_int64(grads, tensor)",
-            "        if grad_address == 0:",
-            "            continue",
-            *indented(column_reads(layout), 8),
-            *indented(scalar_reads(layout), 8),
+            *indented(chunk_reads(layout), 8),
             *indented(element_loop(layout), 8),
         ],
     )
 
 
-def column_reads(layout: Layout) -> list[str]:
-    """Return what sets each column's variable to the address of a chunk's first element."""
+def table_reads() -> list[str]:
+    """Return the reads of the tables that a loop over chunks looks at."""
+    tables = (Control.TENSORS, Control.GRADS, Control.COLUMNS, Control.SCALARS, Control.CHUNKS)
+    return [f"{table.name.lower()} = load_int64(control, {table})" for table in tables]
+
+
+def chunk_reads(layout: Layout) -> list[str]:
+    """Return what starts a chunk: its columns' addresses and scalars; none without a gradient."""
     grad = dict(layout.formats)["grad"]
     return [
+        "tensor = load_int64(chunks, 3 * chunk)",
+        "start = load_int64(chunks, 3 * chunk + 1)",
+        "count = load_int64(chunks, 3 * chunk + 2)",
+        "grad_address = load_int64(grads, tensor)",
+        "if grad_address == 0:",
+        "    continue",
         f"grad_address += {grad.bytes_for(1)} * start",
         *(
             f"{variable} = load_int64(columns, {i} * tensors + tensor) + {size} * start"
             for i, (variable, size) in enumerate(columns_with_sizes(layout))
         ),
+        *scalar_reads(layout),
     ]
 
 

@@ -19,12 +19,12 @@ import functools
 from steprule.engines.cpu.kernel_text import (
     Layout,
     array_names,
-    column_reads,
+    chunk_reads,
     element_body,
     in_flushed_mode,
     indented,
-    scalar_reads,
     scalar_row,
+    table_reads,
 )
 from steprule.engines.cpu.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
@@ -57,29 +57,16 @@ def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
     count = len(one.reductions)
     for j, operation in enumerate(one.reductions):
         factors = [f"float64({printer.number(x)})" for x in operation.operands]
-        if operation.name == "max_of":
-            body += [f"larger{j} = abs({factors[0]})", f"sum{j} = " + _joined("max_of", j)]
-        else:
-            body.append(f"sum{j} += {' * '.join(factors)}")
+        term = f"abs({factors[0]})" if operation.name == "max_of" else " * ".join(factors)
+        body += [f"term{j} = {term}", f"sum{j} = {_joined(operation, j)}"]
     return in_flushed_mode(
         layout,
         f"def reduce_{k}(control, first_chunk, last_chunk):",
         [
-            f"    tensors = load_int64(control, {Control.TENSORS})",
-            f"    grads = load_int64(control, {Control.GRADS})",
-            f"    columns = load_int64(control, {Control.COLUMNS})",
-            f"    scalars = load_int64(control, {Control.SCALARS})",
-            f"    chunks = load_int64(control, {Control.CHUNKS})",
+            *indented(table_reads(), 4),
             f"    partials = load_int64(control, {Control.PARTIALS})",
             "    for chunk in range(first_chunk, last_chunk):",
-            "        tensor = load_int64(chunks, 3 * chunk)",
-            "        start = load_int64(chunks, 3 * chunk + 1)",
-            "        count = load_int64(chunks, 3 * chunk + 2)",
-            "        grad_address = load_int64(grads, tensor)",
-            "        if grad_address == 0:",
-            "            continue",
-            *indented(column_reads(layout), 8),
-            *indented(scalar_reads(layout), 8),
+            *indented(chunk_reads(layout), 8),
             *(f"        sum{j} = 0.0" for j in range(count)),
             "        for i in range(count):",
             *indented(body, 12),
@@ -91,8 +78,10 @@ def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
     )
 
 
-def _joined(name: str, j: int) -> str:
-    return _LARGER.format(f"sum{j}", f"larger{j}") if name == "max_of" else f"sum{j} + larger{j}"
+def _joined(operation: Operation, j: int) -> str:
+    """Return a reduction's value so far and one more term, joined."""
+    template = _LARGER if operation.name == "max_of" else "{0} + {1}"
+    return template.format(f"sum{j}", f"term{j}")
 
 
 def _finish_source(layout: Layout, k: int, one: Pass) -> str:
@@ -104,8 +93,8 @@ def _finish_source(layout: Layout, k: int, one: Pass) -> str:
     body = [f"sum{j} = 0.0" for j in range(count)]
     body.append("for chunk in range(load_int64(starts, tensor), load_int64(starts, tensor + 1)):")
     for j, operation in enumerate(one.reductions):
-        body.append(f"    larger{j} = load_float64(partials, chunk * {count} + {j})")
-        body.append(f"    sum{j} = {_joined(operation.name, j)}")
+        body.append(f"    term{j} = load_float64(partials, chunk * {count} + {j})")
+        body.append(f"    sum{j} = {_joined(operation, j)}")
     for j, operation in enumerate(one.reductions):
         mean = " / load_float64(elements, tensor)" if operation.name == "mean_of" else ""
         body.append(f"{names[operation.result]} = sum{j}{mean}")

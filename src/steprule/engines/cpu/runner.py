@@ -58,7 +58,7 @@ class KernelRunner:
         self.grad_dtype = leaves[0].grad.dtype
         self._states = [leaf.state for leaf in leaves]
         self.passes = passes_of(form.recording())
-        self._library, self._reductions = _libraries_of(form, leaves[0])
+        self._library, self._reductions = _libraries_of(form, leaves[0], len(self.passes))
         self._make_guards()
         self._make_tables(leaves)
         self._grads: tuple[Any, ...] | None = None
@@ -108,13 +108,9 @@ class KernelRunner:
         ]
         self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
         self._chunk_count = len(chunks)
-        widest = max((len(one.reductions) for one in self.passes), default=0)
-        self._partials = np.zeros(max(1, len(chunks) * widest))
-        per_tensor = [-(-size // CHUNK) for size in sizes]
-        self._starts = np.cumsum([0, *per_tensor], dtype=np.int64)
-        self._counted = np.maximum(np.array(sizes, dtype=np.float64), 1.0)
         self.elements = sum(sizes)
         self._control = np.zeros(len(Control), dtype=np.int64)
+        self._reduction_tables = self._tables_of_reductions(sizes) if self.passes else {}
         tables: Mapping[Control, np.ndarray[Any, Any]] = {
             Control.COLUMNS: self._columns,
             Control.COUNTS: self._counts,
@@ -122,15 +118,22 @@ class KernelRunner:
             Control.FIRST: self._first,
             Control.SCALARS: self._scalars,
             Control.CHUNKS: self._chunks,
-            Control.PARTIALS: self._partials,
-            Control.STARTS: self._starts,
-            Control.ELEMENTS: self._counted,
+            **self._reduction_tables,
         }
         for word, table in tables.items():
             self._control[word] = table.ctypes.data
         self._control[Control.NUMBERS] = self._numbers.buffer_info()[0]
         self._control[Control.TENSORS] = count
         self._address = self._control.ctypes.data
+
+    def _tables_of_reductions(self, sizes: Sequence[int]) -> dict[Control, np.ndarray[Any, Any]]:
+        widest = max(len(one.reductions) for one in self.passes)
+        per_tensor = [-(-size // CHUNK) for size in sizes]
+        return {
+            Control.PARTIALS: np.zeros(max(1, self._chunk_count * widest)),
+            Control.STARTS: np.cumsum([0, *per_tensor], dtype=np.int64),
+            Control.ELEMENTS: np.maximum(np.array(sizes, dtype=np.float64), 1.0),
+        }
 
     def set_numbers(self, group: int, numbers: Numbers) -> None:
         names = self._hyperparameters
@@ -302,7 +305,7 @@ class KernelRunner:
         return [0, *cuts.tolist(), self._chunk_count]
 
 
-def _libraries_of(form: Form, leaf: Leaf) -> tuple[Library, Library]:
+def _libraries_of(form: Form, leaf: Leaf, passes: int) -> tuple[Library, Library]:
     """Return the kernel, and what reduces before it updates (the kernel again if nothing does)."""
     stored = [("param", leaf.param), ("grad", leaf.grad)]
     stored += [(name, leaf.state[name]) for name in form.array_slots]
@@ -315,13 +318,12 @@ def _libraries_of(form: Form, leaf: Leaf) -> tuple[Library, Library]:
         compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
     )
     title = f"the rule {form.rule.name!r}"
-    passes = range(len(passes_of(form.recording())))
-    names = ("prepare", "update", *(f"finish_{i}" for i in passes))
+    names = ("prepare", "update", *(f"finish_{i}" for i in range(passes)))
     source = source_of(layout) + finishes_source_of(layout)
     library = library_for(source, names, arity=3, title=title)
     if not passes:
         return library, library
-    source, names = reductions_source_of(layout), tuple(f"reduce_{i}" for i in passes)
+    source, names = reductions_source_of(layout), tuple(f"reduce_{i}" for i in range(passes))
     return library, library_for(source, names, arity=3, reorders_sums=True, title=title)
 
 

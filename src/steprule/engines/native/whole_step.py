@@ -132,7 +132,7 @@ class NativeStep:
             self._guards[i] = address_of(block)
         if threads is not None:
             self._block[StepWord.REGION] = threads.region
-            self._block[StepWord.ENTRY] = threads.entry
+            self._block[StepWord.ENTRY] = threads.native().addresses[0]
             self._block[StepWord.IS_TORCHS] = threads.is_torchs
         self._threads, self._team = torch.get_num_threads(), threads
         return True

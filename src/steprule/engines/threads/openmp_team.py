@@ -51,15 +51,9 @@ class OpenMPTeam:
             for function in (runtime.omp_get_thread_num, runtime.omp_get_num_threads)
         ]
 
-    @property
-    def entry(self) -> int:
-        """Return the address of what each thread runs, compiled when first asked for."""
-        address: int = native().addresses[0]
-        return address
-
     def run(self, task_address: int, threads: int) -> None:
         """Run a task (laid out as above) to its end; the caller's thread takes part."""
-        self._region(self.entry, task_address, threads, 0)
+        self._region(native().addresses[0], task_address, threads, 0)
 
 
 def openmp_team() -> OpenMPTeam | None:

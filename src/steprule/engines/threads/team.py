@@ -23,19 +23,16 @@ class Team(Protocol):
 
     Attributes:
         region: the address of the function that runs a task on threads.
-        entry: the address of what each thread runs.
         is_torchs: whether ``region`` is ``torch_parallel_for``, else OpenMP's ``GOMP_parallel``.
-        queries: words of a task that ``entry`` needs: functions of the OpenMP runtime.
+        queries: words of a task that what a thread runs needs: functions of the OpenMP runtime.
     """
 
     region: int
     is_torchs: bool
 
     def native(self) -> Library:
-        """Return the compiled function behind ``entry``."""
+        """Return what each thread runs, compiled when first asked for."""
 
-    @property
-    def entry(self) -> int: ...
     @property
     def queries(self) -> Sequence[int]: ...
     def run(self, task_address: int, threads: int) -> None:

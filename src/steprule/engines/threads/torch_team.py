@@ -40,15 +40,9 @@ class TorchTeam:
         kinds = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
         self._region = ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(self.region)
 
-    @property
-    def entry(self) -> int:
-        """Return the address of what each thread runs, compiled when first asked for."""
-        address: int = native().addresses[0]
-        return address
-
     def run(self, task_address: int, threads: int) -> None:
         """Run a task to its end; the caller's thread takes part."""
-        self._region(0, threads, 1, self.entry, task_address)
+        self._region(0, threads, 1, native().addresses[0], task_address)
 
 
 def torch_team() -> TorchTeam | None:
