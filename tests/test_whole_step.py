@@ -37,8 +37,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     outcomes: list[int] = []
     original = whole_step.NativeStep.run
 
-    def counted(self: whole_step.NativeStep) -> int:
-        outcomes.append(int(original(self)))
+    def counted(self: whole_step.NativeStep, guards: Any) -> int:
+        outcomes.append(int(original(self, guards)))
         return outcomes[-1]
 
     monkeypatch.setattr(whole_step.NativeStep, "run", counted)

@@ -54,7 +54,7 @@ class TensorVocabulary(threading.local):
 
     def sum_of(self, x: Tensor) -> Tensor:
         """Return the sum in float64."""
-        return x.sum(dtype=_wide(x))
+        return x.sum(dtype=wide_dtype(x))
 
     def mean_of(self, x: Tensor) -> Tensor:
         """Return the mean in float64; 0 of nothing."""
@@ -63,17 +63,17 @@ class TensorVocabulary(threading.local):
     def max_of(self, x: Tensor) -> Tensor:
         """Return the largest absolute value in float64; 0 of nothing."""
         wide = x.abs() if x.dtype is not torch.bool else x
-        return (wide.amax() if x.numel() else wide.sum()).to(_wide(x))
+        return (wide.amax() if x.numel() else wide.sum()).to(wide_dtype(x))
 
     def norm_of(self, x: Tensor) -> Tensor:
         """Return the 2-norm in float64."""
-        number = x.to(_wide(x)) if x.dtype is torch.bool else x
-        norm: Tensor = torch.linalg.vector_norm(number, dtype=_wide(x))
+        number = x.to(wide_dtype(x)) if x.dtype is torch.bool else x
+        norm: Tensor = torch.linalg.vector_norm(number, dtype=wide_dtype(x))
         return norm
 
     def dot_of(self, x: Any, y: Any) -> Tensor:
         """Return the dot product in float64; one of the two may be a number."""
-        wide = _wide(x if isinstance(x, Tensor) else y)
+        wide = wide_dtype(x if isinstance(x, Tensor) else y)
         x, y = (t.to(wide) if isinstance(t, Tensor) else t for t in (x, y))
         return torch.as_tensor(x * y).sum()
 
@@ -89,7 +89,8 @@ class TensorVocabulary(threading.local):
         ]
 
 
-def _wide(x: Tensor) -> torch.dtype:
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype that sums of this tensor are taken in: float64, where its device has it."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 

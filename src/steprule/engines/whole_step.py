@@ -24,12 +24,26 @@ class Outcome(enum.IntEnum):
     CHANGED = 2
     GRADS_CHANGED = 3  # nothing has changed but what gradients are like
     NOT_NOW = 4  # threads or tensors are such that no such step can be taken
+    PASSED_OVER = 5  # all is as planned, but the gradients are such that nothing is to be updated
+
+
+class GradientGuards(Protocol):
+    """What looks at all gradients' sums of squares before anything is updated."""
+
+    #: Whether anything is to be looked at now.
+    is_on: bool
+
+    def admits(self) -> bool:
+        """Tell whether the step is to be taken, and tell the runners by what to clip.
+
+        Asked when the runners' ``square_sums`` are this step's.
+        """
 
 
 class WholeStep(Protocol):
     """Steps of some runners, each by one call."""
 
-    def run(self) -> int:
+    def run(self, guards: GradientGuards) -> int:
         """Check everything and, if all is as planned, carry out the step; return an Outcome."""
 
     def renew_groups(self, groups: Sequence[Contents]) -> bool:

@@ -1,4 +1,4 @@
-"""What every rule shares, written once: maximize, and weight decay of either kind."""
+"""What every rule shares, written once: clipping, maximize, and weight decay of either kind."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from steprule.language.guards import CLIP_EPS, guards_of
 from steprule.language.recording import Recording, record
 from steprule.language.rule import Rule
+from steprule.ops import clip, minimum, norm_of
 
 Decay = Literal["none", "l2", "decoupled"]
+# Over what the norm is taken that a gradient is clipped by.
+ClipNorm = Literal["none", "all", "group", "param"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Form:
     maximize: bool
     decay: Decay
     capturable: bool = False
+    clip_norm: ClipNorm = "none"
+    clips_value: bool = False
 
     def __hash__(self) -> int:
         return hash((self.rule.name, self.flags, self.present_slots, self.maximize, self.decay))
@@ -37,7 +43,9 @@ class Form:
         flags = dict(self.flags)
         names = [name for name in self.rule.needs if name not in flags]
         shared = {"none": (), "l2": ("weight_decay",), "decoupled": ("lr", "weight_decay")}
-        return tuple(dict.fromkeys([*names, *shared[self.decay]]))
+        bound = {"none": (), "param": ("clip_grad_norm",)}.get(self.clip_norm, ("clip_factor",))
+        value = ("clip_grad_value",) if self.clips_value else ()
+        return tuple(dict.fromkeys([*names, *shared[self.decay], *bound, *value]))
 
     @functools.cached_property
     def array_slots(self) -> tuple[str, ...]:
@@ -68,6 +76,7 @@ class Form:
 
     def __call__(self, param: Any, grad: Any, *slots: Any, **scalars: Any) -> Any:
         """Update one parameter: shared terms, then the rule."""
+        grad = self._clipped(grad, scalars)
         if self.maximize:
             grad = -grad
         if self.decay == "l2":
@@ -76,6 +85,16 @@ class Form:
             param = param * (1 - scalars["lr"] * scalars["weight_decay"])
         wanted = {name: value for name, value in scalars.items() if name in self.rule.needs}
         return self.rule.function(param, grad, *slots, **wanted, **dict(self.flags))
+
+    def _clipped(self, grad: Any, scalars: Mapping[str, Any]) -> Any:
+        """Return the gradient within its bounds: of the norm, then of each element."""
+        if self.clip_norm == "param":
+            grad = grad * minimum(scalars["clip_grad_norm"] / (norm_of(grad) + CLIP_EPS), 1.0)
+        elif self.clip_norm != "none":
+            grad = grad * scalars["clip_factor"]
+        if self.clips_value:
+            grad = clip(grad, -scalars["clip_grad_value"], scalars["clip_grad_value"])
+        return grad
 
     def recording(self) -> Recording:
         """Return the form, run once on symbols (kept: a form never changes)."""
@@ -105,6 +124,7 @@ def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
     if "weight_decay" not in rule.needs and (_is_tensor(weight_decay) or weight_decay != 0):
         is_decoupled = rule.decoupled or options.get("decoupled_weight_decay")
         decay = "decoupled" if is_decoupled else "l2"
+    guards = guards_of(options, rule.options)
     return Form(
         rule=rule,
         flags=tuple((name, options[name]) for name in rule.flags),
@@ -112,6 +132,8 @@ def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
         maximize=bool(options.get("maximize", False)),
         decay=decay,
         capturable=bool(options.get("capturable", False)),
+        clip_norm="none" if guards["clip_grad_norm"] is None else guards["clip_grad_norm_over"],
+        clips_value=guards["clip_grad_value"] is not None,
     )
 
 

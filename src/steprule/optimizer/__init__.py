@@ -6,3 +6,4 @@ from steprule.optimizer.base import ParamsT as ParamsT
 from steprule.optimizer.base import own_options as own_options
 from steprule.optimizer.base import required as required
 from steprule.optimizer.hooks import uncompiled as uncompiled
+from steprule.optimizer.shared_options import SharedOptions as SharedOptions

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
 from steprule.optimizer.explain import Explanation, explanation_of, pass_notes
 from steprule.optimizer.hooks import hooked, uncompiled
-from steprule.optimizer.options import check_options, check_spelling
+from steprule.optimizer.options import check_options, check_spelling, suggestion
 from steprule.optimizer.param_groups import (
     ParamsT,
     check_against_others,
@@ -34,8 +35,9 @@ from steprule.optimizer.scheduled import (
     with_schedules,
 )
 from steprule.planning.assignment import Assignment
-from steprule.planning.plan import Plan
+from steprule.planning.plan import PassedOver, Plan
 from steprule.planning.settings import FLAGS, Context, requested_engine
+from steprule.planning.step_record import LastStep, StepRecord
 from steprule.schedules import Schedule
 from steprule.state.making import ensure_state, unchanged_state
 from steprule.state.state_dict import LoadPlan, StateDict, cast_state, moved, packed_state
@@ -108,13 +110,18 @@ class Optimizer(torch.optim.Optimizer):
     only_2d: ClassVar[bool] = False
 
     _fresh: set[Tensor]
+    _record: StepRecord
     _is_stepping: bool
     _has_warned: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.rule is not None and cls.rule.sparse != "refused":
+        if cls.rule is None:
+            return
+        if cls.rule.sparse != "refused":
             _TAKERS_OF_SPARSE.append(cls.__name__)
+        own = {*cls.rule.options, *cls.rule.flags}
+        cls.extras = {**{k: v for k, v in GUARDS.items() if k not in own}, **cls.extras}
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], *, engine: str = "auto") -> None:
         torch._C._log_api_usage_once("python.optimizer")
@@ -137,6 +144,7 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("engine", "auto")
         self.__dict__.setdefault("_fresh", set())
         self._plan: Plan | None = None
+        self.__dict__.setdefault("_record", StepRecord())
         self.__dict__.setdefault("_is_stepping", False)
         self.__dict__.setdefault("_has_warned", False)
         self._warned_capturable_if_run_uncaptured = True
@@ -186,13 +194,14 @@ class Optimizer(torch.optim.Optimizer):
         given = {k: v for k, v in options.items() if v is not required}
         if self.rule is not None:  # without one, options are the subclass's own business
             check_options(self.rule, given, where)
+            check_guards(guards_of(given, self.rule.options), where)
         self._check_scheduled(given.get(SCHEDULES, ()), where)
         requested_engine(self.engine, given)
 
     def _check_scheduled(self, keys: Iterable[str], where: str) -> None:
         """Refuse schedules for what is no number: a flag would be on or off for good."""
         rule = self.rule
-        flags = {*FLAGS, *(rule.flags if rule is not None else ())}
+        flags = {*FLAGS, *WORDS, *(rule.flags if rule is not None else ())}
         for key in keys:
             if key in flags:
                 raise TypeError(f"{where}{key} is a flag, not a number: it cannot be scheduled")
@@ -248,14 +257,16 @@ class Optimizer(torch.optim.Optimizer):
         plan = self._plan
         if plan is not None and not self._is_own(plan):
             plan = self._plan = None
-        if plan is None or not (plan.ignores_autograd and plan.step_whole()):
+        is_taken = plan.step_whole() if plan is not None and plan.ignores_autograd else None
+        if is_taken is None:
             before = torch.is_grad_enabled()
             torch._C._set_grad_enabled(bool(self.defaults.get("differentiable")))
             try:
-                self._update(plan)
+                is_taken = self._update(plan)
             finally:
                 torch._C._set_grad_enabled(before)
-        advance_schedules(self.param_groups)
+        if is_taken:
+            advance_schedules(self.param_groups)
         return loss
 
     def _is_own(self, plan: Plan) -> bool:
@@ -267,17 +278,27 @@ class Optimizer(torch.optim.Optimizer):
             and context.engine == self.engine
         )
 
-    def _update(self, plan: Plan | None) -> None:
-        """Update the parameters by the rule; the plan is made anew if it no longer holds."""
+    def _update(self, plan: Plan | None) -> bool:
+        """Update the parameters by the rule; the plan is made anew if it no longer holds.
+
+        Returns:
+            False if the guards passed the step over: nothing has changed.
+        """
         # Where nothing but whole steps is taken it was tried before, and is not ready now.
         try:
-            if plan is not None and plan.step_whole():
-                return
-            if plan is None or not plan.collect():
-                self._plan = None
-                plan = self._plan = Plan(self._context())
-                self._say_what_fell_back(plan)
-            plan.run()
+            is_taken = None if plan is None else plan.step_whole()
+            if is_taken is not None:
+                return is_taken
+            if plan is not None and plan.collect():
+                return plan.run()
+            self._plan = plan = None
+            try:
+                plan = self._plan = Plan(self._context(), for_step=True)
+            except PassedOver:
+                return False
+            self._say_what_fell_back(plan)
+            plan.run_admitted()
+            return True
         except BaseException:
             if plan is not None:
                 plan.let_go()
@@ -313,6 +334,7 @@ class Optimizer(torch.optim.Optimizer):
             engine=self.engine,
             fresh=self._fresh,
             takers_of_sparse=_TAKERS_OF_SPARSE,
+            record=self._record,
         )
 
     def _patch_step_function(self) -> None:
@@ -473,6 +495,15 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- looking at it --------------------------------------------------------------------
 
+    @property
+    def last_step(self) -> LastStep:
+        """What the guards saw at the last step: the gradients' norm, whether it was skipped.
+
+        All None where no guard is on. Numbers that are on another device are waited for here, not
+        in the step.
+        """
+        return self._record.as_seen()
+
     def explain(self) -> Explanation:
         """Which parameters run on which engine, and why where it is not the one asked for.
 
@@ -520,12 +551,23 @@ class Optimizer(torch.optim.Optimizer):
 
 
 def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options among a constructor's ``locals()``: what becomes its defaults."""
-    return {
+    """Return the options among a constructor's ``locals()``: what becomes its defaults.
+
+    Raises:
+        TypeError: among ``shared`` is none of :class:`~.shared_options.SharedOptions`.
+    """
+    for name in arguments["shared"]:
+        if name not in GUARDS:
+            raise TypeError(
+                f"{type(arguments['self']).__name__}.__init__() got an unexpected keyword argument "
+                f"{name!r}{suggestion(name, [*arguments, *GUARDS])}"
+            )
+    given = {
         name: value
         for name, value in arguments.items()
-        if name not in ("self", "params", "engine", "__class__")
+        if name not in ("self", "params", "engine", "shared", "__class__")
     }
+    return {**given, **arguments["shared"]}
 
 
 # A step is not for the compiler: it would trace the planning, and again with every new plan. It

@@ -6,6 +6,7 @@ import inspect
 import sys
 from typing import Any
 
+from steprule.language.guards import GUARDS
 from steprule.language.rule import Rule
 from steprule.optimizer.base import Optimizer
 
@@ -17,6 +18,7 @@ _SHARED: dict[str, Any] = {
     "differentiable": False,
     "fused": None,
     "decoupled_weight_decay": False,
+    **GUARDS,
 }
 
 
@@ -25,7 +27,8 @@ def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -
 
     The class is called as the built-in ones are: ``MyOpt(params, lr=..., **options)``, and takes
     besides the rule's own options ``weight_decay``, ``decoupled_weight_decay``, ``maximize``,
-    ``foreach``, ``fused``, ``capturable``, ``differentiable`` and ``engine``.
+    ``foreach``, ``fused``, ``capturable``, ``differentiable``, ``engine`` and the guards
+    (:class:`~steprule.optimizer.SharedOptions`).
 
     Args:
         rule: what :func:`steprule.rule` made of a function.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from steprule.engines import registry
 from steprule.engines.engine import Engine, Leaf, Runner, UnavailableError
 from steprule.engines.overlap import overlapping
 from steprule.language.form import Form
+from steprule.language.rule import SUPPLIED
 from steprule.planning.settings import Settings
 
 # Where a parameter is that has no gradient yet.
@@ -30,12 +32,26 @@ class Assignment:
 
 @dataclass
 class PlannedRunner:
-    """A runner, whose it is, its parameters, and the groups whose numbers it must be told."""
+    """A runner, whose it is, the groups whose numbers it must be told, and its leaves in order."""
 
     engine: Engine
     runner: Runner
     groups: frozenset[int]
     params: list[Tensor]
+    leaf_groups: list[int]
+    leaf_positions: list[int]
+
+
+def tell_numbers(
+    parts: Sequence[PlannedRunner], settings: Sequence[Settings], group: int, clip_factor: Any
+) -> None:
+    """Put a group's numbers in force at its runners, with what its gradients are multiplied by."""
+    of_group = settings[group]
+    known = {**of_group.numbers, "clip_factor": clip_factor}
+    numbers = {n: known[n] for n in of_group.form.scalars if n not in SUPPLIED}
+    for part in parts:
+        if group in part.groups:
+            part.runner.set_numbers(group, numbers)
 
 
 @dataclass
@@ -119,8 +135,11 @@ def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[PlannedRunner]
             for offer in kept:
                 offer.refuse(str(error))
             continue
-        groups = frozenset(leaf.group for leaf in leaves)
-        parts.append(PlannedRunner(engine, runner, groups, [leaf.param for leaf in leaves]))
+        params, of_leaves = [leaf.param for leaf in leaves], [leaf.group for leaf in leaves]
+        positions = [leaf.position for leaf in leaves]
+        parts.append(
+            PlannedRunner(engine, runner, frozenset(of_leaves), params, of_leaves, positions)
+        )
         taken += kept
     return taken
 

@@ -16,12 +16,17 @@ from steprule.engines import registry
 from steprule.engines.dispatch_modes import is_watched
 from steprule.engines.engine import Leaf
 from steprule.engines.guards.identity import IdentityGuard
-from steprule.language.rule import SUPPLIED
-from steprule.planning.assignment import NO_ENGINE, Assignment, assign
+from steprule.engines.whole_step import Outcome
+from steprule.planning.assignment import NO_ENGINE, Assignment, assign, tell_numbers
+from steprule.planning.gradient_guards import GradientGuards
 from steprule.planning.leaf_checks import checked_leaves, make_state
 from steprule.planning.settings import Context, differ, settings_of
 from steprule.planning.whole_steps import WholeSteps
 from steprule.state.making import unchanged_state
+
+
+class PassedOver(Exception):  # noqa: N818  # not an error: told to the optimizer alone
+    """The guards do not admit the step that a plan was made for; nothing is changed."""
 
 
 class Plan:
@@ -29,12 +34,14 @@ class Plan:
 
     Args:
         context: the optimizer's parts.
+        for_step: whether a step is to follow at once, so that the guards must admit it.
 
     Raises:
         RuntimeError: a gradient or state that cannot be taken, named; nothing is changed.
+        PassedOver: the guards do not admit the step.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, for_step: bool = False) -> None:
         self.context = context
         self.settings = [settings_of(context, i) for i in range(len(context.groups))]
         leaves = checked_leaves(context, self.settings)
@@ -42,6 +49,8 @@ class Plan:
             for leaf in leaves:
                 make_state(context, leaf)
             self._plan(leaves)
+            if for_step and not self._are_admitted():
+                raise PassedOver
 
     def _plan(self, leaves: Sequence[Leaf]) -> None:
         """Assign checked leaves with all their state to runners, and take their gradients."""
@@ -59,6 +68,7 @@ class Plan:
         self.assignments = [*assigned, *without]
         self._without_grad = [assignment.param for assignment in without]
         self._same_states = IdentityGuard(context.state.values())
+        self._guards = GradientGuards(self.settings, self._parts, context.record)
         for i in range(len(self.settings)):
             self._tell_numbers(i)
         self._whole = WholeSteps.of(context, self.settings, self.assignments, self._parts)
@@ -72,25 +82,24 @@ class Plan:
             )
 
     def _tell_numbers(self, group: int) -> None:
-        settings = self.settings[group]
-        numbers = {n: settings.numbers[n] for n in settings.form.scalars if n not in SUPPLIED}
-        for part in self._parts:
-            if group in part.groups:
-                part.runner.set_numbers(group, numbers)
+        tell_numbers(self._parts, self.settings, group, self._guards.factors[group])
 
-    def step_whole(self) -> bool:
+    def step_whole(self) -> bool | None:
         """Carry out one step by what an engine offers for that, if all is as planned.
 
         Returns:
-            False if it is not; nothing is done then.
+            None if it is not, False if the guards do not admit the step: nothing is done then.
         """
         whole = self._whole
         if whole is None or not whole.is_ready() or is_watched():
-            return False
+            return None
         if not all(runner.collect() for runner in whole.others):
+            return None
+        outcome = whole.step(self._groups_hold, self._guards)
+        if outcome == Outcome.PASSED_OVER:
             return False
-        if not whole.step(self._groups_hold):
-            return False
+        if outcome != Outcome.AS_PLANNED:
+            return None
         for runner in whole.others:
             runner.run()
         self._count_first_updates(self._params)
@@ -139,6 +148,7 @@ class Plan:
                 if renewed.form != settings.form or renewed.engine != settings.engine:
                     return False
                 self.settings[i] = renewed
+                self._guards.settings_changed()
             if self._whole is not None:
                 self._whole.numbers_were_taken()
             self._tell_numbers(i)
@@ -159,8 +169,30 @@ class Plan:
             and self.settings[assignment.group].engine not in ("auto", assignment.engine)
         ]
 
-    def run(self) -> None:
-        """Carry out one step, gradients having been collected."""
+    def run(self) -> bool:
+        """Carry out one step, gradients having been collected.
+
+        Returns:
+            False if the guards do not admit it: nothing is done then.
+
+        Raises:
+            RuntimeError: a gradient is not finite where that is an error; nothing is done then.
+        """
+        if not self._are_admitted():
+            self.let_go()
+            return False
+        self.run_admitted()
+        return True
+
+    def _are_admitted(self) -> bool:
+        """Tell whether the guards admit a step with the gradients that were collected."""
+        if not self._guards.is_on:
+            return True
+        self._guards.sum_squares()
+        return self._guards.admits()
+
+    def run_admitted(self) -> None:
+        """Carry out a step that the guards have seen."""
         for part in self._parts:
             part.runner.run()
             self._count_first_updates(part.params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,9 @@ from torch import Tensor
 from steprule.engines import registry
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.language.form import Form, form_of
+from steprule.language.guards import GUARDS, check_guards, guards_of
 from steprule.language.rule import Rule
+from steprule.planning.step_record import StepRecord
 
 _ENGINE_OPTIONS = ("foreach", "fused", "capturable", "differentiable")
 _SHARED_OPTIONS = ("maximize", "weight_decay", "decoupled_weight_decay")
@@ -32,6 +34,7 @@ class Context:
     engine: str
     fresh: set[Tensor]
     takers_of_sparse: Sequence[str] = ()
+    record: StepRecord = field(default_factory=StepRecord)
 
     def options_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return a group's options, with those that torch has not at their defaults."""
@@ -52,6 +55,13 @@ class Settings:
     engine: str
     is_mutable: bool
     state_names: frozenset[str]
+    on_nonfinite: str = "propagate"
+
+    @property
+    def clip_over(self) -> str | None:
+        """Over what the norm is taken that clips this group, if that is not known to a rule."""
+        over = self.form.clip_norm
+        return over if over in ("all", "group") else None
 
     def take_numbers(self, now: tuple[Any, ...]) -> bool:
         """Take over new values if nothing but plain numbers has changed, as a schedule does.
@@ -114,8 +124,10 @@ def settings_of(context: Context, index: int) -> Settings:
         TypeError, ValueError: a number that is none.
     """
     group, rule = context.groups[index], context.rule
-    keys = (*rule.options, *rule.flags, *_SHARED_OPTIONS, *_ENGINE_OPTIONS)
+    keys = (*rule.options, *rule.flags, *_SHARED_OPTIONS, *_ENGINE_OPTIONS, *GUARDS)
     options = context.options_of(group)
+    guards = guards_of(options, rule.options)
+    check_guards(guards, f"group {index}: ")
     form = form_of(rule, options)
     as_tensors = bool(options.get("differentiable") or options.get("capturable"))
     is_mutable = False
@@ -124,6 +136,9 @@ def settings_of(context: Context, index: int) -> Settings:
     if form.decay != "none":
         values["weight_decay"] = options["weight_decay"]
         values["lr"] = options["lr"]
+    for name in ("clip_grad_norm", "clip_grad_value"):
+        if guards[name] is not None:
+            values[name] = guards[name]
     for name, value in values.items():
         is_mutable |= isinstance(value, Tensor)
         if value is None and not rule.elementwise:  # left to the rule
@@ -144,6 +159,7 @@ def settings_of(context: Context, index: int) -> Settings:
         engine=requested_engine(context.engine, options),
         is_mutable=is_mutable,
         state_names=frozenset((*(["step"] * rule.counts_steps), *form.present_slots)),
+        on_nonfinite=guards["on_nonfinite"],
     )
 
 

@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from steprule.engines.engine import Runner
-from steprule.engines.whole_step import ANY, Contents, OffersWholeSteps, Outcome, WholeStep
+from steprule.engines.whole_step import (
+    ANY,
+    Contents,
+    GradientGuards,
+    OffersWholeSteps,
+    Outcome,
+    WholeStep,
+)
 from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner
 from steprule.planning.settings import Context, Settings
 
@@ -79,23 +86,27 @@ class WholeSteps:
         """Note that the runners were told other numbers than the whole step knows of."""
         self._has_stale_numbers = True
 
-    def step(self, renew: Renew) -> bool:
-        """Carry out one step if all is as planned; else do nothing and return False."""
+    def step(self, renew: Renew, guards: GradientGuards) -> int:
+        """Carry out one step if all is as planned and the guards admit it.
+
+        Returns:
+            An Outcome; nothing was done but on ``AS_PLANNED``.
+        """
         whole = self._whole
         if whole is None:
-            return False
+            return Outcome.NOT_NOW
         outcome: int = Outcome.GROUPS_CHANGED
         if not self._has_stale_numbers:
-            outcome = whole.run()
+            outcome = whole.run(guards)
         if outcome == Outcome.GROUPS_CHANGED and self._take_numbers(whole, renew):
-            outcome = whole.run()
-        if outcome == Outcome.AS_PLANNED:
+            outcome = whole.run(guards)
+        if outcome in (Outcome.AS_PLANNED, Outcome.PASSED_OVER):
             self._tries = TRIES
-            return True
+            return outcome
         self._tries -= 1
         if outcome != Outcome.GRADS_CHANGED or not self._tries:
             self._whole = None
-        return False
+        return outcome
 
     def _take_numbers(self, whole: WholeStep, renew: Renew) -> bool:
         """Put the groups' new numbers in force; False if more than numbers has changed."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import Unpack
+
 from steprule.language.rule import FINITE, Range, Slot, rule
 from steprule.matrix_ops import matmul, mean, mean_square
 from steprule.ops import lerp, maximum, minimum, sqrt
-from steprule.optimizer import Number, Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 
 
 @rule(
@@ -105,6 +107,7 @@ class Adafactor(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         engine: str = "auto",
+        **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(params, own_options(locals()), engine=engine)
 

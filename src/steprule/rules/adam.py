@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import Unpack
+
 from steprule.language.rule import Slot, rule
 from steprule.ops import maximum, sqrt
-from steprule.optimizer import Number, Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 
 
 @rule(
@@ -97,6 +99,7 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
         eps_inside_sqrt: bool = False,
         engine: str = "auto",
+        **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(params, own_options(locals()), engine=engine)
 
@@ -136,6 +139,7 @@ class AdamW(Adam):
         fused: bool | None = None,
         eps_inside_sqrt: bool = False,
         engine: str = "auto",
+        **shared: Unpack[SharedOptions],
     ) -> None:
         defaults = {**own_options(locals()), **self.fixed}
         Optimizer.__init__(self, params, defaults, engine=engine)

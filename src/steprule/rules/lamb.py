@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import Unpack
+
 from steprule.language.rule import Slot, rule
 from steprule.ops import norm_of, sqrt, where
-from steprule.optimizer import Number, Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 
 
 @rule(
@@ -81,5 +83,6 @@ class LAMB(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         engine: str = "auto",
+        **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(params, own_options(locals()), engine=engine)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from steprule.language.rule import FINITE, Range, rule
 from steprule.matrix_ops import orthogonalized
 from steprule.ops import lerp, maximum, sqrt
-from steprule.optimizer import Number, Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 
 LR_ADJUSTMENTS = ("original", "match_rms_adamw", "spectral_unclamped")
 
@@ -105,6 +106,7 @@ class Muon(Optimizer):
         adjust_lr_fn: str | None = None,
         *,
         engine: str = "auto",
+        **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(params, own_options(locals()), engine=engine)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import Unpack
+
 from steprule.language.rule import Slot, rule
 from steprule.ops import sqrt, where
-from steprule.optimizer import Number, Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 
 
 @rule(
@@ -90,5 +92,6 @@ class RAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         engine: str = "auto",
+        **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(params, own_options(locals()), engine=engine)

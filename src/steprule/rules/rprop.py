@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import Unpack
+
 from steprule.language.rule import NON_NEGATIVE, Range, Slot, rule
 from steprule.ops import maximum, minimum, sign, where
-from steprule.optimizer import Number, Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 
 
 @rule(
@@ -85,6 +87,7 @@ class Rprop(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         engine: str = "auto",
+        **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(params, own_options(locals()), engine=engine)
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from steprule.language.rule import Slot, rule
 from steprule.ops import lerp, sqrt
-from steprule.optimizer import Number, Optimizer, ParamsT, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 
 
 @rule(
@@ -79,6 +80,7 @@ class SparseAdam(Optimizer):
         maximize: bool = False,
         *,
         engine: str = "auto",
+        **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(params, own_options(locals()), engine=engine)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from steprule.engines.cpu.kernel_text import Layout, scalar_row, source_of
 from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
 from steprule.engines.cpu.reduction_text import finishes_source_of, reductions_source_of
+from steprule.engines.cpu.square_sums import square_sums_library, totals_library
 from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.guards.addresses import AddressGuard
 from steprule.engines.guards.tensors import TensorGuard
@@ -46,6 +47,7 @@ UPDATE = 1
 # How often in a row gradients of another kind than before are learned anew.
 TRIES = 4
 
+_CHANGED = "the optimizer was changed by another thread in the midst of a step"
 _grad_of = attrgetter("grad")
 
 
@@ -59,6 +61,7 @@ class KernelRunner:
         self._states = [leaf.state for leaf in leaves]
         self.passes = passes_of(form.recording())
         self._library, self._reductions = _libraries_of(form, leaves[0], len(self.passes))
+        self._grad_format = format_of(leaves[0].grad)
         self._make_guards()
         self._make_tables(leaves)
         self._grads: tuple[Any, ...] | None = None
@@ -86,6 +89,7 @@ class KernelRunner:
 
     def _make_tables(self, leaves: Sequence[Leaf]) -> None:
         count = len(leaves)
+        self._control = np.zeros(len(Control), dtype=np.int64)
         scale = 2 if leaves[0].param.is_complex() else 1
         sizes = [size * scale for size in self._sizes]
         arrays = len(self.form.array_slots)
@@ -109,8 +113,10 @@ class KernelRunner:
         self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
         self._chunk_count = len(chunks)
         self.elements = sum(sizes)
-        self._control = np.zeros(len(Control), dtype=np.int64)
-        self._reduction_tables = self._tables_of_reductions(sizes) if self.passes else {}
+        self.square_sums = array("d", bytes(8 * count))
+        self._reduction_tables: dict[Control, np.ndarray[Any, Any]] = {}
+        if self.passes:
+            self._make_tables_of_reductions(max(len(one.reductions) for one in self.passes))
         tables: Mapping[Control, np.ndarray[Any, Any]] = {
             Control.COLUMNS: self._columns,
             Control.COUNTS: self._counts,
@@ -118,22 +124,26 @@ class KernelRunner:
             Control.FIRST: self._first,
             Control.SCALARS: self._scalars,
             Control.CHUNKS: self._chunks,
-            **self._reduction_tables,
         }
         for word, table in tables.items():
             self._control[word] = table.ctypes.data
         self._control[Control.NUMBERS] = self._numbers.buffer_info()[0]
         self._control[Control.TENSORS] = count
+        self._control[Control.SQUARE_SUMS] = self.square_sums.buffer_info()[0]
         self._address = self._control.ctypes.data
 
-    def _tables_of_reductions(self, sizes: Sequence[int]) -> dict[Control, np.ndarray[Any, Any]]:
-        widest = max(len(one.reductions) for one in self.passes)
+    def _make_tables_of_reductions(self, most: int) -> None:
+        """Make the tables of sums over a tensor's chunks, up to so many at a time."""
+        scale = 2 if self.params[0].is_complex() else 1
+        sizes = [size * scale for size in self._sizes]
         per_tensor = [-(-size // CHUNK) for size in sizes]
-        return {
-            Control.PARTIALS: np.zeros(max(1, self._chunk_count * widest)),
+        self._reduction_tables = {
+            Control.PARTIALS: np.zeros(max(1, self._chunk_count * most)),
             Control.STARTS: np.cumsum([0, *per_tensor], dtype=np.int64),
             Control.ELEMENTS: np.maximum(np.array(sizes, dtype=np.float64), 1.0),
         }
+        for word, table in self._reduction_tables.items():
+            self._control[word] = table.ctypes.data
 
     def set_numbers(self, group: int, numbers: Numbers) -> None:
         names = self._hyperparameters
@@ -225,7 +235,7 @@ class KernelRunner:
     def run(self) -> None:
         """Update the parameters whose gradients :meth:`collect` took."""
         if self._grads is None and not self.collect():  # another thread's step has let go of them
-            raise RuntimeError("the optimizer was changed by another thread in the midst of a step")
+            raise RuntimeError(_CHANGED)
         # Kept alive here: another thread may step meanwhile.
         addresses, grads, active = self._addresses, self._grads, self._active
         try:
@@ -248,6 +258,21 @@ class KernelRunner:
             del grads
             self.let_go()
 
+    def sum_squares(self) -> None:
+        """Leave in :attr:`square_sums` those of the gradients that :meth:`collect` took."""
+        if self._grads is None and not self.collect():
+            raise RuntimeError(_CHANGED)
+        addresses, grads = self._addresses, self._grads
+        self._make_ready_for_squares()
+        self._control[Control.GRADS] = addresses.buffer_info()[0]
+        self._over_chunks(square_sums_library(self._grad_format), 0)
+        totals_library().functions[0](self._address, 0, 0)
+        del grads
+
+    def _make_ready_for_squares(self) -> None:
+        if not self._reduction_tables:
+            self._make_tables_of_reductions(1)
+
     def _over_chunks(self, library: Library, index: int) -> None:
         """Run a function of a library over all chunks, on as many threads as it is worth."""
         threads = self.threads()
@@ -269,26 +294,39 @@ class KernelRunner:
         """Audit the native guard; False if what it reads may not be relied on."""
         return self._native_guard is not None and self._native_guard.is_sound()
 
-    def guard_block(self, threads: int) -> array[int] | None:
-        """Tell the native guard of kernel and threads; None if it can't be used, else its block."""
+    def guard_block(self, threads: int, *, sums_squares: bool = False) -> array[int] | None:
+        """Tell the native guard of kernel and threads; None if it can't be used, else its block.
+
+        Args:
+            threads: how many the kernel runs on.
+            sums_squares: whether a step's sums of squares are taken as well.
+        """
         guard = self._native_guard
         if guard is None or not self.is_guarded:
             return None
-        split = self._split_for(threads, self._library, UPDATE) if threads > 1 else None
-        if split is not None and not split.task:
-            return None
         prepare, update = self._library.addresses[:2]
-        guard.tell(
-            {
-                GuardWord.CONTROL: self._address,
-                GuardWord.PREPARE: prepare,
-                GuardWord.UPDATE: update,
-                GuardWord.CHUNKS: self._chunk_count,
-                GuardWord.TASK: 0 if split is None else split.task,
-                GuardWord.THREADS: threads,
-            }
-        )
+        words = {
+            GuardWord.CONTROL: self._address,
+            GuardWord.PREPARE: prepare,
+            GuardWord.UPDATE: update,
+            GuardWord.CHUNKS: self._chunk_count,
+            GuardWord.TASK: self._task(threads, self._library, UPDATE),
+            GuardWord.THREADS: threads,
+        }
+        if sums_squares:
+            self._make_ready_for_squares()
+            squares = square_sums_library(self._grad_format)
+            words[GuardWord.SQUARES] = squares.addresses[0]
+            words[GuardWord.SQUARES_TASK] = self._task(threads, squares, 0)
+            words[GuardWord.TOTALS] = totals_library().addresses[0]
+        if threads > 1 and not words[GuardWord.TASK]:
+            return None
+        guard.tell(words)
         return guard.block
+
+    def _task(self, threads: int, library: Library, index: int) -> int:
+        """Return what a team of threads is told to run a function; 0 where this thread does."""
+        return self._split_for(threads, library, index).task if threads > 1 else 0
 
     def _split_for(self, threads: int, library: Library, index: int) -> WorkSplit:
         key = (library, index, threads)

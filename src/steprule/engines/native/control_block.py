@@ -20,3 +20,4 @@ class Control(enum.IntEnum):
     PARTIALS = 9  # float64: what each chunk adds to each reduction of a pass
     STARTS = 10  # each tensor's first chunk, and the end of the last one's
     ELEMENTS = 11  # float64: each tensor's number of elements, at least 1
+    SQUARE_SUMS = 12  # float64: what square_sums.py finds of each gradient

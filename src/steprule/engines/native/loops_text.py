@@ -27,6 +27,9 @@ class Loop(enum.IntEnum):
     CHECK = 2
     BUMP = 3
     STEP = 4
+    BEGIN = 5  # a step in three calls: Python looks at the sums of squares after the first
+    FINISH = 6
+    RELEASE = 7
 
 
 class ProcessWord(enum.IntEnum):
@@ -64,6 +67,9 @@ class GuardWord(enum.IntEnum):
     CHUNKS = 14  # how many, where this thread does all
     TASK = 15  # of a team of threads (threads/work_split.py), or 0
     THREADS = 16
+    SQUARES = 17  # what sums squares of gradients, over chunks, and its task
+    SQUARES_TASK = 18
+    TOTALS = 19  # what adds up its sums
 
 
 class TensorWord(enum.IntEnum):
@@ -357,16 +363,11 @@ def check_whole(whole, world):
             return outcome
     return {AS_PLANNED}
 
-def run_kernel(guard, whole):
-    if load_int64(load_int64(guard, {FOUND}), load_int64(guard, {COUNT})) == 0:
-        return
+def run_over_chunks(guard, whole, function, task):
     control = load_int64(guard, {CONTROL})
     store_int64(control, {GRADS}, load_int64(guard, {FOUND}))
-    call_native(load_int64(guard, {PREPARE}), control, 0, 0, 0, 0)
-    task = load_int64(guard, {TASK})
     if task == 0:
-        chunks = load_int64(guard, {CHUNKS})
-        call_native(load_int64(guard, {UPDATE}), control, 0, chunks, 0, 0)
+        call_native(function, control, 0, load_int64(guard, {CHUNKS}), 0, 0)
     else:
         threads = load_int64(guard, {THREADS})
         entry = load_int64(whole, {ENTRY})
@@ -375,20 +376,63 @@ def run_kernel(guard, whole):
             call_native(region, 0, threads, 1, entry, task)
         else:
             call_native(region, entry, task, threads, 0, 0)
+
+def sum_squares(guard, whole):
+    run_over_chunks(guard, whole, load_int64(guard, {SQUARES}), load_int64(guard, {SQUARES_TASK}))
+    call_native(load_int64(guard, {TOTALS}), load_int64(guard, {CONTROL}), 0, 0, 0, 0)
+
+def run_kernel(guard, whole):
+    if load_int64(load_int64(guard, {FOUND}), load_int64(guard, {COUNT})) == 0:
+        return
+    control = load_int64(guard, {CONTROL})
+    store_int64(control, {GRADS}, load_int64(guard, {FOUND}))
+    call_native(load_int64(guard, {PREPARE}), control, 0, 0, 0, 0)
+    run_over_chunks(guard, whole, load_int64(guard, {UPDATE}), load_int64(guard, {TASK}))
     count_changes(guard)
 
-def step(whole, world, found, _):
+def let_all_go(whole, world):
     guards = load_int64(whole, {GUARDS})
-    count = load_int64(whole, {GUARD_COUNT})
-    for i in range(count):
+    for i in range(load_int64(whole, {GUARD_COUNT})):
+        let_go(load_int64(guards, i), world)
+
+def held_outcome(whole, world):
+    # Holds the gradients; lets them go again if the step can't be taken.
+    guards = load_int64(whole, {GUARDS})
+    for i in range(load_int64(whole, {GUARD_COUNT})):
         hold_grads(load_int64(guards, i), world)
     outcome = check_whole(whole, world)
+    if outcome != {AS_PLANNED}:
+        let_all_go(whole, world)
+    return outcome
+
+def run_kernels(whole):
+    guards = load_int64(whole, {GUARDS})
+    for i in range(load_int64(whole, {GUARD_COUNT})):
+        run_kernel(load_int64(guards, i), whole)
+
+def step(whole, world, found, _):
+    outcome = held_outcome(whole, world)
     store_int64(found, 0, outcome)
     if outcome == {AS_PLANNED}:
-        for i in range(count):
-            run_kernel(load_int64(guards, i), whole)
-    for i in range(count):
-        let_go(load_int64(guards, i), world)
+        run_kernels(whole)
+        let_all_go(whole, world)
+    return 0
+
+def begin(whole, world, found, _):
+    outcome = held_outcome(whole, world)
+    store_int64(found, 0, outcome)
+    if outcome == {AS_PLANNED}:
+        guards = load_int64(whole, {GUARDS})
+        for i in range(load_int64(whole, {GUARD_COUNT})):
+            sum_squares(load_int64(guards, i), whole)
+    return 0
+
+def finish(whole, _world, _found, _):
+    run_kernels(whole)
+    return 0
+
+def release(whole, world, _found, _):
+    let_all_go(whole, world)
     return 0
 """
 

@@ -27,7 +27,7 @@ from steprule.engines.native.loops import (
 from steprule.engines.native.loops_text import Loop, StepWord
 from steprule.engines.native.switch import is_audited
 from steprule.engines.threads.team import Team, team
-from steprule.engines.whole_step import Contents, Outcome
+from steprule.engines.whole_step import Contents, GradientGuards, Outcome
 
 # Up to so many elements: a step of Adam then takes a few milliseconds, less than the 5 after which
 # Python would have a thread give way to another.
@@ -39,7 +39,7 @@ class NativeRunner(Protocol):
 
     elements: int
 
-    def guard_block(self, threads: int) -> array[int] | None:
+    def guard_block(self, threads: int, *, sums_squares: bool = False) -> array[int] | None:
         """Tell its guard of kernel and threads; None if it can't be used, else its block."""
 
     def is_sound(self) -> bool:
@@ -88,6 +88,8 @@ class NativeStep:
         self._threads = -1
         self._runs = 0
         self._team: Any = None
+        self._sums_squares = False
+        self._is_begun = False
 
     @staticmethod
     def takes(runners: Sequence[NativeRunner]) -> bool:
@@ -100,31 +102,57 @@ class NativeStep:
         """Take these contents of the groups for what is planned; False if they are not as many."""
         return self._groups.renew(groups)
 
-    def run(self) -> int:
+    def run(self, guards: GradientGuards) -> int:
         """Check everything and, if all is as planned, carry out the step.
 
         Returns:
             An :class:`~.loops_text.Outcome`; nothing was done but on ``AS_PLANNED``.
         """
+        are_guarded = guards.is_on
         self._runs += 1
         if is_audited(self._runs) and not all(runner.is_sound() for runner in self._runners):
             return Outcome.CHANGED
         threads = team()
-        if (torch.get_num_threads() != self._threads or threads is not self._team) and (
-            not self._prepare(threads)
-        ):
+        is_prepared = (
+            torch.get_num_threads() == self._threads
+            and threads is self._team
+            and (self._sums_squares or not are_guarded)
+        )
+        if not is_prepared and not self._prepare(threads, are_guarded):
             return Outcome.NOT_NOW
         outcome = array("q", [0])  # one for each call: another thread may step as well
-        native()[Loop.STEP](
-            address_of(self._block), address_of(process_words()), address_of(outcome), 0
-        )
+        if self._is_begun:  # by another thread, which holds its gradients
+            return Outcome.NOT_NOW
+        if are_guarded:
+            self._run_in_calls(guards, outcome)
+        else:
+            self._call(Loop.STEP, outcome)
         return outcome[0]
 
-    def _prepare(self, threads: Team | None) -> bool:
+    def _run_in_calls(self, guards: GradientGuards, outcome: array[int]) -> None:
+        """Carry out a step in several calls, for Python is to look at the gradients' norms."""
+        self._is_begun = True
+        try:
+            self._call(Loop.BEGIN, outcome)
+            if outcome[0] == Outcome.AS_PLANNED and guards.admits():
+                self._call(Loop.FINISH, outcome)
+            elif outcome[0] == Outcome.AS_PLANNED:
+                outcome[0] = Outcome.PASSED_OVER
+        finally:
+            self._call(Loop.RELEASE, outcome)
+            self._is_begun = False
+
+    def _call(self, loop: Loop, outcome: array[int]) -> None:
+        native()[loop](address_of(self._block), address_of(process_words()), address_of(outcome), 0)
+
+    def _prepare(self, threads: Team | None, sums_squares: bool) -> bool:
         """Tell the guards of their kernels and threads; False if the step cannot be taken."""
         if not self.takes(self._runners):
             return False
-        blocks = [runner.guard_block(runner.threads()) for runner in self._runners]
+        blocks = [
+            runner.guard_block(runner.threads(), sums_squares=sums_squares)
+            for runner in self._runners
+        ]
         self._blocks = [block for block in blocks if block is not None]
         if len(self._blocks) < len(blocks):
             return False
@@ -135,4 +163,5 @@ class NativeStep:
             self._block[StepWord.ENTRY] = threads.native().addresses[0]
             self._block[StepWord.IS_TORCHS] = threads.is_torchs
         self._threads, self._team = torch.get_num_threads(), threads
+        self._sums_squares = sums_squares
         return True

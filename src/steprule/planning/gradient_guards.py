@@ -1,0 +1,187 @@
+"""Guards at work: the gradients' norm before a step, and what follows from it.
+
+Runners leave the sum of squares of each gradient; these are added up exactly (so that neither the
+order of parameters nor the number of threads changes a bit). From the sums follow the factor by
+which a group's gradients are multiplied in the update itself, and whether there is an update:
+gradients are read once more, and never written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule.engines.square_sums import SquareSums, SumsSquares, is_finite, square_sums_of
+from steprule.language.guards import CLIP_EPS, clip_factor
+from steprule.planning.assignment import PlannedRunner, tell_numbers
+from steprule.planning.settings import Settings
+from steprule.planning.step_record import StepRecord, exact_sum
+from steprule.state.labels import label_of
+
+# So many parameters are named in an error.
+_NAMED = 5
+
+
+class GradientGuards:
+    """Looks at all gradients that were collected, before anything is updated.
+
+    Args:
+        settings: of each group; the plan's own list.
+        parts: the plan's runners.
+        record: what is left for who asks.
+
+    Attributes:
+        factors: what each group's gradients are multiplied by.
+        is_on: whether any group is clipped by a norm over several parameters, or must be finite.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[Settings],
+        parts: Sequence[PlannedRunner],
+        record: StepRecord,
+    ) -> None:
+        self._settings, self._parts, self._record = settings, parts, record
+        self.factors: list[Any] = [1.0] * len(settings)
+        self.is_on = False
+        self.settings_changed()
+
+    def settings_changed(self) -> None:
+        """Look anew at what the groups ask for."""
+        self.is_on = any(
+            s.clip_over is not None or s.on_nonfinite != "propagate" for s in self._settings
+        )
+        if not self.is_on:
+            self._record.clear()
+
+    def sum_squares(self, parts: Sequence[PlannedRunner] | None = None) -> None:
+        """Have runners (all, if not some are named) sum the squares of their gradients."""
+        for part in self._parts if parts is None else parts:
+            if isinstance(part.runner, SumsSquares):
+                part.runner.sum_squares()
+
+    def admits(self) -> bool:
+        """Tell whether the step is to be taken, and tell the runners by what to clip.
+
+        Raises:
+            RuntimeError: a gradient is not finite where that is an error, the parameter named.
+        """
+        record = self._record
+        sums = [(_sums_of(part), part.leaf_groups) for part in self._parts]
+        settings = self._settings
+        watched = [i for i, s in enumerate(settings) if s.on_nonfinite != "propagate"]
+        total: Any = None
+        over_all = [i for i, s in enumerate(settings) if s.clip_over == "all"]
+        if over_all:
+            total = _total(sums, over_all, len(settings))
+        is_known = total is not None and set(watched) <= set(over_all)
+        if watched and not self._are_finite(
+            watched, total if is_known else _total(sums, watched, len(settings)), sums
+        ):
+            record.sums, record.factors, record.skipped = sums, [None] * len(settings), True
+            record.skipped_so_far += 1
+            return False
+        factors: list[Any] = [None] * len(settings)
+        for i, group in enumerate(settings):
+            if group.clip_over is not None:
+                squares = total if group.clip_over == "all" else _total(sums, [i], len(settings))
+                factors[i] = _factor(group.numbers["clip_grad_norm"], squares)
+                self._put(i, factors[i])
+        record.sums, record.factors, record.skipped = sums, factors, False
+        return True
+
+    def _put(self, group: int, factor: Any) -> None:
+        if isinstance(factor, Tensor) or factor != self.factors[group]:
+            self.factors[group] = factor
+            tell_numbers(self._parts, self._settings, group, factor)
+
+    def _are_finite(
+        self, groups: Collection[int], total: Any, sums: Sequence[tuple[SquareSums, Any]]
+    ) -> bool:
+        """Tell whether all gradients of these groups are finite.
+
+        Raises:
+            RuntimeError: they are not, and one of the groups takes that for an error.
+        """
+        if isinstance(total, Tensor) and total.is_meta:
+            return True
+        if math.isfinite(total):
+            return True
+        # Squares may be too large for float64 where numbers are not.
+        found = [leaf for leaf in self._leaves(groups, sums) if not is_finite(leaf[2])]
+        if not found:
+            return True
+        if any(self._settings[group].on_nonfinite == "raise" for group, *_ in found):
+            raise RuntimeError(self._message(found))
+        return False
+
+    def _leaves(
+        self, groups: Collection[int], sums: Sequence[tuple[SquareSums, Any]]
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield group, position and gradient where a sum is not finite."""
+        for part, (of_part, leaf_groups) in zip(self._parts, sums, strict=True):
+            numbers = of_part.tolist() if isinstance(of_part, Tensor) else of_part
+            for i, (number, group) in enumerate(zip(numbers, leaf_groups, strict=True)):
+                grad = part.params[i].grad
+                if group in groups and not math.isfinite(number) and grad is not None:
+                    yield group, part.leaf_positions[i], grad
+
+    def _message(self, found: Sequence[tuple[int, int, Tensor]]) -> str:
+        named = []
+        for group, position, grad in sorted(found, key=lambda leaf: leaf[:2])[:_NAMED]:
+            values = grad.coalesce()._values() if grad.is_sparse else grad
+            nans = int(torch.isnan(values).sum())
+            infinite = int((~torch.isfinite(values)).sum()) - nans
+            label = label_of(self._settings[group].group, group, position)
+            named.append(f"{label} ({nans} nan, {infinite} infinite of {values.numel()})")
+        others = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        return (
+            f"gradients are not finite: {', '.join(named)}{others}. Nothing was changed. Look at "
+            "the loss and its inputs (torch.autograd.set_detect_anomaly(True) finds the "
+            "operation); on_nonfinite='skip' passes such steps over"
+        )
+
+
+def _sums_of(part: PlannedRunner) -> SquareSums:
+    if isinstance(part.runner, SumsSquares):
+        return part.runner.square_sums
+    return square_sums_of([param.grad for param in part.params])
+
+
+def _total(sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: Sequence[int], of: int) -> Any:
+    """Return the sum over all leaves of some groups, of so many in all."""
+    if any(isinstance(of_part, Tensor) for of_part, _ in sums):
+        return _total_of_tensors(sums, groups)
+    if len(groups) == of:
+        chosen = sums[0][0] if len(sums) == 1 else [x for of_part, _ in sums for x in of_part]
+        return exact_sum(chosen)
+    wanted = set(groups)
+    return exact_sum(
+        x
+        for of_part, leaf_groups in sums
+        for x, group in zip(of_part, leaf_groups, strict=True)
+        if group in wanted
+    )
+
+
+def _total_of_tensors(
+    sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: Sequence[int]
+) -> Tensor:
+    device = next(of_part.device for of_part, _ in sums if isinstance(of_part, Tensor))
+    found = []
+    for of_part, leaf_groups in sums:
+        chosen = [i for i, group in enumerate(leaf_groups) if group in groups]
+        squares = torch.as_tensor(of_part).to(device, non_blocking=True)
+        found.append(squares if len(chosen) == len(leaf_groups) else squares[chosen])
+    return torch.cat(found).sum()
+
+
+def _factor(bound: Any, squares: Any) -> Any:
+    if isinstance(bound, Tensor) or isinstance(squares, Tensor):
+        norm = torch.sqrt(torch.as_tensor(squares))
+        return torch.clamp(bound / (norm + CLIP_EPS), max=1.0)
+    return clip_factor(bound, math.sqrt(squares))
