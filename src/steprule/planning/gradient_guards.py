@@ -70,7 +70,6 @@ class GradientGuards:
         Raises:
             RuntimeError: a gradient is not finite where that is an error, the parameter named.
         """
-        record = self._record
         sums = [(_sums_of(part), part.leaf_groups) for part in self._parts]
         settings = self._settings
         watched = [i for i, s in enumerate(settings) if s.on_nonfinite != "propagate"]
@@ -82,8 +81,7 @@ class GradientGuards:
         if watched and not self._are_finite(
             watched, total if is_known else _total(sums, watched, len(settings)), sums
         ):
-            record.sums, record.factors, record.skipped = sums, [None] * len(settings), True
-            record.skipped_so_far += 1
+            self._record.note_skipped(sums, len(settings))
             return False
         factors: list[Any] = [None] * len(settings)
         for i, group in enumerate(settings):
@@ -91,7 +89,7 @@ class GradientGuards:
                 squares = total if group.clip_over == "all" else _total(sums, [i], len(settings))
                 factors[i] = _factor(group.numbers["clip_grad_norm"], squares)
                 self._put(i, factors[i])
-        record.sums, record.factors, record.skipped = sums, factors, False
+        self._record.note(sums, factors)
         return True
 
     def _put(self, group: int, factor: Any) -> None:

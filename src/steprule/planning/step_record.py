@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from steprule.engines.square_sums import SquareSums
@@ -53,6 +52,20 @@ class StepRecord:
     skipped: bool = field(default=False)
     skipped_so_far: int = 0
 
+    def note(
+        self, sums: Sequence[tuple[SquareSums, Sequence[int]]], factors: Sequence[Any]
+    ) -> None:
+        """Note what was seen and decided; no graph of it is kept."""
+        self.sums = [(_detached(of_part), groups) for of_part, groups in sums]
+        self.factors = [_detached(factor) for factor in factors]
+        self.skipped = False
+
+    def note_skipped(self, sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: int) -> None:
+        """Note a step that was passed over, of so many groups."""
+        self.note(sums, [None] * groups)
+        self.skipped = True
+        self.skipped_so_far += 1
+
     def clear(self) -> None:
         """Note a step without guards."""
         self.sums, self.factors, self.skipped = None, (), False
@@ -87,7 +100,10 @@ def exact_sum(numbers: Iterable[float]) -> float:
 
 def _numbers(sums: SquareSums) -> Sequence[float]:
     if isinstance(sums, Tensor):
-        with torch.no_grad():
-            found: list[float] = sums.detach().tolist()
-            return found
+        found: list[float] = sums.tolist()
+        return found
     return sums
+
+
+def _detached(x: Any) -> Any:
+    return x.detach() if isinstance(x, Tensor) else x
