@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 __all__ = [
     "all_finite",
@@ -37,6 +37,11 @@ __all__ = [
 ]
 
 
+# Over which elements a sum may be taken.
+Over = Literal["param", "group", "all"]
+SCOPES = ("param", "group", "all")
+
+
 class Vocabulary(Protocol):
     """How one kind of operand carries out the named operations."""
 
@@ -52,11 +57,11 @@ class Vocabulary(Protocol):
     def minimum(self, a: Any, b: Any) -> Any: ...
     def where(self, condition: Any, a: Any, b: Any) -> Any: ...
     def lerp(self, a: Any, b: Any, weight: Any) -> Any: ...
-    def sum_of(self, x: Any) -> Any: ...
-    def mean_of(self, x: Any) -> Any: ...
-    def max_of(self, x: Any) -> Any: ...
-    def norm_of(self, x: Any) -> Any: ...
-    def dot_of(self, x: Any, y: Any) -> Any: ...
+    def sum_of(self, x: Any, over: Over = "param") -> Any: ...
+    def mean_of(self, x: Any, over: Over = "param") -> Any: ...
+    def max_of(self, x: Any, over: Over = "param") -> Any: ...
+    def norm_of(self, x: Any, over: Over = "param") -> Any: ...
+    def dot_of(self, x: Any, y: Any, over: Over = "param") -> Any: ...
 
 
 # exp of more is more than the largest number in float64.
@@ -106,7 +111,7 @@ class NumberVocabulary:
     def lerp(self, a: Any, b: Any, weight: Any) -> Any:
         return a + weight * (b - a)
 
-    def sum_of(self, x: Any) -> Any:
+    def sum_of(self, x: Any, over: Over = "param") -> Any:
         raise TypeError(
             "a sum, mean, norm, dot product or largest value is taken of an array (param, grad, a "
             f"slot, or what is computed from them), not of the number {x!r}"
@@ -114,7 +119,7 @@ class NumberVocabulary:
 
     mean_of = max_of = norm_of = sum_of
 
-    def dot_of(self, x: Any, y: Any) -> Any:
+    def dot_of(self, x: Any, y: Any, over: Over = "param") -> Any:
         return self.sum_of(x)
 
 
@@ -216,31 +221,46 @@ def lerp(a: Any, b: Any, weight: Any) -> Any:
     return _vocabulary_of(a, b, weight).lerp(a, b, weight)
 
 
-def sum_of(x: Any) -> Any:
-    """Return the sum of a parameter's elements: a number, in float64; 0 of none."""
-    return _vocabulary_of(x).sum_of(x)
+def sum_of(x: Any, over: Over = "param") -> Any:
+    """Return the sum of a parameter's elements: a number, in float64; 0 of none.
+
+    Args:
+        x: an array.
+        over: ``"param"``, the elements of each parameter by itself; ``"group"``, those of all
+            parameters of its group that have a gradient; or ``"all"`` of the optimizer's.
+    """
+    return _vocabulary_of(x).sum_of(x, _checked(over))
 
 
-def mean_of(x: Any) -> Any:
-    """Return the mean of a parameter's elements: a number, in float64; 0 of none."""
-    return _vocabulary_of(x).mean_of(x)
+def mean_of(x: Any, over: Over = "param") -> Any:
+    """Return the mean of the elements, ``over`` as in :func:`sum_of`; 0 of none."""
+    return _vocabulary_of(x).mean_of(x, _checked(over))
 
 
-def max_of(x: Any) -> Any:
-    """Return the largest absolute value of a parameter's elements; nan if any is, 0 of none."""
-    return _vocabulary_of(x).max_of(x)
+def max_of(x: Any, over: Over = "param") -> Any:
+    """Return the largest absolute value of the elements, ``over`` as in :func:`sum_of`.
+
+    nan if any is, 0 of none.
+    """
+    return _vocabulary_of(x).max_of(x, _checked(over))
 
 
-def norm_of(x: Any) -> Any:
-    """Return the 2-norm of a parameter's elements, sqrt(sum_of(x * x)), in float64."""
-    return _vocabulary_of(x).norm_of(x)
+def norm_of(x: Any, over: Over = "param") -> Any:
+    """Return the 2-norm of the elements, sqrt(sum_of(x * x)), ``over`` as in :func:`sum_of`."""
+    return _vocabulary_of(x).norm_of(x, _checked(over))
 
 
-def dot_of(x: Any, y: Any) -> Any:
-    """Return the dot product of two arrays, sum_of(x * y), in float64."""
-    return _vocabulary_of(x, y).dot_of(x, y)
+def dot_of(x: Any, y: Any, over: Over = "param") -> Any:
+    """Return the dot product of two arrays, sum_of(x * y), ``over`` as in :func:`sum_of`."""
+    return _vocabulary_of(x, y).dot_of(x, y, _checked(over))
 
 
-def all_finite(x: Any) -> Any:
+def all_finite(x: Any, over: Over = "param") -> Any:
     """Tell whether no element is infinite or nan: a truth value for ``where``."""
-    return max_of(x) < math.inf
+    return max_of(x, over) < math.inf
+
+
+def _checked(over: Any) -> Any:
+    if over not in SCOPES:
+        raise ValueError(f"over must be one of {', '.join(map(repr, SCOPES))}, got {over!r}")
+    return over

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 
 from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.guards.tensors import TensorGuard
+from steprule.engines.stages import Stages
 from steprule.language.form import Form
 
 # How often in a row gradients of another kind than before are learned anew.
@@ -22,6 +23,8 @@ TRIES = 4
 
 # Updates some leaves, given the numbers of each group.
 Update = Callable[[Form, Sequence[Leaf], Mapping[int, Numbers]], None]
+# The same, of a rule with sums over several parameters.
+UpdateInStages = Callable[[Form, Sequence[Leaf], Mapping[int, Numbers]], Stages]
 
 
 class LeafRunner:
@@ -31,11 +34,18 @@ class LeafRunner:
         form: the form of all.
         leaves: the leaves, with the gradients that they were planned for.
         update: updates them.
+        in_stages: updates them by a rule with sums over several parameters.
     """
 
-    def __init__(self, form: Form, leaves: Sequence[Leaf], update: Update) -> None:
+    def __init__(
+        self,
+        form: Form,
+        leaves: Sequence[Leaf],
+        update: Update,
+        in_stages: UpdateInStages | None = None,
+    ) -> None:
         self.form = form
-        self._update = update
+        self._update, self._in_stages = update, in_stages
         self._params = tuple(leaf.param for leaf in leaves)
         self._places = [(leaf.state, leaf.group, leaf.position, leaf.label) for leaf in leaves]
         self._is_first = [leaf.is_first for leaf in leaves]
@@ -89,15 +99,29 @@ class LeafRunner:
 
     def update_leaves(self, grads: Sequence[Any]) -> None:
         """Update the leaves that have a gradient, by the function."""
+        found, leaves = self._leaves_with(grads)
+        self._update(self.form, leaves, self._numbers)
+        for i in found:
+            self._is_first[i] = False
+
+    def _leaves_with(self, grads: Sequence[Any]) -> tuple[list[int], list[Leaf]]:
+        """Return where there is a gradient, and the leaves with it."""
         found = [i for i, grad in enumerate(grads) if grad is not None]
         leaves = [
             Leaf(self._params[i], grads[i], state, group, position, self._is_first[i], label)
             for i in found
             for state, group, position, label in (self._places[i],)
         ]
-        self._update(self.form, leaves, self._numbers)
+        return found, leaves
+
+    def stages(self) -> Stages:
+        """Update the leaves that have a gradient, by a rule with sums over several parameters."""
+        assert self._in_stages is not None
+        found, leaves = self._leaves_with(self._taken_grads())
+        yield from self._in_stages(self.form, leaves, self._numbers)
         for i in found:
             self._is_first[i] = False
+        self.let_go()
 
     def let_go(self) -> None:
         self._grads = None

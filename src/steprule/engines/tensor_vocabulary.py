@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ class TensorVocabulary(threading.local):
     """The operations of :mod:`steprule.ops` on tensors.
 
     ``dtype`` is that of the computation under way on this thread: a choice between two plain
-    numbers needs it (torch would take its default dtype).
+    numbers needs it (torch would take its default dtype). ``ask`` turns what one parameter adds to
+    a reduction over several (and its number of elements) into their total.
     """
 
     dtype = torch.float32
+    ask: Callable[[Tensor, int], Any] | None = None
     sqrt = staticmethod(torch.sqrt)
     exp = staticmethod(torch.exp)
     expm1 = staticmethod(torch.expm1)
@@ -52,30 +55,45 @@ class TensorVocabulary(threading.local):
         plain = isinstance(a, Tensor) and isinstance(b, Tensor) and not isinstance(weight, Tensor)
         return torch.lerp(a, b, weight) if plain else a + weight * (b - a)
 
-    def sum_of(self, x: Tensor) -> Tensor:
+    def sum_of(self, x: Tensor, over: ops.Over = "param") -> Any:
         """Return the sum in float64."""
-        return x.sum(dtype=wide_dtype(x))
+        return self._shared(x.sum(dtype=wide_dtype(x)), x, over)
 
-    def mean_of(self, x: Tensor) -> Tensor:
+    def mean_of(self, x: Tensor, over: ops.Over = "param") -> Any:
         """Return the mean in float64; 0 of nothing."""
-        return self.sum_of(x) / max(x.numel(), 1)
+        total = x.sum(dtype=wide_dtype(x))
+        return total / max(x.numel(), 1) if over == "param" else self._shared(total, x, over)
 
-    def max_of(self, x: Tensor) -> Tensor:
+    def max_of(self, x: Tensor, over: ops.Over = "param") -> Any:
         """Return the largest absolute value in float64; 0 of nothing."""
         wide = x.abs() if x.dtype is not torch.bool else x
-        return (wide.amax() if x.numel() else wide.sum()).to(wide_dtype(x))
+        largest = (wide.amax() if x.numel() else wide.sum()).to(wide_dtype(x))
+        return self._shared(largest, x, over)
 
-    def norm_of(self, x: Tensor) -> Tensor:
+    def norm_of(self, x: Tensor, over: ops.Over = "param") -> Any:
         """Return the 2-norm in float64."""
+        if over != "param":
+            return torch.sqrt(self.dot_of(x, x, over))
         number = x.to(wide_dtype(x)) if x.dtype is torch.bool else x
         norm: Tensor = torch.linalg.vector_norm(number, dtype=wide_dtype(x))
         return norm
 
-    def dot_of(self, x: Any, y: Any) -> Tensor:
+    def dot_of(self, x: Any, y: Any, over: ops.Over = "param") -> Any:
         """Return the dot product in float64; one of the two may be a number."""
-        wide = wide_dtype(x if isinstance(x, Tensor) else y)
+        like = x if isinstance(x, Tensor) else y
+        wide = wide_dtype(like)
         x, y = (t.to(wide) if isinstance(t, Tensor) else t for t in (x, y))
-        return torch.as_tensor(x * y).sum()
+        return self._shared(torch.as_tensor(x * y).sum(), like, over)
+
+    def _shared(self, own: Tensor, x: Tensor, over: ops.Over) -> Any:
+        """Return a reduction of one parameter as what several have in common."""
+        if over == "param":
+            return own
+        if self.ask is None:
+            raise TypeError(
+                f"over={over!r} is for rules on elements: this one works on whole tensors"
+            )
+        return self.ask(own, x.numel())
 
     def _tensors(self, a: Any, b: Any) -> list[Tensor]:
         """Return both as tensors of numbers: truth values are 1 or 0."""

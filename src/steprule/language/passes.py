@@ -26,6 +26,11 @@ class Pass:
     reductions: tuple[Operation, ...]
     scalar_operations: tuple[Operation, ...]
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether one of its reductions is over several parameters."""
+        return any(x.is_shared for x in self.reductions)
+
 
 def passes_of(recording: Recording) -> tuple[Pass, ...]:
     """Return the passes before the one that updates; none for a rule without reductions."""
@@ -56,16 +61,28 @@ def update_operations(recording: Recording) -> tuple[Operation, ...]:
 def described(recording: Recording) -> str:
     """Return the passes in words, for people: "2 passes: dot_of, max_of; update"."""
     passes = passes_of(recording)
-    names = [", ".join(x.name for x in one.reductions) for one in passes]
+    names = [", ".join(map(_named, one.reductions)) for one in passes]
     return f"{len(passes) + 1} passes over its elements: {'; '.join([*names, 'update'])}"
 
 
+def _named(reduction: Operation) -> str:
+    return f"{reduction.name} over {reduction.over}" if reduction.is_shared else reduction.name
+
+
 def _levels_of(recording: Recording) -> dict[Value, int]:
-    """Return how many reductions, one after the other, stand before each quantity."""
+    """Return how many reductions, one after the other, stand before each quantity.
+
+    Those over several parameters come in the order in which the rule has them, so that engines
+    which ask for them one by one and in passes can be asked in turn.
+    """
     levels: dict[Value, int] = {}
+    latest = 0
     for operation in recording.tensor_operations:
         known = [levels.get(x, 0) for x in operation.operands if isinstance(x, Value)]
-        levels[operation.result] = max(known) + (operation.name in REDUCTIONS)
+        level = max(known) + (operation.name in REDUCTIONS)
+        if operation.is_shared:
+            level = latest = max(level, latest)
+        levels[operation.result] = level
     return levels
 
 

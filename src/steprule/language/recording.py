@@ -28,11 +28,20 @@ class Value:
 
 @dataclass(frozen=True)
 class Operation:
-    """``result = name(*operands)``; an operand is a value or a constant."""
+    """``result = name(*operands)``; an operand is a value or a constant.
+
+    ``over`` says of a reduction over whose elements it is taken.
+    """
 
     result: Value
     name: str
     operands: tuple[Value | float, ...]
+    over: ops.Over = "param"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is a reduction whose result several parameters have in common."""
+        return self.over != "param"
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,12 @@ class Recording:
     scalar_operations: tuple[Operation, ...]
     tensor_operations: tuple[Operation, ...]
     outputs: Mapping[str, Value | float | None]
+    calls_of_shared: tuple[Value, ...] = ()
+
+    @functools.cached_property
+    def shared_reductions(self) -> tuple[Operation, ...]:
+        """Those over several parameters, in the order in which the rule has them."""
+        return tuple(x for x in self.tensor_operations if x.is_shared)
 
     @functools.cached_property
     def array_operations(self) -> tuple[Operation, ...]:
@@ -309,20 +324,20 @@ class SymbolVocabulary:
     def lerp(self, a: Any, b: Any, weight: Any) -> Any:
         return a + weight * (b - a)
 
-    def sum_of(self, x: Any) -> Any:
-        return _tape_of(x).record("sum_of", x)
+    def sum_of(self, x: Any, over: ops.Over = "param") -> Any:
+        return _tape_of(x).record("sum_of", x, over=over)
 
-    def mean_of(self, x: Any) -> Any:
-        return _tape_of(x).record("mean_of", x)
+    def mean_of(self, x: Any, over: ops.Over = "param") -> Any:
+        return _tape_of(x).record("mean_of", x, over=over)
 
-    def max_of(self, x: Any) -> Any:
-        return _tape_of(x).record("max_of", x)
+    def max_of(self, x: Any, over: ops.Over = "param") -> Any:
+        return _tape_of(x).record("max_of", x, over=over)
 
-    def norm_of(self, x: Any) -> Any:
-        return self.sqrt(self.dot_of(x, x))
+    def norm_of(self, x: Any, over: ops.Over = "param") -> Any:
+        return self.sqrt(self.dot_of(x, x, over))
 
-    def dot_of(self, x: Any, y: Any) -> Any:
-        return _tape_of(x, y).record("dot_of", x, y)
+    def dot_of(self, x: Any, y: Any, over: ops.Over = "param") -> Any:
+        return _tape_of(x, y).record("dot_of", x, y, over=over)
 
 
 ops.register_vocabulary(Symbol, SymbolVocabulary())
@@ -337,8 +352,9 @@ class Tape:
 
     def __init__(self) -> None:
         self.count = 0
-        self.operations: dict[tuple[str, tuple[Any, ...]], Operation] = {}
+        self.operations: dict[tuple[str, str, tuple[Any, ...]], Operation] = {}
         self.of_arrays: set[Value] = set()  # arrays, and scalars that follow from them
+        self.calls_of_shared: list[Value] = []
 
     def new_input(self, *, is_array: bool) -> Symbol:
         value = Value(self.count, is_array)
@@ -347,10 +363,14 @@ class Tape:
             self.of_arrays.add(value)
         return Symbol(self, value)
 
-    def record(self, name: str, *operands: Any) -> Symbol:
+    def record(self, name: str, *operands: Any, over: ops.Over = "param") -> Symbol:
         values = tuple(_operand(name, x) for x in operands)
         # Constants are keyed by their type too: 1 == True == 1.0 in a dict.
-        key = (name, tuple(x if isinstance(x, Value) else ("constant", repr(x)) for x in values))
+        key = (
+            name,
+            over,
+            tuple(x if isinstance(x, Value) else ("constant", repr(x)) for x in values),
+        )
         if key not in self.operations:
             is_array = any(isinstance(x, Value) and x.is_array for x in values)
             if name in REDUCTIONS and not is_array:
@@ -358,8 +378,11 @@ class Tape:
             result = self.new_input(is_array=is_array and name not in REDUCTIONS).value
             if not self.of_arrays.isdisjoint(values):
                 self.of_arrays.add(result)
-            self.operations[key] = Operation(result, name, values)
-        return Symbol(self, self.operations[key].result)
+            self.operations[key] = Operation(result, name, values, over)
+        found = self.operations[key].result
+        if over != "param":
+            self.calls_of_shared.append(found)
+        return Symbol(self, found)
 
 
 def _operand(operation: str, x: Any) -> Value | float:
@@ -423,6 +446,7 @@ def record(
         scalar_operations=tuple(x for x in operations if x.result not in tape.of_arrays),
         tensor_operations=tuple(x for x in operations if x.result in tape.of_arrays),
         outputs=outputs,
+        calls_of_shared=tuple(tape.calls_of_shared),
     )
 
 

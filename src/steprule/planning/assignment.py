@@ -12,6 +12,7 @@ from steprule.engines import registry
 from steprule.engines.engine import Engine, Leaf, Runner, UnavailableError
 from steprule.engines.overlap import overlapping
 from steprule.language.form import Form
+from steprule.language.recording import Operation
 from steprule.language.rule import SUPPLIED
 from steprule.planning.settings import Settings
 
@@ -36,6 +37,7 @@ class PlannedRunner:
 
     engine: Engine
     runner: Runner
+    shared: tuple[Operation, ...]  # the rule's reductions over several parameters
     groups: frozenset[int]
     params: list[Tensor]
     leaf_groups: list[int]
@@ -138,10 +140,17 @@ def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[PlannedRunner]
         params, of_leaves = [leaf.param for leaf in leaves], [leaf.group for leaf in leaves]
         positions = [leaf.position for leaf in leaves]
         parts.append(
-            PlannedRunner(engine, runner, frozenset(of_leaves), params, of_leaves, positions)
+            PlannedRunner(
+                engine, runner, _shared_by(form), frozenset(of_leaves), params, of_leaves, positions
+            )
         )
         taken += kept
     return taken
+
+
+def _shared_by(form: Form) -> tuple[Operation, ...]:
+    """Return a rule's reductions over several parameters: only rules on elements have any."""
+    return form.recording().shared_reductions if form.rule.elementwise else ()
 
 
 def _without_shared_memory(bucket: Sequence[_Offer], form: Form) -> list[_Offer]:

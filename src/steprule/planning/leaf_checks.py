@@ -65,6 +65,12 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
             f"weight_decay option is not compatible with sparse gradients: {label} has one, and "
             "decay would touch every row of it. Put it in a group with weight_decay=0"
         )
+    form = settings.form
+    if grad.is_sparse and form.rule.elementwise and form.recording().shared_reductions:
+        raise RuntimeError(
+            f"{context.name} sums over several parameters, of which {label} has a sparse gradient: "
+            "make it dense (sparse=False in the embedding)"
+        )
     state = context.state.get(param, {})
     return Leaf(param, grad, state, group, position, param in context.fresh, label)
 

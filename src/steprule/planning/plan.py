@@ -8,7 +8,7 @@ numbers alone (a schedule's new lr) only refreshes the runners' numbers. It know
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -16,11 +16,13 @@ from steprule.engines import registry
 from steprule.engines.dispatch_modes import is_watched
 from steprule.engines.engine import Leaf
 from steprule.engines.guards.identity import IdentityGuard
+from steprule.engines.stages import RunsInStages
 from steprule.engines.whole_step import Outcome
 from steprule.planning.assignment import NO_ENGINE, Assignment, assign, tell_numbers
 from steprule.planning.gradient_guards import GradientGuards
 from steprule.planning.leaf_checks import checked_leaves, make_state
 from steprule.planning.settings import Context, differ, settings_of
+from steprule.planning.staged_run import check_shared, run_in_stages
 from steprule.planning.whole_steps import WholeSteps
 from steprule.state.making import unchanged_state
 
@@ -57,6 +59,7 @@ class Plan:
         context = self.context
         self._is_watched = is_watched()
         assigned, self._parts = assign(leaves, self.settings, by_address=not self._is_watched)
+        check_shared(self._parts)
         self._params = [leaf.param for leaf in leaves]
         has_grad = {(leaf.group, leaf.position) for leaf in leaves}
         without = [
@@ -75,6 +78,7 @@ class Plan:
         # Whether nothing but whole steps is taken, to which autograd is nothing.
         self.ignores_autograd = self._whole is not None and not self._whole.others
         self._runners = [part.runner for part in self._parts]
+        self._in_stages = [part for part in self._parts if part.shared]
         if not all(runner.collect() for runner in self._runners):
             raise RuntimeError(
                 "a gradient or parameter has no memory (its storage was freed): "
@@ -194,8 +198,16 @@ class Plan:
     def run_admitted(self) -> None:
         """Carry out a step that the guards have seen."""
         for part in self._parts:
-            part.runner.run()
-            self._count_first_updates(part.params)
+            if not part.shared:
+                part.runner.run()
+                self._count_first_updates(part.params)
+        if self._in_stages:
+            run_in_stages(
+                [cast("RunsInStages", part.runner) for part in self._in_stages],
+                self._in_stages[0].shared,
+            )
+            for part in self._in_stages:
+                self._count_first_updates(part.params)
         if self._whole is not None:
             self._whole.learn()
 

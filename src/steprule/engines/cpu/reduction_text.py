@@ -5,7 +5,9 @@ For pass k there are two functions over the kernel's control block:
 - ``reduce_k`` runs over chunks, on any number of threads: it leaves one float64 for each chunk and
   reduction;
 - ``finish_k`` runs over tensors: it adds up what a tensor's chunks left, in their order, and
-  evaluates the scalar operations that follow.
+  evaluates the scalar operations that follow. Where a reduction is over several parameters, it is
+  ``gather_k`` that adds up, and leaves the sums in a table; once the totals are there, ``finish_k``
+  reads them from it.
 
 A tensor is cut into the same chunks whatever the number of threads, so that a sum has the same bits
 for any of them. Of n elements it is within (8192 + n / 8192) * 2**-53 * sum(abs(x)) of the exact
@@ -15,6 +17,7 @@ one.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 from steprule.engines.cpu.kernel_text import (
     Layout,
@@ -45,8 +48,18 @@ def reductions_source_of(layout: Layout) -> str:
 @functools.cache
 def finishes_source_of(layout: Layout) -> str:
     """Return the text of ``finish_0``, ``finish_1``…; empty without reductions."""
-    passes = passes_of(layout.form.recording())
-    return "".join("\n\n" + _finish_source(layout, k, one) for k, one in enumerate(passes))
+    texts = []
+    for k, one in enumerate(passes_of(layout.form.recording())):
+        texts += [_gather_source(k, one)] * one.is_shared + [_finish_source(layout, k, one)]
+    return "".join("\n\n" + text for text in texts)
+
+
+def finish_names(passes: Sequence[Pass]) -> tuple[str, ...]:
+    """Return the names of what runs over tensors, in the order of its text."""
+    names: list[str] = []
+    for k, one in enumerate(passes):
+        names += [f"gather_{k}"] * one.is_shared + [f"finish_{k}"]
+    return tuple(names)
 
 
 def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
@@ -84,19 +97,39 @@ def _joined(operation: Operation, j: int) -> str:
     return template.format(f"sum{j}", f"term{j}")
 
 
-def _finish_source(layout: Layout, k: int, one: Pass) -> str:
-    recording = layout.form.recording()
-    row, truths, count = scalar_row(recording), truths_of(recording), len(one.reductions)
-    made = {x.result for x in (*one.reductions, *one.scalar_operations)}
-    names = {v: f"s{v.index}" for v in (*row, *made)}
-    printer = ExpressionPrinter(KERNEL_SPELLING, names, "float64", truths)
+def _gather_source(k: int, one: Pass) -> str:
+    count = len(one.reductions)
+    stores = [f"store_float64(sums, {j} * tensors + tensor, sum{j})" for j in range(count)]
+    without = [f"store_float64(sums, {j} * tensors + tensor, 0.0)" for j in range(count)]
+    return _over_tensors(f"gather_{k}", [*_sums_over_chunks(one), *stores], without)
+
+
+def _sums_over_chunks(one: Pass) -> list[str]:
+    """Return what adds up the parts of a tensor's chunks, in their order."""
+    count = len(one.reductions)
     body = [f"sum{j} = 0.0" for j in range(count)]
     body.append("for chunk in range(load_int64(starts, tensor), load_int64(starts, tensor + 1)):")
     for j, operation in enumerate(one.reductions):
         body.append(f"    term{j} = load_float64(partials, chunk * {count} + {j})")
         body.append(f"    sum{j} = {_joined(operation, j)}")
+    return body
+
+
+def _finish_source(layout: Layout, k: int, one: Pass) -> str:
+    recording = layout.form.recording()
+    row, truths = scalar_row(recording), truths_of(recording)
+    made = {x.result for x in (*one.reductions, *one.scalar_operations)}
+    names = {v: f"s{v.index}" for v in (*row, *made)}
+    printer = ExpressionPrinter(KERNEL_SPELLING, names, "float64", truths)
+    body = _sums_over_chunks(one)
+    if one.is_shared:
+        body = [
+            f"sum{j} = load_float64(sums, {j} * tensors + tensor)"
+            for j in range(len(one.reductions))
+        ]
     for j, operation in enumerate(one.reductions):
-        mean = " / load_float64(elements, tensor)" if operation.name == "mean_of" else ""
+        is_own_mean = operation.name == "mean_of" and not operation.is_shared
+        mean = " / load_float64(elements, tensor)" if is_own_mean else ""
         body.append(f"{names[operation.result]} = sum{j}{mean}")
     for v in _read(one.scalar_operations, made):
         read = f"load_float64(scalars, tensor * {len(row)} + {row.index(v)})"
@@ -110,18 +143,28 @@ def _finish_source(layout: Layout, k: int, one: Pass) -> str:
         if new in made:
             body.append(f"{name}_address = load_int64(counts, {i} * tensors + tensor)")
             body.append(f"store_{dtype}({name}_address, 0, {dtype}({printer.number(new)}))")
+    return _over_tensors(f"finish_{k}", body)
+
+
+def _over_tensors(name: str, body: list[str], without_grad: Sequence[str] = ()) -> str:
+    """Return a function that does something for each tensor with a gradient."""
+    tables = (
+        Control.TENSORS,
+        Control.GRADS,
+        Control.COUNTS,
+        Control.SCALARS,
+        Control.PARTIALS,
+        Control.STARTS,
+        Control.ELEMENTS,
+        Control.SUMS,
+    )
     return "\n".join(
         [
-            f"def finish_{k}(control, _first, _last):",
-            f"    tensors = load_int64(control, {Control.TENSORS})",
-            f"    grads = load_int64(control, {Control.GRADS})",
-            f"    counts = load_int64(control, {Control.COUNTS})",
-            f"    scalars = load_int64(control, {Control.SCALARS})",
-            f"    partials = load_int64(control, {Control.PARTIALS})",
-            f"    starts = load_int64(control, {Control.STARTS})",
-            f"    elements = load_int64(control, {Control.ELEMENTS})",
+            f"def {name}(control, _first, _last):",
+            *(f"    {table.name.lower()} = load_int64(control, {table})" for table in tables),
             "    for tensor in range(tensors):",
             "        if load_int64(grads, tensor) == 0:",
+            *indented(without_grad, 12),
             "            continue",
             *indented(body, 8),
             "    return 0",

@@ -18,7 +18,11 @@ from torch import Tensor
 
 from steprule.engines.cpu.kernel_text import Layout, scalar_row, source_of
 from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
-from steprule.engines.cpu.reduction_text import finishes_source_of, reductions_source_of
+from steprule.engines.cpu.reduction_text import (
+    finish_names,
+    finishes_source_of,
+    reductions_source_of,
+)
 from steprule.engines.cpu.square_sums import square_sums_library, totals_library
 from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.guards.addresses import AddressGuard
@@ -28,12 +32,13 @@ from steprule.engines.native.address_guard import NativeAddressGuard
 from steprule.engines.native.control_block import Control
 from steprule.engines.native.loops import enable_native, is_native_enabled
 from steprule.engines.native.loops_text import GuardWord
+from steprule.engines.stages import Share, Stages
 from steprule.engines.threads.work_split import WorkSplit
 from steprule.engines.whole_step import Outcome
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype
 from steprule.language.form import Form
-from steprule.language.passes import passes_of
+from steprule.language.passes import Pass, passes_of
 from steprule.language.rule import SUPPLIED
 
 # Elements of one chunk: small enough to spread evenly, large enough to hide its set-up.
@@ -60,8 +65,11 @@ class KernelRunner:
         self.grad_dtype = leaves[0].grad.dtype
         self._states = [leaf.state for leaf in leaves]
         self.passes = passes_of(form.recording())
-        self._library, self._reductions = _libraries_of(form, leaves[0], len(self.passes))
+        self._library, self._reductions = _libraries_of(form, leaves[0], self.passes)
         self._grad_format = format_of(leaves[0].grad)
+        shared = form.recording().shared_reductions
+        self._shared_keys = {x.result: key for key, x in enumerate(shared)}
+        self._groups = [leaf.group for leaf in leaves]
         self._make_guards()
         self._make_tables(leaves)
         self._grads: tuple[Any, ...] | None = None
@@ -92,6 +100,7 @@ class KernelRunner:
         self._control = np.zeros(len(Control), dtype=np.int64)
         scale = 2 if leaves[0].param.is_complex() else 1
         sizes = [size * scale for size in self._sizes]
+        self._elements, self.elements = sizes, sum(sizes)
         arrays = len(self.form.array_slots)
         columns = [self._param_addresses, *map(_addresses_of, self._slots[:arrays])]
         self._columns = np.array(columns, dtype=np.int64)
@@ -112,7 +121,6 @@ class KernelRunner:
         ]
         self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
         self._chunk_count = len(chunks)
-        self.elements = sum(sizes)
         self.square_sums = array("d", bytes(8 * count))
         self._reduction_tables: dict[Control, np.ndarray[Any, Any]] = {}
         if self.passes:
@@ -134,14 +142,15 @@ class KernelRunner:
 
     def _make_tables_of_reductions(self, most: int) -> None:
         """Make the tables of sums over a tensor's chunks, up to so many at a time."""
-        scale = 2 if self.params[0].is_complex() else 1
-        sizes = [size * scale for size in self._sizes]
+        sizes = self._elements
         per_tensor = [-(-size // CHUNK) for size in sizes]
         self._reduction_tables = {
             Control.PARTIALS: np.zeros(max(1, self._chunk_count * most)),
             Control.STARTS: np.cumsum([0, *per_tensor], dtype=np.int64),
             Control.ELEMENTS: np.maximum(np.array(sizes, dtype=np.float64), 1.0),
         }
+        if any(one.is_shared for one in self.passes):
+            self._reduction_tables[Control.SUMS] = np.zeros((most, len(self.params)))
         for word, table in self._reduction_tables.items():
             self._control[word] = table.ctypes.data
 
@@ -234,18 +243,28 @@ class KernelRunner:
 
     def run(self) -> None:
         """Update the parameters whose gradients :meth:`collect` took."""
+        for _ in self.stages():
+            raise AssertionError("a rule with sums over several parameters runs in stages")
+
+    def stages(self) -> Stages:
+        """Update the parameters, by a rule that may have sums over several of them."""
         if self._grads is None and not self.collect():  # another thread's step has let go of them
             raise RuntimeError(_CHANGED)
         # Kept alive here: another thread may step meanwhile.
         addresses, grads, active = self._addresses, self._grads, self._active
+        is_shared = bool(self._shared_keys)
         try:
-            if active:
+            if active or is_shared:
                 self._control[Control.GRADS] = addresses.buffer_info()[0]
                 prepare, _, *finishes = self._library.functions
                 prepare(self._address, 0, 0)
-                for i, finish in enumerate(finishes):
+                over_tensors = iter(finishes)
+                for i, one in enumerate(self.passes):
                     self._over_chunks(self._reductions, i)
-                    finish(self._address, 0, 0)
+                    if one.is_shared:
+                        next(over_tensors)(self._address, 0, 0)
+                        yield from self._share(one, addresses)
+                    next(over_tensors)(self._address, 0, 0)
                 self._over_chunks(self._library, UPDATE)
                 if self._native_guard is not None and self.is_guarded:
                     self._native_guard.bump_versions()
@@ -257,6 +276,23 @@ class KernelRunner:
         finally:
             del grads
             self.let_go()
+
+    def _share(self, one: Pass, addresses: Sequence[int]) -> Stages:
+        """Put in a pass's table of sums the totals of those over several parameters."""
+        found = [i for i in range(len(self.params)) if addresses[i]]
+        groups, elements = [self._groups[i] for i in found], [self._elements[i] for i in found]
+        sums = self._reduction_tables[Control.SUMS]
+        asked = {
+            j: self._shared_keys[reduction.result]
+            for j, reduction in enumerate(one.reductions)
+            if reduction.is_shared
+        }
+        totals = yield [
+            Share(key, [float(sums[j, i]) for i in found], groups, elements)
+            for j, key in asked.items()
+        ]
+        for j, key in asked.items():
+            sums[j, found] = [totals[key][group] for group in groups]
 
     def sum_squares(self) -> None:
         """Leave in :attr:`square_sums` those of the gradients that :meth:`collect` took."""
@@ -343,7 +379,7 @@ class KernelRunner:
         return [0, *cuts.tolist(), self._chunk_count]
 
 
-def _libraries_of(form: Form, leaf: Leaf, passes: int) -> tuple[Library, Library]:
+def _libraries_of(form: Form, leaf: Leaf, passes: Sequence[Pass]) -> tuple[Library, Library]:
     """Return the kernel, and what reduces before it updates (the kernel again if nothing does)."""
     stored = [("param", leaf.param), ("grad", leaf.grad)]
     stored += [(name, leaf.state[name]) for name in form.array_slots]
@@ -356,12 +392,12 @@ def _libraries_of(form: Form, leaf: Leaf, passes: int) -> tuple[Library, Library
         compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
     )
     title = f"the rule {form.rule.name!r}"
-    names = ("prepare", "update", *(f"finish_{i}" for i in range(passes)))
+    names = ("prepare", "update", *finish_names(passes))
     source = source_of(layout) + finishes_source_of(layout)
     library = library_for(source, names, arity=3, title=title)
     if not passes:
         return library, library
-    source, names = reductions_source_of(layout), tuple(f"reduce_{i}" for i in range(passes))
+    source, names = reductions_source_of(layout), tuple(f"reduce_{i}" for i in range(len(passes)))
     return library, library_for(source, names, arity=3, reorders_sums=True, title=title)
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.engines.eager.stages import stages_of
 from steprule.engines.eager.update import advance, new_values, supply_scalars
 from steprule.engines.engine import Leaf, Numbers, Runner
 from steprule.engines.leaf_runner import LeafRunner
+from steprule.engines.stages import Stages
 from steprule.formats import format_of
 from steprule.language.form import Form
 
@@ -36,18 +38,30 @@ class EagerEngine:
         return None
 
     def runner(self, form: Form, leaves: Sequence[Leaf]) -> Runner:
-        return LeafRunner(form, leaves, update_each)
+        return LeafRunner(form, leaves, update_each, update_in_stages)
 
 
 def update_each(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Numbers]) -> None:
     """Update the leaves one after the other."""
-    for leaf in leaves:
-        if leaf.grad.is_sparse:
-            leaf = replace(leaf, grad=leaf.grad.to_dense())
-        if torch.is_grad_enabled():
-            _update_differentiably(form, leaf, dict(numbers[leaf.group]))
-        else:
-            _update(form, leaf, dict(numbers[leaf.group]))
+    for leaf in map(_with_dense_grad, leaves):
+        update_one(form, leaf, dict(numbers[leaf.group]))
+
+
+def update_in_stages(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Numbers]) -> Stages:
+    """Update the leaves by a rule with sums over several parameters."""
+    return stages_of(form, list(map(_with_dense_grad, leaves)), numbers, update_one)
+
+
+def _with_dense_grad(leaf: Leaf) -> Leaf:
+    return replace(leaf, grad=leaf.grad.to_dense()) if leaf.grad.is_sparse else leaf
+
+
+def update_one(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
+    """Update a leaf, given its group's numbers."""
+    if torch.is_grad_enabled():
+        _update_differentiably(form, leaf, scalars)
+    else:
+        _update(form, leaf, scalars)
 
 
 def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:

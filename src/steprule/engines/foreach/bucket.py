@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steprule.engines.foreach.fused_operations import Instruction, instructions_of
+from steprule.engines.foreach.replay import Replay
+from steprule.engines.stages import Share, Stages, Totals
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
 from steprule.language.form import Form
 from steprule.language.recording import (
-    CONDITIONS,
-    NUMBER_OPERATIONS,
-    REDUCTIONS,
-    TRUTHS,
-    Recording,
     Value,
 )
 
 TensorList = list[Tensor]
-
-
-def _truth(x: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.tensor(bool(x))
-
-
-_PER_TENSOR: dict[str, Callable[..., Any]] = {
-    **NUMBER_OPERATIONS,
-    "and": lambda a, b: torch.logical_and(_truth(a), _truth(b)),
-    "or": lambda a, b: torch.logical_or(_truth(a), _truth(b)),
-    "not": torch.logical_not,
-    **{
-        name: getattr(VOCABULARY, name)
-        for name in ("sign", "maximum", "minimum", "where", *sorted(REDUCTIONS))
-    },
-}
-# Operations that exist on lists, whatever mix of lists and numbers they are given.
-_UNARY = {"sqrt", "exp", "expm1", "log", "log1p", "tanh", "floor", "sign", "neg", "abs"}
-_BINARY = {"add", "sub", "mul", "div", "pow", "maximum", "minimum"}
-_COMMUTING = {"add", "mul", "maximum", "minimum"}
 
 
 class Bucket:
@@ -54,6 +31,7 @@ class Bucket:
         params: the parameters.
         states: the state of each.
         grad_dtypes: the dtypes of the gradients that each will be updated with.
+        groups: the group of each, for sums over several parameters.
     """
 
     def __init__(
@@ -62,8 +40,10 @@ class Bucket:
         params: TensorList,
         states: Sequence[Mapping[str, Any]],
         grad_dtypes: Sequence[torch.dtype],
+        groups: Sequence[int] = (),
     ) -> None:
         self._form, self._recording = form, form.recording()
+        self._groups = groups
         self.dtype = params[0].dtype
         self._compute = compute = compute_dtype(params[0])
         self._stored = {
@@ -93,6 +73,11 @@ class Bucket:
             grads: of the same dtypes as those of the leaves that the bucket was made of.
             scalars: the numbers of all.
         """
+        for _ in self.stages(grads, scalars):
+            raise AssertionError("a rule with sums over several parameters runs in stages")
+
+    def stages(self, grads: TensorList, scalars: Mapping[str, Any]) -> Stages:
+        """Update parameters and slots, as :meth:`update`."""
         recording, compute, names = self._recording, self._compute, self._stored.keys()
         VOCABULARY.dtype = compute
         values: dict[Value, Any] = recording.scalars(scalars)
@@ -103,7 +88,11 @@ class Bucket:
                 else [t if t.dtype is compute else real_view(t).to(compute) for t in tensors]
             )
         homes = {recording.array_inputs[name]: name for name in names}
-        _replay(_instructions(self._form), recording, values, set(self._owned), homes, compute)
+        instructions = _instructions(self._form)
+        kept = {x for x in recording.outputs.values() if isinstance(x, Value)}
+        shared = {x.result: key for key, x in enumerate(recording.shared_reductions)}
+        replay = Replay(instructions, kept, values, set(self._owned), homes, compute)
+        yield from replay.run(shared, self._total)
         # What lies in the memory of another output would be overwritten when that one is stored.
         for name in names:
             new = recording.outputs[name]
@@ -125,6 +114,16 @@ class Bucket:
             for i, tensor in enumerate(tensors):
                 tensor.fill_(made[i] if isinstance(made, list) else made)
 
+    def _total(self, key: int, own: TensorList) -> Generator[Sequence[Share], Totals, TensorList]:
+        """Return for each tensor what they add up to with others, given what each adds."""
+        elements = [real_view(param).numel() for param in self._stored["param"]]
+        totals = yield [Share(key, own, self._groups, elements)]
+        found = [totals[key][group] for group in self._groups]
+        return [
+            t if isinstance(t, Tensor) else torch.tensor(t, dtype=o.dtype, device=o.device)
+            for t, o in zip(found, own, strict=True)
+        ]
+
 
 def _as_list(
     values: dict[Value, Any], output: Value | float | None, count: int, compute: torch.dtype
@@ -136,99 +135,3 @@ def _as_list(
 @functools.cache
 def _instructions(form: Form) -> list[Instruction]:
     return instructions_of(form.recording())
-
-
-def _replay(
-    instructions: list[Instruction],
-    recording: Recording,
-    values: dict[Value, Any],
-    owned: set[Value],
-    homes: dict[Value, str],
-    compute: torch.dtype,
-) -> None:
-    """Run the instructions, reusing the memory of what is needed no more.
-
-    ``homes`` says in which stored array's memory a value lies.
-    """
-    last_use = {x: i for i, instruction in enumerate(instructions) for x in instruction.operands}
-    kept = {x for x in recording.outputs.values() if isinstance(x, Value)}
-
-    def is_last(x: Any, i: int) -> bool:
-        return x in owned and x not in kept and last_use[x] == i
-
-    def value_of(x: Any) -> Any:
-        return values[x] if isinstance(x, Value) else x
-
-    def number_of(x: Any, *, with_arrays: bool) -> Any:
-        # What follows from a reduction is one number a tensor, in float64 as all scalars.
-        is_wide = with_arrays and isinstance(x, Value) and not x.is_array
-        found = value_of(x)
-        as_numbers = isinstance(found, list) and (x in truths or is_wide)
-        dtype = compute if with_arrays else torch.float64
-        return [t.to(dtype) for t in found] if as_numbers else found
-
-    truths: set[Value] = set()
-    for i, instruction in enumerate(instructions):
-        name, operands = instruction.name, instruction.operands
-        if name in _COMMUTING and not is_last(operands[0], i):
-            is_second_better = is_last(operands[1], i) or not _is_array(operands[0])
-            operands = operands[::-1] if is_second_better else operands
-        conditions = CONDITIONS.get(name, 0)
-        has_arrays = any(map(_is_array, operands))
-        arguments = [
-            *map(value_of, operands[:conditions]),
-            *(number_of(x, with_arrays=has_arrays) for x in operands[conditions:]),
-        ]
-        in_place = is_last(operands[0], i)
-        if instruction.factor is None:
-            result = _run(name, arguments, in_place=in_place)
-        else:
-            factor = instruction.sign * value_of(instruction.factor)
-            result = _run_combined(name, arguments, factor, in_place=in_place)
-        if in_place and operands[0] in homes:
-            homes[instruction.result] = homes[operands[0]]
-        for x in set(operands):
-            if isinstance(x, Value) and is_last(x, i):
-                del values[x]
-                owned.discard(x)
-        values[instruction.result] = result
-        if name in TRUTHS:  # a number cannot be put in a truth value's place
-            truths.add(instruction.result)
-        elif instruction.result.is_array:
-            owned.add(instruction.result)
-
-
-def _run_combined(name: str, arguments: list[Any], factor: float, *, in_place: bool) -> TensorList:
-    if name == "scaled":
-        function = torch._foreach_add_ if in_place else torch._foreach_add
-        result: Any = function(*arguments, alpha=factor)
-    else:
-        function = getattr(torch, f"_foreach_{name}" + ("_" if in_place else ""))
-        result = function(*arguments, value=factor)
-    return cast(TensorList, arguments[0] if in_place else list(result))
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, Value) and x.is_array
-
-
-def _run(name: str, arguments: list[Any], *, in_place: bool) -> TensorList:
-    is_list = [isinstance(x, list) for x in arguments]
-    if name in _UNARY or (name in _BINARY and is_list[0]):
-        function = getattr(torch, _foreach_name(name, is_list) + ("_" if in_place else ""))
-        result = function(*arguments)
-        return cast(TensorList, arguments[0] if in_place else list(result))
-    count = len(next(x for x, it_is in zip(arguments, is_list, strict=True) if it_is))
-    columns = [x if it_is else [x] * count for x, it_is in zip(arguments, is_list, strict=True)]
-    found = []
-    for row in zip(*columns, strict=True):
-        result = _PER_TENSOR[name](*row)
-        # A choice may be one of its operands, which others may still need.
-        found.append(result.clone() if any(result is x for x in row) else result)
-    return found
-
-
-def _foreach_name(name: str, is_list: list[bool]) -> str:
-    if name in ("maximum", "minimum") and not all(is_list):
-        name = {"maximum": "clamp_min", "minimum": "clamp_max"}[name]
-    return f"_foreach_{name}"

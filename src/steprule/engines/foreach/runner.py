@@ -14,6 +14,7 @@ from steprule.engines.foreach.bucket import Bucket
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.engines.guards.tensors import TensorGuard
 from steprule.engines.leaf_runner import LeafRunner
+from steprule.engines.stages import Share, Stages, sent
 from steprule.language.form import Form
 from steprule.language.rule import SUPPLIED
 
@@ -28,7 +29,7 @@ class ForeachRunner(LeafRunner):
     """
 
     def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
-        super().__init__(form, leaves, update_together)
+        super().__init__(form, leaves, update_together, update_in_stages)
         self._groups = [leaf.group for leaf in leaves]
         self._lists: KeptLists | None = None
 
@@ -147,6 +148,12 @@ class KeptLists:
 
 def update_together(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Numbers]) -> None:
     """Update leaves, those with equal numbers and dtypes together."""
+    for _ in update_in_stages(form, leaves, numbers):
+        raise AssertionError("a rule with sums over several parameters runs in stages")
+
+
+def update_in_stages(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Numbers]) -> Stages:
+    """Update leaves, as :func:`update_together`, by a rule with sums over several parameters."""
     buckets: dict[Any, tuple[dict[str, Any], list[Leaf]]] = {}
     alike = alike_groups((leaf.group for leaf in leaves), numbers)
     has_own = form.rule.counts_steps or form.scalar_slots or _SUPPLIED & set(form.scalars)
@@ -163,15 +170,27 @@ def update_together(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Nu
         if found is None:
             found = buckets[key] = ({**numbers[leaf.group], **own}, [])
         found[1].append(leaf)
+    running = []
     for scalars, bucket in buckets.values():
         grads = [leaf.grad for leaf in bucket]
         states = [leaf.state for leaf in bucket]
-        dtypes = [grad.dtype for grad in grads]
-        Bucket(form, [leaf.param for leaf in bucket], states, dtypes).update(grads, scalars)
+        dtypes, groups = [grad.dtype for grad in grads], [leaf.group for leaf in bucket]
+        lists = Bucket(form, [leaf.param for leaf in bucket], states, dtypes, groups)
+        running.append(lists.stages(grads, scalars))
+    yield from _side_by_side(running, len(form.recording().shared_reductions))
     if steps:
         torch._foreach_add_(steps, 1.0)
     for leaf, step in others:
         advance(leaf, step)
+
+
+def _side_by_side(running: Sequence[Stages], sums: int) -> Stages:
+    """Run updates that each ask for so many sums over several parameters, one after the other."""
+    asked = [next(one, []) for one in running]
+    for key in range(sums):
+        shares = [share for of_one in asked for share in of_one]
+        totals = yield shares or [Share(key, [], [], [])]
+        asked = [sent(one, totals) or [] for one in running]
 
 
 def alike_groups(groups: Iterable[int], numbers: Mapping[int, Numbers]) -> dict[int, int]:

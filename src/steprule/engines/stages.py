@@ -1,0 +1,50 @@
+"""Updates in stages: a rule with sums over several parameters waits for what others add to them.
+
+A runner of such a rule gives a generator in place of one call: it yields what its leaves add to the
+reductions that it has come to, is sent the totals, and goes on. Who runs it adds up what all
+runners yield (``planning/staged_run.py``): the one place where parameters, and one day ranks, meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Share:
+    """What some leaves add to one reduction.
+
+    Attributes:
+        key: which one, among ``Recording.shared_reductions``.
+        values: of each leaf that has a gradient: a float64 number, or a tensor of one.
+        groups: each leaf's group.
+        elements: how many numbers each leaf has.
+    """
+
+    key: int
+    values: Sequence[Any]
+    groups: Sequence[int]
+    elements: Sequence[int]
+
+
+# For each key, the total for each group.
+Totals: TypeAlias = Mapping[int, Mapping[int, Any]]
+Stages: TypeAlias = Generator[Sequence[Share], Totals, None]
+
+
+@runtime_checkable
+class RunsInStages(Protocol):
+    """A runner of rules with sums over several parameters."""
+
+    def stages(self) -> Stages:
+        """Update the leaves that have a gradient, as ``run`` would."""
+
+
+def sent(stages: Stages, totals: Totals) -> Sequence[Share] | None:
+    """Send totals to an update; return what it asks for next, None if it is done."""
+    try:
+        return stages.send(totals)
+    except StopIteration:
+        return None

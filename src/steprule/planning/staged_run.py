@@ -1,0 +1,95 @@
+"""Runners of a rule with sums over several parameters, run side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule.engines.stages import RunsInStages, Share, sent
+from steprule.language.recording import Operation
+from steprule.planning.assignment import PlannedRunner
+from steprule.planning.step_record import exact_sum
+
+
+def check_shared(parts: Sequence[PlannedRunner]) -> None:
+    """Refuse groups whose flags give a rule other sums over several parameters.
+
+    Raises:
+        RuntimeError: saying which sums.
+        TypeError: an engine that cannot take such sums.
+    """
+    kinds = {tuple((x.name, x.over) for x in part.shared) for part in parts}
+    if len(kinds) > 1:
+        texts = " and ".join(
+            ", ".join(f"{n} over {o}" for n, o in kind) or "none" for kind in kinds
+        )
+        raise RuntimeError(
+            f"the groups' flags give the rule different sums over several parameters ({texts}): "
+            "set them alike in all groups"
+        )
+    for part in parts:
+        if part.shared and not isinstance(part.runner, RunsInStages):
+            raise TypeError(f"engine {part.engine.name!r} takes no sums over several parameters")
+
+
+def run_in_stages(runners: Sequence[RunsInStages], reductions: Sequence[Operation]) -> None:
+    """Carry out one step of runners that wait for each other's sums.
+
+    Args:
+        runners: all runners of the rule.
+        reductions: those over several parameters, by key.
+    """
+    stages = [runner.stages() for runner in runners]
+    shares: list[list[Share]] = [[] for _ in reductions]
+    totals: dict[int, Mapping[int, Any]] = {}
+    try:
+        asked = [next(one, None) for one in stages]
+        _gather(shares, asked)
+        for key, reduction in enumerate(reductions):
+            totals[key] = _totals(reduction, shares[key])
+            for i, one in enumerate(stages):
+                while (waits_for := asked[i]) and all(s.key in totals for s in waits_for):
+                    asked[i] = sent(one, totals)
+                    _gather(shares, [asked[i]])
+    finally:
+        for one in stages:
+            one.close()
+
+
+def _gather(shares: list[list[Share]], asked: Iterable[Sequence[Share] | None]) -> None:
+    for of_runner in asked:
+        for share in of_runner or ():
+            shares[share.key].append(share)
+
+
+def _totals(reduction: Operation, shares: Sequence[Share]) -> Mapping[int, Any]:
+    """Return for each group the total of what its parameters, or all, have added."""
+    by_group: dict[int, list[tuple[Any, int]]] = {}
+    for share in shares:
+        for value, group, count in zip(share.values, share.groups, share.elements, strict=True):
+            by_group.setdefault(group, []).append((value, count))
+    if reduction.over == "group":
+        return {group: _total(reduction.name, leaves) for group, leaves in by_group.items()}
+    total = _total(reduction.name, [leaf for leaves in by_group.values() for leaf in leaves])
+    return dict.fromkeys(by_group, total)
+
+
+def _total(name: str, leaves: Sequence[tuple[Any, int]]) -> Any:
+    values = [value for value, _ in leaves]
+    elements = max(1, sum(count for _, count in leaves)) if name == "mean_of" else 1
+    if any(isinstance(x, Tensor) and (x.requires_grad or not x.is_cpu) for x in values):
+        return _total_of_tensors(name, values) / elements
+    numbers = [float(x) for x in values]
+    if name == "max_of":
+        return math.nan if any(map(math.isnan, numbers)) else max(numbers)
+    return exact_sum(numbers) / elements
+
+
+def _total_of_tensors(name: str, values: Sequence[Any]) -> Tensor:
+    device = next(x.device for x in values if isinstance(x, Tensor))
+    stacked = torch.stack([torch.as_tensor(x).to(device, non_blocking=True) for x in values])
+    return stacked.amax() if name == "max_of" else stacked.sum()
