@@ -17,6 +17,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "eps": 1e-8,
         "nesterov": True,
     },
+    "Prodigy": {"lr": 0.7, "betas": (0.9, 0.99), "weight_decay": 0.05, "d0": 1e-3},
     "StableAdamW": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.05},
 }
 

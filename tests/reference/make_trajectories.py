@@ -2,7 +2,8 @@
 
 Run by hand, where the packages are (their wheels unpacked into a folder are enough)::
 
-    pip download --no-deps -d wheels timm==1.0.31 pytorch-optimizer==4.1.0  # and unzip them there
+    pip download --no-deps -d wheels timm==1.0.31 pytorch-optimizer==4.1.0 prodigyopt==1.1.2
+    (unzip them there)
     python tests/reference/make_trajectories.py wheels
 """
 
@@ -39,6 +40,7 @@ def main(wheels: Path) -> None:
         "LARS": lambda p, trust_coefficient, **o: module_of(timm, "timm_optim", "lars").Lars(
             p, always_adapt=True, trust_coeff=trust_coefficient, **o
         ),
+        "Prodigy": lambda p, **o: importlib.import_module("prodigyopt").Prodigy(p, **o),
         "StableAdamW": lambda p, **o: importlib.import_module("pytorch_optimizer").StableAdamW(
             p, **o
         ),
@@ -47,7 +49,12 @@ def main(wheels: Path) -> None:
         name: [x.flatten().tolist() for x in trained(theirs[name], options)]
         for name, options in RUNS.items()
     }
-    made_by = {"timm": "1.0.31", "pytorch-optimizer": "4.1.0", "torch": torch.__version__}
+    made_by = {
+        "timm": "1.0.31",
+        "pytorch-optimizer": "4.1.0",
+        "prodigyopt": "1.1.2",
+        "torch": torch.__version__,
+    }
     text = json.dumps({"made by": made_by, "params": found})
     (Path(__file__).parent / "trajectories.json").write_text(text + "\n")
 

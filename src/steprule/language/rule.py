@@ -28,17 +28,19 @@ class Range:
     high: float = math.inf
     low_included: bool = True
     high_included: bool = True
+    is_finite: bool = True
 
     def __contains__(self, x: float) -> bool:
         above = x >= self.low if self.low_included else x > self.low
         below = x <= self.high if self.high_included else x < self.high
-        return above and below and not math.isinf(x)
+        return above and below and not (self.is_finite and math.isinf(x))
 
     def __str__(self) -> str:
         if self.high == math.inf:
+            kind = "a finite number" if self.is_finite else "a number"
             if self.low == -math.inf:
-                return "a finite number"
-            return f"a finite number {'>=' if self.low_included else '>'} {self.low:g}"
+                return kind
+            return f"{kind} {'>=' if self.low_included else '>'} {self.low:g}"
         left, right = "[("[not self.low_included], "])"[not self.high_included]
         return f"in {left}{self.low:g}, {self.high:g}{right}"
 
@@ -73,6 +75,8 @@ class Slot:
             shape, but only if it has fewer than two axes).
         needs_every_step: it changes even where the gradient is 0, so that a sparse gradient must
             be made dense.
+        is_float64: a scalar slot is kept in float64 (others are as torch's step counts: float32,
+            unless float64 is torch's default dtype).
     """
 
     signed: bool = True
@@ -81,6 +85,7 @@ class Slot:
     full_precision: bool = False
     shape: Shape = "param"
     needs_every_step: bool = False
+    is_float64: bool = False
 
     @property
     def is_scalar(self) -> bool:

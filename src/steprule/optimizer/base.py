@@ -469,7 +469,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def _loaded_entry(self, param: Tensor, entry: Any, flags: Mapping[str, Any]) -> Any:
         """Return a parameter's loaded state as it is kept; ``flags`` is its saved group."""
-        return cast_state(param, entry, None, flags)
+        cast = cast_state(param, entry, None, flags)
+        if self.rule is not None and isinstance(entry, dict):
+            # One number for a whole parameter was never rounded to the parameter's dtype.
+            scalars = [name for name, slot in self.rule.slots.items() if slot.is_scalar]
+            cast.update({name: entry[name] for name in scalars if name in entry})
+        return cast
 
     def _own_flags(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """torch's flags that ask for an engine, where this optimizer was told one by name."""

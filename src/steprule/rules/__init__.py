@@ -17,6 +17,7 @@ from steprule.rules.lamb import LAMB as LAMB
 from steprule.rules.lars import LARS as LARS
 from steprule.rules.muon import Muon as Muon
 from steprule.rules.nadam import NAdam as NAdam
+from steprule.rules.prodigy import Prodigy as Prodigy
 from steprule.rules.radam import RAdam as RAdam
 from steprule.rules.rmsprop import RMSprop as RMSprop
 from steprule.rules.rprop import Rprop as Rprop

@@ -53,7 +53,8 @@ def ensure_state(
         slot = rule.slots[name]
         value = slot.initial_value(options)
         if slot.is_scalar:
-            entry[name] = torch.tensor(value, dtype=scalar_dtype(), device=count_device)
+            dtype = torch.float64 if slot.is_float64 else scalar_dtype()
+            entry[name] = torch.tensor(value, dtype=dtype, device=count_device)
         else:
             whole = shapes[name] == param.shape
             entry[name] = torch.zeros_like(param) if whole else param.new_zeros(shapes[name])

@@ -164,6 +164,8 @@ def _run(name: str, arguments: list[Any], *, in_place: bool) -> TensorList:
     found = []
     for row in zip(*columns, strict=True):
         result = _PER_TENSOR[name](*row)
+        if not isinstance(result, Tensor):  # a choice between numbers
+            result = torch.tensor(result, dtype=torch.float64)
         # A choice may be one of its operands, which others may still need.
         found.append(result.clone() if any(result is x for x in row) else result)
     return found
