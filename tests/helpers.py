@@ -128,7 +128,9 @@ def has_reductions(name: str) -> bool:
 def engines_of(name: str) -> tuple[str, ...]:
     """The engines that run this optimizer's rule."""
     rule = OPTIMIZERS[name.lower()].rule
-    return ENGINES if rule is not None and rule.elementwise else ("eager",)
+    if rule is None or not rule.is_recorded:
+        return ("eager",)
+    return ENGINES if rule.elementwise else ("eager", "foreach")
 
 
 def params_of(case_or_name: Case | str) -> list[Any]:

@@ -18,7 +18,7 @@ ROOT = Path(steprule.__file__).parent
 # The rooms from the ground up: each imports from itself and from those before it alone.
 FLOORS = (
     ("schedules", "drop_in", "ops.py", "language/rule.py"),
-    ("language", "matrix_ops.py"),
+    ("language", "matrix_ops"),
     ("formats",),
     ("engines", "state"),
     ("planning",),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from steprule.language.guards import CLIP_EPS, guards_of
 from steprule.language.recording import Recording, record
-from steprule.language.rule import Rule
+from steprule.language.rule import OF_SHAPE, Rule
 from steprule.ops import clip, minimum, norm_of
 
 Decay = Literal["none", "l2", "decoupled"]
@@ -46,6 +46,11 @@ class Form:
         bound = {"none": (), "param": ("clip_grad_norm",)}.get(self.clip_norm, ("clip_factor",))
         value = ("clip_grad_value",) if self.clips_value else ()
         return tuple(dict.fromkeys([*names, *shared[self.decay], *bound, *value]))
+
+    @functools.cached_property
+    def needs_shape(self) -> bool:
+        """Whether it computes with the parameter's shape."""
+        return not set(OF_SHAPE).isdisjoint(self.scalars)
 
     @functools.cached_property
     def array_slots(self) -> tuple[str, ...]:

@@ -30,13 +30,15 @@ class Value:
 class Operation:
     """``result = name(*operands)``; an operand is a value or a constant.
 
-    ``over`` says of a reduction over whose elements it is taken.
+    ``over`` says of a reduction over whose elements it is taken; ``settings`` are what a matrix
+    operation was told beside its operands.
     """
 
     result: Value
     name: str
     operands: tuple[Value | float, ...]
     over: ops.Over = "param"
+    settings: tuple[Any, ...] = ()
 
     @property
     def is_shared(self) -> bool:
@@ -136,6 +138,8 @@ TRUTHS = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
 CONDITIONS = {"and": 2, "or": 2, "not": 1, "where": 1}
 
 
+# Operations on whole matrices, whose every element depends on all others.
+MATRIX_OPERATIONS = {"orthogonalized"}
 # Operations that make a scalar of arrays, in float64.
 REDUCTIONS = {"sum_of", "mean_of", "max_of", "dot_of"}
 
@@ -352,7 +356,7 @@ class Tape:
 
     def __init__(self) -> None:
         self.count = 0
-        self.operations: dict[tuple[str, str, tuple[Any, ...]], Operation] = {}
+        self.operations: dict[tuple[str, tuple[Any, ...], tuple[Any, ...]], Operation] = {}
         self.of_arrays: set[Value] = set()  # arrays, and scalars that follow from them
         self.calls_of_shared: list[Value] = []
 
@@ -363,14 +367,17 @@ class Tape:
             self.of_arrays.add(value)
         return Symbol(self, value)
 
-    def record(self, name: str, *operands: Any, over: ops.Over = "param") -> Symbol:
+    def record(
+        self,
+        name: str,
+        *operands: Any,
+        over: ops.Over = "param",
+        settings: tuple[Any, ...] = (),
+    ) -> Symbol:
         values = tuple(_operand(name, x) for x in operands)
         # Constants are keyed by their type too: 1 == True == 1.0 in a dict.
-        key = (
-            name,
-            over,
-            tuple(x if isinstance(x, Value) else ("constant", repr(x)) for x in values),
-        )
+        known = tuple(x if isinstance(x, Value) else ("constant", repr(x)) for x in values)
+        key = name, (over, *settings), known
         if key not in self.operations:
             is_array = any(isinstance(x, Value) and x.is_array for x in values)
             if name in REDUCTIONS and not is_array:
@@ -378,7 +385,7 @@ class Tape:
             result = self.new_input(is_array=is_array and name not in REDUCTIONS).value
             if not self.of_arrays.isdisjoint(values):
                 self.of_arrays.add(result)
-            self.operations[key] = Operation(result, name, values, over)
+            self.operations[key] = Operation(result, name, values, over, settings)
         found = self.operations[key].result
         if over != "param":
             self.calls_of_shared.append(found)

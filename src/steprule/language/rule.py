@@ -14,7 +14,9 @@ from typing import Any, Literal, overload
 __all__ = ["Range", "Rule", "Slot", "rule"]
 
 # Keyword arguments that the planner supplies; all others are options of the optimizer.
-SUPPLIED = ("step", "first", "machine_eps")
+SUPPLIED = ("step", "first", "machine_eps", "rows", "columns")
+# Those that a parameter's shape gives.
+OF_SHAPE = ("rows", "columns")
 
 Shape = Literal["param", "scalar", "row", "column", "vector"]
 Sparse = Literal["refused", "rows", "only"]
@@ -128,9 +130,15 @@ class Rule:
     source: str = ""
     sparse: Sparse = "refused"
     elementwise: bool = True
+    batched: bool = False
     decoupled: bool = False
     takes_complex: bool = True
     keeps_denormals: bool = False
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it can be run once on symbols, for others than the eager engine."""
+        return self.elementwise or self.batched
 
     @property
     def name(self) -> str:
@@ -160,6 +168,12 @@ class Rule:
 _NUMBERS = (inspect.Parameter.empty, Any, float, "Any", "float")
 
 
+def shape_numbers(shape: Sequence[int]) -> dict[str, float]:
+    """Return what a parameter's shape gives a rule that asks for it."""
+    rows = shape[0] if len(shape) else 1
+    return {"rows": float(rows), "columns": float(math.prod(shape[1:]))}
+
+
 def _rule_named(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
@@ -177,6 +191,7 @@ def rule(
     source: str = "",
     sparse: Sparse = "refused",
     elementwise: bool = True,
+    batched: bool = False,
     decoupled: bool = False,
     takes_complex: bool = True,
     keeps_denormals: bool = False,
@@ -194,6 +209,7 @@ def rule(
     source: str = "",
     sparse: Sparse = "refused",
     elementwise: bool = True,
+    batched: bool = False,
     decoupled: bool = False,
     takes_complex: bool = True,
     keeps_denormals: bool = False,
@@ -207,10 +223,11 @@ def rule(
     same order, and uses nothing but arithmetic, comparisons and :mod:`steprule.ops` (norms and sums
     of a parameter's elements among them).
 
-    Three keyword arguments are supplied when asked for: ``step``, the number of updates including
-    this one (1 at the first); ``first``, true on a parameter's first update; and ``machine_eps``,
-    that of the parameter's dtype. Weight decay (unless the function asks for it), ``maximize``,
-    complex parameters and half precision are dealt with outside: do not write them.
+    Some keyword arguments are supplied when asked for: ``step``, the number of updates including
+    this one (1 at the first); ``first``, true on a parameter's first update; ``machine_eps``, that
+    of the parameter's dtype; ``rows``, the length of its first axis (1 for a 0-dim one), and
+    ``columns``, of all others together. Weight decay (unless the function asks for it),
+    ``maximize``, complex parameters and half precision are dealt with outside: do not write them.
 
     Args:
         ranges: allowed values of options beyond the usual ones (`lr`, `eps`, `betas`…).
@@ -221,8 +238,10 @@ def rule(
         sparse: whether a sparse gradient is ``"refused"``, updates the ``"rows"`` it has, or is
             the ``"only"`` kind taken.
         elementwise: False if the rule needs more than operations on elements and reductions of
-            all of them: matrix products, means over one axis, shapes. Such a rule may use
-            :mod:`steprule.matrix_ops` and runs on the eager engine alone.
+            all of them: matrix products, means over one axis. Such a rule may use
+            :mod:`steprule.matrix_ops` and runs on the eager engine alone,
+        batched: unless all that it takes from there is ``orthogonalized``: then the engine
+            ``foreach`` carries that out for many matrices at once.
         decoupled: weight decay shrinks the parameter instead of adding to the gradient.
         takes_complex: whether complex parameters (as pairs of reals) make sense.
         keeps_denormals: compute with numbers below the normal range too. Otherwise the fused engine
@@ -253,6 +272,7 @@ def rule(
                 "source": source,
                 "sparse": sparse,
                 "elementwise": elementwise,
+                "batched": batched,
                 "decoupled": decoupled,
                 "takes_complex": takes_complex,
                 "keeps_denormals": keeps_denormals,

@@ -76,7 +76,7 @@ def explanation_of(
 
 def pass_notes(rule: Rule, groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return in words how often a rule reads a parameter's elements, if it has reductions."""
-    if not rule.elementwise:
+    if not rule.is_recorded:
         return []
     recordings = [form_of(rule, group).recording() for group in groups]
     notes = [f"the rule {rule.name!r} takes {described(r)}" for r in recordings if r.has_reductions]

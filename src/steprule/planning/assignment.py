@@ -150,7 +150,7 @@ def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[PlannedRunner]
 
 def _shared_by(form: Form) -> tuple[Operation, ...]:
     """Return a rule's reductions over several parameters: only rules on elements have any."""
-    return form.recording().shared_reductions if form.rule.elementwise else ()
+    return form.recording().shared_reductions if form.rule.is_recorded else ()
 
 
 def _without_shared_memory(bucket: Sequence[_Offer], form: Form) -> list[_Offer]:

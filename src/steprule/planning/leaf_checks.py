@@ -66,7 +66,7 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
             "decay would touch every row of it. Put it in a group with weight_decay=0"
         )
     form = settings.form
-    if grad.is_sparse and form.rule.elementwise and form.recording().shared_reductions:
+    if grad.is_sparse and form.rule.is_recorded and form.recording().shared_reductions:
         raise RuntimeError(
             f"{context.name} sums over several parameters, of which {label} has a sparse gradient: "
             "make it dense (sparse=False in the embedding)"

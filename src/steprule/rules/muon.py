@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from torch import Tensor
 from typing_extensions import Unpack
 
 from steprule.language.rule import FINITE, Range, rule
-from steprule.matrix_ops import orthogonalized
+from steprule.matrix_ops import METHODS, orthogonalized
 from steprule.ops import lerp, maximum, sqrt
 from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 
@@ -20,6 +19,7 @@ LR_ADJUSTMENTS = ("original", "match_rms_adamw", "spectral_unclamped")
     ranges={"momentum": Range(low=0.0), "ns_coefficients": FINITE},
     parts={"ns_coefficients": ("a", "b", "c")},
     elementwise=False,
+    batched=True,
     decoupled=True,
     takes_complex=False,
     source="Jordan et al.: Muon: an optimizer for hidden layers in neural networks, 2024",
@@ -29,6 +29,8 @@ def muon(
     grad: Any,
     momentum_buffer: Any,
     *,
+    rows: Any,
+    columns: Any,
     lr: Any,
     momentum: Any,
     a: Any,
@@ -38,9 +40,9 @@ def muon(
     ns_steps: int,
     nesterov: bool,
     adjust_lr_fn: str,
+    ns_method: str,
 ) -> Any:
     """Return the update of :class:`Muon`."""
-    rows, columns = param.shape
     if adjust_lr_fn == "match_rms_adamw":
         lr = lr * 0.2 * sqrt(maximum(rows, columns))
     elif adjust_lr_fn == "spectral_unclamped":
@@ -51,7 +53,8 @@ def muon(
     momentum_buffer = lerp(momentum_buffer, grad, 1 - momentum)
     update = lerp(grad, momentum_buffer, momentum) if nesterov else momentum_buffer
 
-    return param - lr * orthogonalized(update, (a, b, c), ns_steps, eps), momentum_buffer
+    update = orthogonalized(update, (a, b, c), ns_steps, eps, ns_method)
+    return param - lr * update, momentum_buffer
 
 
 class Muon(Optimizer):
@@ -68,7 +71,8 @@ class Muon(Optimizer):
 
     Args:
         params: matrices (two axes), see :class:`~steprule.Optimizer`, which has the arguments not
-            listed here. Give biases, embeddings and heads to another optimizer.
+            listed here. Give biases, embeddings and heads to another optimizer
+            (:func:`steprule.combine` makes one of both).
         lr: learning rate (default 1e-3).
         weight_decay: decoupled decay (default 0.1).
         momentum: decay of B per step, >= 0 (default 0.95).
@@ -78,6 +82,11 @@ class Muon(Optimizer):
         ns_steps: iterations, below 100 (default 5).
         adjust_lr_fn: ``"original"`` (as None), ``"match_rms_adamw"`` (scale = 0.2 sqrt(max(rows,
             columns))) or ``"spectral_unclamped"`` (sqrt(rows / columns); in torch from 2.14 on).
+        ns_method: ``"standard"``; ``"gram"``, on the Gram matrix, with fewer operations the
+            longer one side is than the other, and in bfloat16 another error (docs/matrices.md);
+            or ``"auto"``, which takes gram where one side is at least twice the other.
+        flatten: take parameters of more than two axes (convolutions), each as the matrix of its
+            first axis and all others.
 
     State: ``momentum_buffer`` (B).
 
@@ -87,10 +96,11 @@ class Muon(Optimizer):
 
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024;
     match_rms_adamw: Liu et al., "Muon is scalable for LLM training", 2025; spectral_unclamped:
-    Bernstein, "Deriving Muon", 2025.
+    Bernstein, "Deriving Muon", 2025; gram: Zhang, Amsel, Chen, Dao, "Gram Newton-Schulz", 2026.
     """
 
     rule = muon
+    extras = {"ns_method": "standard", "flatten": False}
     only_2d = True
 
     def __init__(
@@ -105,6 +115,8 @@ class Muon(Optimizer):
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
         *,
+        ns_method: Literal["standard", "gram", "auto"] = "standard",
+        flatten: bool = False,
         engine: str = "auto",
         **shared: Unpack[SharedOptions],
     ) -> None:
@@ -121,11 +133,17 @@ class Muon(Optimizer):
         if not isinstance(steps, int) or not 0 <= steps < 100:
             raise ValueError(f"{where}ns_steps must be an integer in [0, 100), got {steps!r}")
 
-    def _check_params(self, params: Sequence[Tensor], names: list[str] | None, where: str) -> None:
-        for i, param in enumerate(params):
-            if param.ndim != 2:
+        if options["ns_method"] not in METHODS:
+            raise ValueError(
+                f"{where}ns_method must be one of {', '.join(map(repr, METHODS))}, "
+                f"got {options['ns_method']!r}"
+            )
+        names = options.get("param_names")
+        for i, param in enumerate(options.get("params", ())):
+            if param.ndim != 2 and not (options["flatten"] and param.ndim > 2):
                 label = repr(names[i]) if names else f"the one at index {i}"
                 raise ValueError(
                     f"{where}Muon only supports 2D parameters, {label} has shape "
                     f"{tuple(param.shape)}: give it to another optimizer"
+                    + (" (or take convolutions with flatten=True)" if param.ndim > 2 else "")
                 )

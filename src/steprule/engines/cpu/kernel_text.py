@@ -25,7 +25,7 @@ from steprule.formats import Format
 from steprule.language.form import Form
 from steprule.language.passes import update_operations
 from steprule.language.recording import Operation, Recording, Value
-from steprule.language.rule import SUPPLIED
+from steprule.language.rule import OF_SHAPE, SUPPLIED
 
 # Chunks whose memory is asked for while this many before them are updated: small tensors lie
 # anywhere, and the processor would wait for each.
@@ -95,6 +95,11 @@ def _prepare_source(layout: Layout) -> str:
         param = dict(layout.formats)["param"]
         lines.append(f"    in_machine_eps = {param.epsilon!r}")
         inputs.append("machine_eps")
+    for i, name in enumerate(OF_SHAPE):
+        if name in form.scalars:
+            lines.append(f"    {name}_of = load_int64(control, {Control.SHAPES})")
+            body.append(f"in_{name} = load_float64({name}_of, {i} * tensors + tensor)")
+            inputs.append(name)
     if "first" in form.scalars:
         body += ["in_first = load_float64(firsts, tensor)", "store_float64(firsts, tensor, 0.0)"]
         inputs.append("first")

@@ -39,7 +39,7 @@ from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype
 from steprule.language.form import Form
 from steprule.language.passes import Pass, passes_of
-from steprule.language.rule import SUPPLIED
+from steprule.language.rule import OF_SHAPE, SUPPLIED, shape_numbers
 
 # Elements of one chunk: small enough to spread evenly, large enough to hide its set-up.
 CHUNK = 8192
@@ -125,6 +125,8 @@ class KernelRunner:
         self._reduction_tables: dict[Control, np.ndarray[Any, Any]] = {}
         if self.passes:
             self._make_tables_of_reductions(max(len(one.reductions) for one in self.passes))
+        shapes = [shape_numbers(leaf.param.shape) for leaf in leaves]
+        self._shapes = np.array([[shape[name] for shape in shapes] for name in OF_SHAPE])
         tables: Mapping[Control, np.ndarray[Any, Any]] = {
             Control.COLUMNS: self._columns,
             Control.COUNTS: self._counts,
@@ -132,6 +134,7 @@ class KernelRunner:
             Control.FIRST: self._first,
             Control.SCALARS: self._scalars,
             Control.CHUNKS: self._chunks,
+            Control.SHAPES: self._shapes,
         }
         for word, table in tables.items():
             self._control[word] = table.ctypes.data

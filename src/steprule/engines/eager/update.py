@@ -13,6 +13,7 @@ from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
 from steprule.language.form import Form
 from steprule.language.recording import check_count
+from steprule.language.rule import shape_numbers
 
 
 def advance(leaf: Leaf, step: Tensor | int | None) -> None:
@@ -70,6 +71,8 @@ def supply_scalars(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> Tensor | 
         scalars["first"] = leaf.is_first
     if "machine_eps" in form.scalars:
         scalars["machine_eps"] = torch.finfo(leaf.param.dtype).eps
+    if form.needs_shape:
+        scalars.update(shape_numbers(leaf.param.shape))
     for name in form.scalar_slots:
         stored = leaf.state[name]
         scalars[name] = _precise(stored) if keep_tensors else stored.item()

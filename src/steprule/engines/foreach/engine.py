@@ -20,7 +20,7 @@ class ForeachEngine:
 
     def refusal(self, leaf: Leaf, form: Form) -> str | None:
         """Refuse what needs a tensor as a scalar, or is not a plain tensor."""
-        if not form.rule.elementwise:
+        if not form.rule.is_recorded:
             return "the rule works on whole tensors, not on elements"
         if form.capturable:
             return "capturable=True keeps the step count a tensor, one for each parameter"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from steprule.language.recording import TRUTHS, Operation, Recording, Value
 
@@ -28,6 +29,7 @@ class Instruction:
     operands: tuple[Operand, ...]
     factor: Operand | None = None
     sign: float = 1.0
+    settings: tuple[Any, ...] = ()
 
 
 def instructions_of(recording: Recording) -> list[Instruction]:
@@ -36,8 +38,14 @@ def instructions_of(recording: Recording) -> list[Instruction]:
     A rule with reductions is left as it is: its factors are not the same for all tensors.
     """
     if recording.has_reductions:
-        return [Instruction(x.name, x.result, x.operands) for x in recording.tensor_operations]
+        return [_plain(x) for x in recording.tensor_operations]
     return _Combiner(recording).run()
+
+
+def _plain(operation: Operation) -> Instruction:
+    return Instruction(
+        operation.name, operation.result, operation.operands, settings=operation.settings
+    )
 
 
 class _Combiner:
@@ -61,7 +69,7 @@ class _Combiner:
         return found[::-1]
 
     def _combined(self, operation: Operation) -> Instruction:
-        plain = Instruction(operation.name, operation.result, operation.operands)
+        plain = _plain(operation)
         if operation.name not in ("add", "sub") or self._has_truths:
             return plain
         pairs = [operation.operands]

@@ -13,11 +13,13 @@ from steprule.engines.stages import Share, Totals
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.language.recording import (
     CONDITIONS,
+    MATRIX_OPERATIONS,
     NUMBER_OPERATIONS,
     REDUCTIONS,
     TRUTHS,
     Value,
 )
+from steprule.matrix_ops.orthogonalization import orthogonalized_list
 
 TensorList = list[Tensor]
 # Asked for what several parameters add up to (which reduction, what each tensor adds): gives it
@@ -39,6 +41,7 @@ _PER_TENSOR: dict[str, Callable[..., Any]] = {
         for name in ("sign", "maximum", "minimum", "where", *sorted(REDUCTIONS))
     },
 }
+_MATRIX_FUNCTIONS = {"orthogonalized": orthogonalized_list}
 # Operations that exist on lists, whatever mix of lists and numbers they are given.
 _UNARY = {"sqrt", "exp", "expm1", "log", "log1p", "tanh", "floor", "sign", "neg", "abs"}
 _BINARY = {"add", "sub", "mul", "div", "pow", "maximum", "minimum"}
@@ -133,6 +136,8 @@ class Replay:
         name = instruction.name
         if is_shared and name == "mean_of":  # the mean is of all elements together
             name = "sum_of"
+        if name in MATRIX_OPERATIONS:
+            return _MATRIX_FUNCTIONS[name](*arguments, *instruction.settings)
         if instruction.factor is None:
             return _run(name, arguments, in_place=in_place)
         factor = instruction.sign * self._value_of(instruction.factor)

@@ -16,7 +16,7 @@ from steprule.engines.guards.tensors import TensorGuard
 from steprule.engines.leaf_runner import LeafRunner
 from steprule.engines.stages import Share, Stages, sent
 from steprule.language.form import Form
-from steprule.language.rule import SUPPLIED
+from steprule.language.rule import SUPPLIED, shape_numbers
 
 # Numbers that a parameter has of its own.
 _SUPPLIED = set(SUPPLIED)
@@ -109,6 +109,8 @@ class KeptLists:
             self._alike, self._parts = alike, self._parts_of(alike)
         for group, places, bucket in self._parts:
             scalars = {**numbers[group], **own}
+            if self._form.needs_shape:
+                scalars.update(shape_numbers(self._params[places[0]].shape))
             if "machine_eps" in self._form.scalars:
                 scalars["machine_eps"] = torch.finfo(bucket.dtype).eps
             bucket.update([grads[i] for i in places], scalars)
@@ -130,7 +132,8 @@ class KeptLists:
     def _parts_of(self, alike: dict[int, int]) -> list[tuple[int, list[int], Bucket]]:
         places: dict[Any, list[int]] = {}
         for i, (group, param) in enumerate(zip(self._groups, self._params, strict=True)):
-            places.setdefault((alike[group], param.dtype, param.device), []).append(i)
+            shape = param.shape if self._form.needs_shape else ()
+            places.setdefault((alike[group], param.dtype, param.device, shape), []).append(i)
         return [
             (
                 group,

@@ -22,3 +22,4 @@ class Control(enum.IntEnum):
     ELEMENTS = 11  # float64: each tensor's number of elements, at least 1
     SQUARE_SUMS = 12  # float64: what square_sums.py finds of each gradient
     SUMS = 13  # float64: of each tensor, its part in each reduction of a pass, then the totals
+    SHAPES = 14  # float64: rows of each tensor, then columns of each

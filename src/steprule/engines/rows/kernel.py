@@ -39,6 +39,7 @@ def takes(leaf: Leaf, form: Form) -> bool:
     return (
         not form.scalar_slots
         and not form.recording().has_reductions
+        and not form.needs_shape
         and not form.capturable
         and grad.sparse_dim() == 1
         and dtype in _DTYPES
