@@ -18,6 +18,7 @@ from torch.testing._internal.common_optimizers import OptimizerInfo, optim_db
 import steprule
 from steprule.engines.native import switch
 from steprule.language.form import form_of
+from steprule.language.recording import Recording
 from steprule.rules import OPTIMIZERS
 
 ENGINES = ("eager", "foreach", "fused")
@@ -117,12 +118,22 @@ def elementwise_optimizers() -> list[str]:
     return rule_optimizers(lambda rule: rule.elementwise)
 
 
-def has_reductions(name: str) -> bool:
-    """Whether an optimizer's rule has sums over a parameter's elements, by default."""
+def recording_of(name: str) -> Recording:
+    """An optimizer's rule as recorded with its default options."""
     cls = OPTIMIZERS[name.lower()]
     group = cls(make_params(name)).param_groups[0]
     assert cls.rule is not None
-    return form_of(cls.rule, {**cls.extras, **group}).recording().has_reductions
+    return form_of(cls.rule, {**cls.extras, **group}).recording()
+
+
+def has_reductions(name: str) -> bool:
+    """Whether an optimizer's rule has sums over a parameter's elements, by default."""
+    return recording_of(name).has_reductions
+
+
+def has_shared_reductions(name: str) -> bool:
+    """Whether it has sums over several parameters."""
+    return bool(recording_of(name).shared_reductions)
 
 
 def engines_of(name: str) -> tuple[str, ...]:
@@ -130,7 +141,7 @@ def engines_of(name: str) -> tuple[str, ...]:
     rule = OPTIMIZERS[name.lower()].rule
     if rule is None or not rule.is_recorded:
         return ("eager",)
-    return ENGINES if rule.elementwise else ("eager", "foreach")
+    return ENGINES
 
 
 def params_of(case_or_name: Case | str) -> list[Any]:

@@ -580,7 +580,7 @@ def test_a_first_step_that_failed_is_still_to_come(monkeypatch: pytest.MonkeyPat
             param.grad = torch.ones(3)
         if fails:
             with monkeypatch.context() as patch:
-                patch.setattr("steprule.engines.foreach.bucket.Bucket.update", _out_of_memory)
+                patch.setattr("steprule.engines.foreach.bucket.Bucket.stages", _out_of_memory)
                 with pytest.raises(MemoryError):
                     optimizer.step()
         for _ in range(2):

@@ -1,7 +1,9 @@
-"""A recording with reductions, cut into passes over a parameter's elements.
+"""A recording with reductions or matrix operations, cut into passes over a parameter's elements.
 
 What a reduction is of must be known before the reduction, and the reduction before what follows
 from it. So the elements are read once for each level of reductions, and once more to update them.
+A matrix operation stands between passes as a reduction does; its result is an array, which later
+passes read.
 """
 
 from __future__ import annotations
@@ -9,7 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from steprule.language.recording import REDUCTIONS, Operation, Recording, Value
+from steprule.language.recording import (
+    MATRIX_OPERATIONS,
+    REDUCTIONS,
+    Operation,
+    Recording,
+    Value,
+)
 
 
 @dataclass(frozen=True)
@@ -20,11 +28,13 @@ class Pass:
         array_operations: for each element, from the inputs on to what the reductions are of.
         reductions: over all elements.
         scalar_operations: once for the parameter, when its reductions are known.
+        matrix_operations: on the whole parameter, when all its elements are.
     """
 
     array_operations: tuple[Operation, ...]
     reductions: tuple[Operation, ...]
     scalar_operations: tuple[Operation, ...]
+    matrix_operations: tuple[Operation, ...] = ()
 
     @property
     def is_shared(self) -> bool:
@@ -37,17 +47,17 @@ def passes_of(recording: Recording) -> tuple[Pass, ...]:
     levels = _levels_of(recording)
     passes = []
     for level in range(1, max(levels.values(), default=0) + 1):
-        of_level = [
-            x
-            for x in recording.tensor_operations
-            if not x.result.is_array and levels[x.result] == level
-        ]
-        reductions = tuple(x for x in of_level if x.name in REDUCTIONS)
+        of_level = [x for x in recording.tensor_operations if levels[x.result] == level]
+        scalars = [x for x in of_level if not x.result.is_array]
+        reductions = tuple(x for x in scalars if x.name in REDUCTIONS)
+        matrices = tuple(x for x in of_level if x.name in MATRIX_OPERATIONS)
+        wanted = [x for operation in (*reductions, *matrices) for x in operation.operands]
         passes.append(
             Pass(
-                array_operations=_made_by(recording, (x for r in reductions for x in r.operands)),
+                array_operations=_made_by(recording, wanted),
                 reductions=reductions,
-                scalar_operations=tuple(x for x in of_level if x.name not in REDUCTIONS),
+                scalar_operations=tuple(x for x in scalars if x.name not in REDUCTIONS),
+                matrix_operations=matrices,
             )
         )
     return tuple(passes)
@@ -61,7 +71,7 @@ def update_operations(recording: Recording) -> tuple[Operation, ...]:
 def described(recording: Recording) -> str:
     """Return the passes in words, for people: "2 passes: dot_of, max_of; update"."""
     passes = passes_of(recording)
-    names = [", ".join(map(_named, one.reductions)) for one in passes]
+    names = [", ".join(map(_named, (*x.reductions, *x.matrix_operations))) for x in passes]
     return f"{len(passes) + 1} passes over its elements: {'; '.join([*names, 'update'])}"
 
 
@@ -79,7 +89,7 @@ def _levels_of(recording: Recording) -> dict[Value, int]:
     latest = 0
     for operation in recording.tensor_operations:
         known = [levels.get(x, 0) for x in operation.operands if isinstance(x, Value)]
-        level = max(known) + (operation.name in REDUCTIONS)
+        level = max(known) + (operation.name in REDUCTIONS | MATRIX_OPERATIONS)
         if operation.is_shared:
             level = latest = max(level, latest)
         levels[operation.result] = level
@@ -87,11 +97,14 @@ def _levels_of(recording: Recording) -> dict[Value, int]:
 
 
 def _made_by(recording: Recording, wanted: Iterable[Value | float | None]) -> tuple[Operation, ...]:
-    """Return the array operations that lead to these quantities, in order."""
+    """Return the array operations that lead to these quantities, in order.
+
+    Results of matrix operations are there already.
+    """
     needed = {x for x in wanted if isinstance(x, Value) and x.is_array}
     kept = []
     for operation in reversed(recording.array_operations):
-        if operation.result in needed:
+        if operation.result in needed and operation.name not in MATRIX_OPERATIONS:
             needed.update(x for x in operation.operands if isinstance(x, Value) and x.is_array)
             kept.append(operation)
     return tuple(kept[::-1])

@@ -76,9 +76,14 @@ class Recording:
         """Those whose result is an array."""
         return tuple(x for x in self.tensor_operations if x.result.is_array)
 
+    @functools.cached_property
+    def matrix_operations(self) -> tuple[Operation, ...]:
+        """Those on whole matrices."""
+        return tuple(x for x in self.array_operations if x.name in MATRIX_OPERATIONS)
+
     @property
     def has_reductions(self) -> bool:
-        """Whether an element's update depends on the parameter's other elements."""
+        """Whether it has sums over a parameter's elements."""
         return len(self.array_operations) < len(self.tensor_operations)
 
     def scalars(self, inputs: Mapping[str, Any]) -> dict[Value, Any]:

@@ -1,6 +1,6 @@
 """Newton-Schulz iterations towards the nearest orthogonal matrix, for many matrices at once.
 
-On X = x / max(|x|, eps), wide (a tall matrix is transposed), five times or so::
+On X = x / max(|x|, eps), five times or so (of a tall matrix X^T X is taken, on the other side)::
 
     X <- a X + (b X X^T + c (X X^T)^2) X
 
@@ -22,7 +22,7 @@ Amsel, Chen, Dao, "Gram Newton-Schulz", 2026.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,8 +32,10 @@ METHODS = ("standard", "gram", "auto")
 GRAM_FROM = 2
 # After so many iterations on R it is computed from X anew.
 RESTART_AFTER = 2
-# Memory for one stack and what its iterations need, in bytes.
-MOST_BYTES = 64 << 20
+# Bytes of one stack. On a CPU it stays in the caches with what its iterations need; a GPU wants
+# more work at a time, and has the memory.
+CPU_STACK = 2 << 20
+DEVICE_STACK = 64 << 20
 
 
 def orthogonalized_list(
@@ -51,27 +53,47 @@ def orthogonalized_list(
         method: one of :data:`METHODS`.
     """
     found: list[Tensor] = list(xs)
-    by_shape: dict[tuple[int, int, torch.device], list[int]] = {}
+    alike: dict[tuple[int, int, torch.device], list[int]] = {}
     for i, x in enumerate(xs):
-        rows = x.shape[0]
-        columns = x.numel() // max(rows, 1)
         if x.numel():
-            key = min(rows, columns), max(rows, columns), x.device
-            by_shape.setdefault(key, []).append(i)
-    for (short, long, device), places in by_shape.items():
-        is_gram = method == "gram" or (method == "auto" and long >= GRAM_FROM * short)
-        iterate = _gram if is_gram else _standard
+            alike.setdefault((x.shape[0], x.numel() // x.shape[0], x.device), []).append(i)
+    for (rows, columns, device), places in alike.items():
         dtype = iteration_dtype(device)
-        for chunk in _chunks(places, short, long, dtype.itemsize):
-            stack = _stacked([xs[i] for i in chunk], short, long, dtype)
-            norm = torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True)
-            stack = stack / norm.clamp(min=eps)
-            made = iterate(stack, a, b, c, steps) if steps else stack
+        most = stack_length(rows, columns, dtype, device)
+        for start in range(0, len(places), most):
+            chunk = places[start : start + most]
+            stack = _stacked([xs[i].reshape(rows, columns) for i in chunk], dtype)
+            made = orthogonalized_stack(stack, a, b, c, eps, steps, method)
             for i, matrix in zip(chunk, made.unbind(), strict=True):
-                x = xs[i]
-                whole = matrix.T if x.shape[0] > short else matrix
-                found[i] = whole.to(x.dtype).reshape(x.shape)
+                found[i] = matrix.to(xs[i].dtype).reshape(xs[i].shape)
     return found
+
+
+def orthogonalized_stack(
+    stack: Tensor, a: float, b: float, c: float, eps: float, steps: int, method: str
+) -> Tensor:
+    """Return a stack of matrices, (count, rows, columns), made nearly orthogonal, in its dtype.
+
+    The stack itself may be overwritten.
+    """
+    norm = torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True).clamp(min=eps)
+    if torch.is_grad_enabled():
+        x = stack / norm
+    else:  # a division by one number at a time is several times faster
+        x = stack
+        for matrix, one in zip(stack.unbind(), norm.flatten().unbind(), strict=True):
+            matrix.div_(one)
+    short, long = sorted(stack.shape[1:])
+    is_gram = method == "gram" or (method == "auto" and long >= GRAM_FROM * short)
+    is_tall = stack.shape[1] > stack.shape[2]
+    iterate = _gram if is_gram else _standard
+    return iterate(x, a, b, c, steps, is_tall=is_tall) if steps else x
+
+
+def stack_length(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Return how many matrices of a shape make a stack: at least one."""
+    most = CPU_STACK if device.type == "cpu" else DEVICE_STACK
+    return max(1, most // max(1, rows * columns * dtype.itemsize))
 
 
 def iteration_dtype(device: torch.device) -> torch.dtype:
@@ -85,48 +107,47 @@ def _has_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-def _chunks(places: Sequence[int], short: int, long: int, itemsize: int) -> Iterator[Sequence[int]]:
-    """Yield as many at a time as there is memory for: two of X, four of its Gram matrix."""
-    most = max(1, MOST_BYTES // (itemsize * (2 * short * long + 4 * short * short)))
-    for start in range(0, len(places), most):
-        yield places[start : start + most]
-
-
-def _stacked(xs: Sequence[Tensor], short: int, long: int, dtype: torch.dtype) -> Tensor:
-    wide = []
-    for x in xs:
-        matrix = x.flatten(1) if x.ndim != 2 else x
-        wide.append(matrix.T if matrix.shape[0] > short else matrix)
+def _stacked(matrices: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     if torch.is_grad_enabled():
-        return torch.stack(wide).to(dtype)
-    stack = torch.empty(len(xs), short, long, dtype=dtype, device=xs[0].device)
-    for place, matrix in zip(stack.unbind(), wide, strict=True):
+        return torch.stack(list(matrices)).to(dtype)
+    shape = len(matrices), *matrices[0].shape
+    stack = torch.empty(shape, dtype=dtype, device=matrices[0].device)
+    for place, matrix in zip(stack.unbind(), matrices, strict=True):
         place.copy_(matrix)
     return stack
 
 
-def _standard(x: Tensor, a: float, b: float, c: float, steps: int) -> Tensor:
+def _standard(x: Tensor, a: float, b: float, c: float, steps: int, *, is_tall: bool) -> Tensor:
     for _ in range(steps):
-        gram = torch.bmm(x, x.mT)
+        gram = _gram_of(x, is_tall)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+        pair = (x, polynomial) if is_tall else (polynomial, x)
+        x = torch.baddbmm(x, *pair, beta=a)
     return x
 
 
-def _gram(x: Tensor, a: float, b: float, c: float, steps: int) -> Tensor:
-    gram = torch.bmm(x, x.mT)
+def _gram(x: Tensor, a: float, b: float, c: float, steps: int, *, is_tall: bool) -> Tensor:
+    gram = _gram_of(x, is_tall)
     product: Tensor | None = None  # of the factors (a I + Z) since X was computed
     for step in range(1, steps + 1):
         z = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         if product is None:
-            product = z.clone()
-            product.diagonal(dim1=1, dim2=2).add_(a)
+            product = z + a * torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
         else:
             product = torch.baddbmm(product, product, z, beta=a)
         if step == RESTART_AFTER < steps:
-            x, product = torch.bmm(product, x), None
-            gram = torch.bmm(x, x.mT)
+            x, product = _times(x, product, is_tall), None
+            gram = _gram_of(x, is_tall)
         elif step < steps:
             scaled = torch.baddbmm(gram, gram, z, beta=a)
             gram = torch.baddbmm(scaled, z, scaled, beta=a)
-    return x if product is None else torch.bmm(product, x)
+    return x if product is None else _times(x, product, is_tall)
+
+
+def _gram_of(x: Tensor, is_tall: bool) -> Tensor:
+    """Return the products of a matrix's rows, or columns if these are fewer."""
+    return torch.bmm(x.mT, x) if is_tall else torch.bmm(x, x.mT)
+
+
+def _times(x: Tensor, factor: Tensor, is_tall: bool) -> Tensor:
+    return torch.bmm(x, factor) if is_tall else torch.bmm(factor, x)

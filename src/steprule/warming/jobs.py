@@ -73,7 +73,7 @@ def jobs_of(cls: type[Optimizer], options: Mapping[str, Any], dtype: torch.dtype
     if cls.rule.sparse != "only":
         jobs.append(job(""))
         # Under torch.set_default_dtype(torch.float64) step counts are float64 too.
-        if dtype is torch.float64 and cls.rule.counts_steps and cls.rule.elementwise:
+        if dtype is torch.float64 and cls.rule.counts_steps and cls.rule.is_recorded:
             jobs.append(job(", default dtype float64", counts_in_double=True))
     group = {**cls.extras, **made(cls, options, dtype).param_groups[0]}
     if cls.rule.sparse != "refused" and form_of(cls.rule, group).decay == "none":

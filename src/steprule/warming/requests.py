@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from steprule.language.guards import GUARDS
 from steprule.optimizer import Optimizer
 from steprule.optimizer.options import suggestion
 from steprule.quasi_newton import LBFGS
@@ -68,14 +69,16 @@ def _unknown(kind: str, given: object, known: Iterable[str]) -> str:
 
 
 def _is_compiled(cls: type[Optimizer]) -> bool:
-    return issubclass(cls, LBFGS) or (cls.rule is not None and cls.rule.elementwise)
+    return issubclass(cls, LBFGS) or (cls.rule is not None and cls.rule.is_recorded)
 
 
 def _checked(
     cls: type[Optimizer], variants: Sequence[Mapping[str, Any]]
 ) -> Sequence[Mapping[str, Any]]:
     """Return the sets of options to compile for, all of which the class takes."""
-    known = [name for name in inspect.signature(cls).parameters if name != "params"]
+    given = inspect.signature(cls).parameters.values()
+    known = [p.name for p in given if p.name != "params" and p.kind is not p.VAR_KEYWORD]
+    known += [name for name in GUARDS if name not in known and name in cls.extras]
     for options in variants:
         for name in options:
             if name not in known:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines.compiler import can_convert_half
+from steprule.engines.cpu.matrix_operands import matrix_refusal
 from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
 from steprule.engines.engine import Leaf, Runner, UnavailableError
 from steprule.engines.whole_step import Contents, WholeStep
@@ -31,13 +32,13 @@ class CpuEngine:
 
     def refusal(self, leaf: Leaf, form: Form) -> str | None:
         """Refuse what can't be reached by address on the CPU, or is laid out otherwise."""
-        if not form.rule.elementwise:
+        if not form.rule.is_recorded:
             return "the rule works on whole tensors, not on elements"
         if form.capturable:
             return "capturable=True keeps the step count on the device"
         if leaf.grad.is_sparse:
             return form.sparse_reason
-        return _param_refusal(leaf) or _state_refusal(leaf, form)
+        return _param_refusal(leaf) or _state_refusal(leaf, form) or matrix_refusal(leaf, form)
 
     def bucket_key(self, leaf: Leaf, form: Form) -> Hashable:
         return (
@@ -46,14 +47,17 @@ class CpuEngine:
             leaf.param.is_contiguous(),
             tuple(leaf.state[name].dtype for name in form.array_slots),
             tuple(leaf.state[name].dtype for name in counts_of(form)),
+            leaf.param.shape if form.recording().matrix_operations else None,
         )
 
     def runner(self, form: Form, leaves: Sequence[Leaf]) -> Runner:
+        from steprule.engines.cpu.matrix_runner import MatrixRunner
         from steprule.engines.cpu.runner import KernelRunner
         from steprule.engines.kernel_cache.cache import CompilationError
 
         try:
-            return KernelRunner(form, leaves)
+            has_matrices = bool(form.recording().matrix_operations)
+            return (MatrixRunner if has_matrices else KernelRunner)(form, leaves)
         except CompilationError as error:
             raise UnavailableError(str(error)) from error
 

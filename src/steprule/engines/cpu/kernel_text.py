@@ -253,7 +253,13 @@ def element_loop(layout: Layout) -> list[str]:
     recording, formats = layout.form.recording(), dict(layout.formats)
     names = array_names(recording)
     printer = ExpressionPrinter(KERNEL_SPELLING, names, layout.compute, truths_of(recording))
-    body = element_body(layout, printer, update_operations(recording))
+    matrices = matrix_names(recording)
+    reads = []
+    for value, name in matrices.items():
+        names[value] = f"{name}_value"
+        read = formats[name].kernel_read(column_names(name, formats[name]), "i")
+        reads.append(f"{names[value]} = {layout.compute}({read})")
+    body = [*reads, *element_body(layout, printer, update_operations(recording))]
     for name, output in recording.outputs.items():
         if output is None or name not in formats or output == recording.array_inputs.get(name):
             continue
@@ -286,6 +292,11 @@ def element_body(
             text = printer.expression(operation)
         body.append(f"{names[operation.result]} = {text}")
     return body
+
+
+def matrix_names(recording: Recording) -> dict[Value, str]:
+    """Return the names of the columns that matrix operations work in, by their results."""
+    return {x.result: f"matrix_{i}" for i, x in enumerate(recording.matrix_operations)}
 
 
 def columns_with_sizes(layout: Layout) -> list[tuple[str, int]]:

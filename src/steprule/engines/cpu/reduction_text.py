@@ -9,6 +9,8 @@ For pass k there are two functions over the kernel's control block:
   ``gather_k`` that adds up, and leaves the sums in a table; once the totals are there, ``finish_k``
   reads them from it.
 
+What a matrix operation is of, ``reduce_k`` writes to a column of its own, where the result is put.
+
 A tensor is cut into the same chunks whatever the number of threads, so that a sum has the same bits
 for any of them. Of n elements it is within (8192 + n / 8192) * 2**-53 * sum(abs(x)) of the exact
 one.
@@ -23,9 +25,11 @@ from steprule.engines.cpu.kernel_text import (
     Layout,
     array_names,
     chunk_reads,
+    column_names,
     element_body,
     in_flushed_mode,
     indented,
+    matrix_names,
     scalar_row,
     table_reads,
 )
@@ -72,6 +76,11 @@ def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
         factors = [f"float64({printer.number(x)})" for x in operation.operands]
         term = f"abs({factors[0]})" if operation.name == "max_of" else " * ".join(factors)
         body += [f"term{j} = {term}", f"sum{j} = {_joined(operation, j)}"]
+    formats, matrices = dict(layout.formats), matrix_names(recording)
+    for operation in one.matrix_operations:
+        name, text = matrices[operation.result], printer.number(operation.operands[0])
+        text = f"float32({text})"  # the widest that iterations are taken in
+        body.append(formats[name].kernel_write(column_names(name, formats[name]), "i", text))
     return in_flushed_mode(
         layout,
         f"def reduce_{k}(control, first_chunk, last_chunk):",
@@ -107,6 +116,8 @@ def _gather_source(k: int, one: Pass) -> str:
 def _sums_over_chunks(one: Pass) -> list[str]:
     """Return what adds up the parts of a tensor's chunks, in their order."""
     count = len(one.reductions)
+    if not count:
+        return []
     body = [f"sum{j} = 0.0" for j in range(count)]
     body.append("for chunk in range(load_int64(starts, tensor), load_int64(starts, tensor + 1)):")
     for j, operation in enumerate(one.reductions):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steprule.engines.cpu.kernel_text import Layout, scalar_row, source_of
+from steprule.engines.cpu.kernel_text import Layout, matrix_names, scalar_row, source_of
 from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
 from steprule.engines.cpu.reduction_text import (
     finish_names,
@@ -36,10 +36,11 @@ from steprule.engines.stages import Share, Stages
 from steprule.engines.threads.work_split import WorkSplit
 from steprule.engines.whole_step import Outcome
 from steprule.formats import format_of
-from steprule.formats.floating import compute_dtype
+from steprule.formats.floating import FLOATING, compute_dtype
 from steprule.language.form import Form
 from steprule.language.passes import Pass, passes_of
 from steprule.language.rule import OF_SHAPE, SUPPLIED, shape_numbers
+from steprule.matrix_ops.orthogonalization import iteration_dtype
 
 # Elements of one chunk: small enough to spread evenly, large enough to hide its set-up.
 CHUNK = 8192
@@ -76,7 +77,7 @@ class KernelRunner:
         self._active: Sequence[Tensor] = ()
         self._addresses = array("q")
         self._steps = 0
-        self._splits: dict[tuple[Library, int, int], WorkSplit] = {}
+        self._splits: dict[tuple[Library, int, int, int, int], WorkSplit] = {}
         self.is_guarded = False
 
     def _make_guards(self) -> None:
@@ -103,6 +104,8 @@ class KernelRunner:
         self._elements, self.elements = sizes, sum(sizes)
         arrays = len(self.form.array_slots)
         columns = [self._param_addresses, *map(_addresses_of, self._slots[:arrays])]
+        # What matrix operations work in is there only while it is needed.
+        columns += [array("q", bytes(8 * count))] * len(self.form.recording().matrix_operations)
         self._columns = np.array(columns, dtype=np.int64)
         counts = [_addresses_of(tensors) for tensors in self._slots[arrays:]]
         self._counts = np.array(counts or [array("q", [0])], dtype=np.int64)
@@ -259,16 +262,8 @@ class KernelRunner:
         try:
             if active or is_shared:
                 self._control[Control.GRADS] = addresses.buffer_info()[0]
-                prepare, _, *finishes = self._library.functions
-                prepare(self._address, 0, 0)
-                over_tensors = iter(finishes)
-                for i, one in enumerate(self.passes):
-                    self._over_chunks(self._reductions, i)
-                    if one.is_shared:
-                        next(over_tensors)(self._address, 0, 0)
-                        yield from self._share(one, addresses)
-                    next(over_tensors)(self._address, 0, 0)
-                self._over_chunks(self._library, UPDATE)
+                self._library.functions[0](self._address, 0, 0)
+                yield from self._run_passes(addresses)
                 if self._native_guard is not None and self.is_guarded:
                     self._native_guard.bump_versions()
                 else:
@@ -279,6 +274,17 @@ class KernelRunner:
         finally:
             del grads
             self.let_go()
+
+    def _run_passes(self, addresses: Sequence[int]) -> Stages:
+        """Update all elements, scalars being prepared; with reductions first, if there are any."""
+        over_tensors = iter(self._library.functions[2:])
+        for i, one in enumerate(self.passes):
+            self._over_chunks(self._reductions, i)
+            if one.is_shared:
+                next(over_tensors)(self._address, 0, 0)
+                yield from self._share(one, addresses)
+            next(over_tensors)(self._address, 0, 0)
+        self._over_chunks(self._library, UPDATE)
 
     def _share(self, one: Pass, addresses: Sequence[int]) -> Stages:
         """Put in a pass's table of sums the totals of those over several parameters."""
@@ -312,13 +318,17 @@ class KernelRunner:
         if not self._reduction_tables:
             self._make_tables_of_reductions(1)
 
-    def _over_chunks(self, library: Library, index: int) -> None:
-        """Run a function of a library over all chunks, on as many threads as it is worth."""
-        threads = self.threads()
+    def _over_chunks(
+        self, library: Library, index: int, first: int = 0, last: int | None = None
+    ) -> None:
+        """Run a function of a library over some chunks (all), on as many threads as it is worth."""
+        last = self._chunk_count if last is None else last
+        is_all = last - first == self._chunk_count
+        threads = self.threads() if is_all else self._threads_for((last - first) * CHUNK)
         if threads == 1:
-            library.functions[index](self._address, 0, self._chunk_count)
+            library.functions[index](self._address, first, last)
         else:
-            self._split_for(threads, library, index).run()
+            self._split_for(threads, library, index, first, last).run()
 
     def let_go(self) -> None:
         """Keep no gradient alive: the step is done, or will not be."""
@@ -327,7 +337,11 @@ class KernelRunner:
 
     def threads(self) -> int:
         """Return how many threads the kernel is worth now."""
-        return min(torch.get_num_threads(), 1 + self.elements // GRAIN)
+        return self._threads_for(self.elements)
+
+    @staticmethod
+    def _threads_for(elements: int) -> int:
+        return min(torch.get_num_threads(), 1 + elements // GRAIN)
 
     def is_sound(self) -> bool:
         """Audit the native guard; False if what it reads may not be relied on."""
@@ -365,30 +379,37 @@ class KernelRunner:
 
     def _task(self, threads: int, library: Library, index: int) -> int:
         """Return what a team of threads is told to run a function; 0 where this thread does."""
-        return self._split_for(threads, library, index).task if threads > 1 else 0
+        if threads == 1:
+            return 0
+        return self._split_for(threads, library, index, 0, self._chunk_count).task
 
-    def _split_for(self, threads: int, library: Library, index: int) -> WorkSplit:
-        key = (library, index, threads)
+    def _split_for(
+        self, threads: int, library: Library, index: int, first: int, last: int
+    ) -> WorkSplit:
+        key = (library, index, threads, first, last)
         split = self._splits.get(key)
         if split is None:
-            split = WorkSplit(library, index, self._address, self._edges(threads))
-            self._splits[key] = split
+            edges = self._edges(threads, first, last)
+            split = self._splits[key] = WorkSplit(library, index, self._address, edges)
         return split
 
-    def _edges(self, threads: int) -> list[int]:
+    def _edges(self, threads: int, first: int, last: int) -> list[int]:
         """Return where each thread's chunks begin (and the last one's end): about equal work."""
-        ends = np.cumsum(self._chunks[:, 2])
-        cuts = np.searchsorted(ends, np.linspace(0, ends[-1], threads + 1)[1:-1]) + 1
-        return [0, *cuts.tolist(), self._chunk_count]
+        ends = np.cumsum(self._chunks[first:last, 2])
+        cuts = np.searchsorted(ends, np.linspace(0, ends[-1], threads + 1)[1:-1]) + 1 + first
+        return [first, *cuts.tolist(), last]
 
 
 def _libraries_of(form: Form, leaf: Leaf, passes: Sequence[Pass]) -> tuple[Library, Library]:
     """Return the kernel, and what reduces before it updates (the kernel again if nothing does)."""
     stored = [("param", leaf.param), ("grad", leaf.grad)]
     stored += [(name, leaf.state[name]) for name in form.array_slots]
+    formats = [(name, format_of(tensor)) for name, tensor in stored]
+    matrix_format = FLOATING[iteration_dtype(leaf.param.device)]
+    formats += [(name, matrix_format) for name in matrix_names(form.recording()).values()]
     layout = Layout(
         form=form,
-        formats=tuple((name, format_of(tensor)) for name, tensor in stored),
+        formats=tuple(formats),
         count_dtypes=tuple(
             (name, str(leaf.state[name].dtype).removeprefix("torch.")) for name in counts_of(form)
         ),

@@ -44,9 +44,9 @@ def stages_of(
         totals = yield [
             Share(
                 key,
-                values=[one.own for one in reached],
+                values=[own for own, _ in reached],
                 groups=[leaf.group for leaf in leaves],
-                elements=[one.elements for one in reached],
+                elements=[elements for _, elements in reached],
             )
         ]
     for leaf in leaves:
@@ -56,14 +56,18 @@ def stages_of(
 
 def _run_to(
     form: Form, leaf: Leaf, numbers: dict[str, Any], calls: Sequence[int | None], totals: Totals
-) -> _Reached:
-    """Run the rule up to the first sum that is not known."""
+) -> tuple[Tensor, int]:
+    """Run the rule up to the first sum that is not known.
+
+    Returns:
+        What the leaf adds to it, and of how many elements.
+    """
     supply_scalars(form, leaf, numbers)
     try:
         with _answered(calls, totals, leaf.group):
             new_values(form, leaf, leaf.param, numbers)
     except _Reached as reached:
-        return reached
+        return reached.own, reached.elements  # not the exception, which keeps frames alive
     raise AssertionError(
         f"the rule {form.rule.name!r} asks for other sums than it was recorded with"
     )
