@@ -25,6 +25,7 @@ from steprule.language.rule import Range as Range
 from steprule.language.rule import Slot as Slot
 from steprule.language.rule import rule as rule
 from steprule.optimizer import Optimizer as Optimizer
+from steprule.optimizer.combined import combine as combine
 from steprule.optimizer.custom import make_optimizer as make_optimizer
 from steprule.optimizer.learning_rate import set_learning_rate as set_learning_rate
 from steprule.plotting import plot_schedule as plot_schedule
@@ -39,6 +40,7 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "Optimizer",
         "Range",
         "Slot",
+        "combine",
         "lr_scheduler",
         "make_optimizer",
         "ops",

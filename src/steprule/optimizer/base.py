@@ -36,7 +36,7 @@ from steprule.optimizer.scheduled import (
 )
 from steprule.planning.assignment import Assignment
 from steprule.planning.plan import PassedOver, Plan
-from steprule.planning.settings import FLAGS, Context, requested_engine
+from steprule.planning.settings import FLAGS, Context, Kind, requested_engine
 from steprule.planning.step_record import LastStep, StepRecord
 from steprule.schedules import Schedule
 from steprule.state.making import ensure_state, unchanged_state
@@ -165,6 +165,12 @@ class Optimizer(torch.optim.Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         where = f"group {len(self.param_groups)}: "
+        group = self._new_group(param_group, where, steps_seen(self.param_groups))
+        check_against_others(group, self.param_groups)
+        self.param_groups.append(group)
+
+    def _new_group(self, param_group: Mapping[str, Any], where: str, step: int) -> dict[str, Any]:
+        """Return a checked group with all options, its schedules at this step."""
         if "params" not in param_group:
             raise ValueError(f"{where}a parameter group needs the key 'params'")
         params, names = split_names(param_group["params"], where)
@@ -174,7 +180,7 @@ class Optimizer(torch.optim.Optimizer):
             where,
         )
         group = {**self.defaults, **param_group, "params": params}
-        group = with_schedules(group, steps_seen(self.param_groups))
+        group = with_schedules(group, step)
         if names is not None:
             group["param_names"] = names
         for name, value in group.items():
@@ -186,8 +192,7 @@ class Optimizer(torch.optim.Optimizer):
         self._check_group({**self.extras, **group}, where)
         check_tensors(params, names, where, bool(group.get("differentiable")))
         self._check_params(params, names, where)
-        check_against_others(group, self.param_groups)
-        self.param_groups.append(group)
+        return group
 
     def _check_group(self, options: Mapping[str, Any], where: str) -> None:
         """Check one group's options, or the defaults; subclasses add what concerns several."""
@@ -319,18 +324,27 @@ class Optimizer(torch.optim.Optimizer):
                 stacklevel=5,
             )
 
+    def _kind_of(self, group: Mapping[str, Any]) -> Kind | None:
+        """Return what updates a group; None if this class overrides ``step``."""
+        return None if self.rule is None else Kind(type(self).__name__, self.rule, self.extras)
+
+    def _kinds(self) -> Mapping[str, Kind]:
+        """Return what updates groups that say so, by the name that they say."""
+        return {}
+
     def _context(self) -> Context:
-        if self.rule is None:
+        kinds = self._kinds()
+        kind = next(iter(kinds.values())) if kinds else self._kind_of({})
+        if kind is None:
             raise NotImplementedError(
                 f"{type(self).__name__} has no rule: set the class attribute `rule`, or override "
                 "step()"
             )
         return Context(
-            rule=self.rule,
-            name=type(self).__name__,
+            kind=kind,
+            kinds=kinds,
             groups=self.param_groups,
             state=self.state,
-            extras=self.extras,
             engine=self.engine,
             fresh=self._fresh,
             takers_of_sparse=_TAKERS_OF_SPARSE,
@@ -390,18 +404,24 @@ class Optimizer(torch.optim.Optimizer):
         """Make the state of every parameter now, as its first step would; no step is taken."""
         context = self._context()
         for group in self.param_groups:
-            options = context.options_of(group)
+            kind = context.kind_of(group)
+            options = kind.options_of(group)
             for param in group["params"]:
-                ensure_state(context.rule, options, param, self.state, self._fresh)
+                ensure_state(kind.rule, options, param, self.state, self._fresh)
 
     def state_dict(self) -> StateDict:
         """Return the state in torch's format: ``state`` by parameter index, ``param_groups``."""
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state: Mapping[Any, Any] = self.state
-        if self.rule is not None and "first" in self.rule.needs:
-            # That a parameter was never updated is told by its having no state, as in torch.
-            state = {key: value for key, value in state.items() if key not in self._fresh}
+        # That a parameter was never updated is told by its having no state, as in torch.
+        kinds = [(self._kind_of(group), group["params"]) for group in self.param_groups]
+        untold = {
+            p for kind, params in kinds if kind and "first" in kind.rule.needs for p in params
+        }
+        if untold:
+            untold &= self._fresh
+            state = {key: value for key, value in state.items() if key not in untold}
         packed = packed_state(map(packed_schedules, self.param_groups), state)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             returned = post_hook(self, packed)
@@ -427,8 +447,10 @@ class Optimizer(torch.optim.Optimizer):
             returned = pre_hook(self, state_dict)
             if returned is not None:
                 state_dict = returned
+        kinds = map(self._kind_of, self.param_groups)
+        rules = [None if kind is None else kind.rule for kind in kinds]
         load = LoadPlan(
-            self.param_groups, self.rule, state_dict, self._known_options(), self._loaded_entry
+            self.param_groups, rules, state_dict, self._known_options(), self._loaded_entry
         )
         groups = [
             unpacked_schedules({**group, **self.fixed, **self._own_flags(old)})
@@ -470,9 +492,10 @@ class Optimizer(torch.optim.Optimizer):
     def _loaded_entry(self, param: Tensor, entry: Any, flags: Mapping[str, Any]) -> Any:
         """Return a parameter's loaded state as it is kept; ``flags`` is its saved group."""
         cast = cast_state(param, entry, None, flags)
-        if self.rule is not None and isinstance(entry, dict):
+        kind = self._kind_of(flags)
+        if kind is not None and isinstance(entry, dict):
             # One number for a whole parameter was never rounded to the parameter's dtype.
-            scalars = [name for name, slot in self.rule.slots.items() if slot.is_scalar]
+            scalars = [name for name, slot in kind.rule.slots.items() if slot.is_scalar]
             cast.update({name: entry[name] for name in scalars if name in entry})
         return cast
 
@@ -515,7 +538,7 @@ class Optimizer(torch.optim.Optimizer):
         Parameters are assigned when they first have a gradient: call it after ``backward()``.
         Its ``str()`` is a table.
         """
-        if self.rule is None:
+        if not self._kinds() and self.rule is None:
             assignments = [
                 Assignment(param, i, position, "own step", f"{type(self).__name__} has no rule")
                 for i, group in enumerate(self.param_groups)
@@ -529,7 +552,8 @@ class Optimizer(torch.optim.Optimizer):
             with torch.no_grad(), unchanged_state(self.state, self._fresh, always=True):
                 plan = Plan(self._context())
                 plan.let_go()
-        notes = pass_notes(self.rule, [{**self.extras, **group} for group in self.param_groups])
+        kinds = [(self._kind_of(group), group) for group in self.param_groups]
+        notes = pass_notes([(kind.rule, kind.options_of(g)) for kind, g in kinds if kind])
         return explanation_of(plan.assignments, self.param_groups, notes)
 
     def __repr__(self) -> str:

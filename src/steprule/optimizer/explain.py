@@ -74,10 +74,12 @@ def explanation_of(
     return Explanation(rows, (*notes, *off))
 
 
-def pass_notes(rule: Rule, groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return in words how often a rule reads a parameter's elements, if it has reductions."""
-    if not rule.is_recorded:
-        return []
-    recordings = [form_of(rule, group).recording() for group in groups]
-    notes = [f"the rule {rule.name!r} takes {described(r)}" for r in recordings if r.has_reductions]
+def pass_notes(groups: Sequence[tuple[Rule, Mapping[str, Any]]]) -> list[str]:
+    """Return in words how often groups' rules read a parameter's elements, if more than once."""
+    notes = []
+    for rule, options in groups:
+        if rule.is_recorded:
+            recording = form_of(rule, options).recording()
+            if recording.has_reductions or recording.matrix_operations:
+                notes.append(f"the rule {rule.name!r} takes {described(recording)}")
     return list(dict.fromkeys(notes))

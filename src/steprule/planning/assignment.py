@@ -13,7 +13,7 @@ from steprule.engines.engine import Engine, Leaf, Runner, UnavailableError
 from steprule.engines.overlap import overlapping
 from steprule.language.form import Form
 from steprule.language.recording import Operation
-from steprule.language.rule import SUPPLIED
+from steprule.language.rule import SUPPLIED, Rule
 from steprule.planning.settings import Settings
 
 # Where a parameter is that has no gradient yet.
@@ -37,6 +37,7 @@ class PlannedRunner:
 
     engine: Engine
     runner: Runner
+    rule: Rule
     shared: tuple[Operation, ...]  # the rule's reductions over several parameters
     groups: frozenset[int]
     params: list[Tensor]
@@ -141,7 +142,14 @@ def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[PlannedRunner]
         positions = [leaf.position for leaf in leaves]
         parts.append(
             PlannedRunner(
-                engine, runner, _shared_by(form), frozenset(of_leaves), params, of_leaves, positions
+                engine,
+                runner,
+                form.rule,
+                _shared_by(form),
+                frozenset(of_leaves),
+                params,
+                of_leaves,
+                positions,
             )
         )
         taken += kept

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from steprule.engines.engine import Leaf
 from steprule.formats.floating import FLOATING
-from steprule.planning.settings import Context, Settings
+from steprule.planning.settings import Context, Kind, Settings
 from steprule.state.labels import label_of
 from steprule.state.making import check_state, ensure_state
 
@@ -24,15 +24,16 @@ def checked_leaves(context: Context, settings: list[Settings]) -> list[Leaf]:
         for position, param in enumerate(of_group.params):
             if param.grad is not None:
                 leaf = _checked_leaf(context, of_group, i, position)
-                check_state(context.rule, leaf.param, leaf.state, leaf.label)
+                check_state(of_group.kind.rule, leaf.param, leaf.state, leaf.label)
                 found.append(leaf)
     return found
 
 
 def make_state(context: Context, leaf: Leaf) -> None:
     """Give a leaf what state it lacks (someone may have cleared it since the last step)."""
-    options = context.options_of(context.groups[leaf.group])
-    ensure_state(context.rule, options, leaf.param, context.state, context.fresh)
+    group = context.groups[leaf.group]
+    kind = context.kind_of(group)
+    ensure_state(kind.rule, kind.options_of(group), leaf.param, context.state, context.fresh)
     leaf.state = context.state.get(leaf.param, {})
     leaf.is_first = leaf.param in context.fresh
 
@@ -49,7 +50,7 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
             "`fused=True` requires all the params to be floating point Tensors of supported "
             f"devices, but {label} is on meta: give the model its memory first (to_empty)"
         )
-    _check_kind(context, param, grad, label)
+    _check_kind(context, settings.kind, param, grad, label)
     if grad.shape != param.shape:
         raise RuntimeError(
             f"the gradient of {label} has shape {tuple(grad.shape)}, the parameter has "
@@ -68,16 +69,16 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
     form = settings.form
     if grad.is_sparse and form.rule.is_recorded and form.recording().shared_reductions:
         raise RuntimeError(
-            f"{context.name} sums over several parameters, of which {label} has a sparse gradient: "
-            "make it dense (sparse=False in the embedding)"
+            f"{settings.kind.name} sums over several parameters, of which {label} has a sparse "
+            "gradient: make it dense (sparse=False in the embedding)"
         )
     state = context.state.get(param, {})
     return Leaf(param, grad, state, group, position, param in context.fresh, label)
 
 
-def _check_kind(context: Context, param: Tensor, grad: Tensor, label: str) -> None:
+def _check_kind(context: Context, kind: Kind, param: Tensor, grad: Tensor, label: str) -> None:
     """Refuse a gradient or parameter of a kind that the rule does not take."""
-    name, rule = context.name, context.rule
+    name, rule = kind.name, kind.rule
     for what, tensor in (("", param), ("the gradient of ", grad)):
         if tensor.dtype not in FLOATING:
             raise RuntimeError(

@@ -22,7 +22,7 @@ from steprule.planning.assignment import NO_ENGINE, Assignment, assign, tell_num
 from steprule.planning.gradient_guards import GradientGuards
 from steprule.planning.leaf_checks import checked_leaves, make_state
 from steprule.planning.settings import Context, differ, settings_of
-from steprule.planning.staged_run import check_shared, run_in_stages
+from steprule.planning.staged_run import run_in_stages, shared_by_rule
 from steprule.planning.whole_steps import WholeSteps
 from steprule.state.making import unchanged_state
 
@@ -59,7 +59,7 @@ class Plan:
         context = self.context
         self._is_watched = is_watched()
         assigned, self._parts = assign(leaves, self.settings, by_address=not self._is_watched)
-        check_shared(self._parts)
+        self._in_stages = shared_by_rule(self._parts)
         self._params = [leaf.param for leaf in leaves]
         has_grad = {(leaf.group, leaf.position) for leaf in leaves}
         without = [
@@ -78,7 +78,6 @@ class Plan:
         # Whether nothing but whole steps is taken, to which autograd is nothing.
         self.ignores_autograd = self._whole is not None and not self._whole.others
         self._runners = [part.runner for part in self._parts]
-        self._in_stages = [part for part in self._parts if part.shared]
         if not all(runner.collect() for runner in self._runners):
             raise RuntimeError(
                 "a gradient or parameter has no memory (its storage was freed): "
@@ -201,12 +200,9 @@ class Plan:
             if not part.shared:
                 part.runner.run()
                 self._count_first_updates(part.params)
-        if self._in_stages:
-            run_in_stages(
-                [cast("RunsInStages", part.runner) for part in self._in_stages],
-                self._in_stages[0].shared,
-            )
-            for part in self._in_stages:
+        for parts in self._in_stages:
+            run_in_stages([cast("RunsInStages", part.runner) for part in parts], parts[0].shared)
+            for part in parts:
                 self._count_first_updates(part.params)
         if self._whole is not None:
             self._whole.learn()

@@ -22,19 +22,23 @@ _IMMUTABLE = {float, int, bool, type(None), tuple, str}
 FLAGS = ("maximize", "decoupled_weight_decay", *_ENGINE_OPTIONS)
 
 
-@dataclass
-class Context:
-    """What a plan is made of: the optimizer's parts, without the optimizer."""
+# The key under which a group of a combined optimizer says what it is updated by.
+KIND = "optimizer"
 
-    rule: Rule
+
+@dataclass(frozen=True)
+class Kind:
+    """What updates a group: an optimizer class, as far as a plan has to know it.
+
+    Attributes:
+        name: the class's.
+        rule: its rule.
+        extras: options that torch has not, with their defaults.
+    """
+
     name: str
-    groups: list[dict[str, Any]]
-    state: dict[Tensor, dict[str, Any]]
+    rule: Rule
     extras: Mapping[str, Any]
-    engine: str
-    fresh: set[Tensor]
-    takers_of_sparse: Sequence[str] = ()
-    record: StepRecord = field(default_factory=StepRecord)
 
     def options_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return a group's options, with those that torch has not at their defaults."""
@@ -42,10 +46,32 @@ class Context:
 
 
 @dataclass
+class Context:
+    """What a plan is made of: the optimizer's parts, without the optimizer.
+
+    ``kinds`` are those of a combined optimizer, by name, ``kind`` that of any other group.
+    """
+
+    kind: Kind
+    groups: list[dict[str, Any]]
+    state: dict[Tensor, dict[str, Any]]
+    engine: str
+    fresh: set[Tensor]
+    takers_of_sparse: Sequence[str] = ()
+    record: StepRecord = field(default_factory=StepRecord)
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+
+    def kind_of(self, group: Mapping[str, Any]) -> Kind:
+        """Return what updates a group."""
+        return self.kinds.get(group[KIND], self.kind) if self.kinds else self.kind
+
+
+@dataclass
 class Settings:
     """What a group's options come to at this step."""
 
     group: dict[str, Any]
+    kind: Kind
     params: list[Tensor]
     same_params: IdentityGuard
     keys: tuple[str, ...]
@@ -123,9 +149,11 @@ def settings_of(context: Context, index: int) -> Settings:
     Raises:
         TypeError, ValueError: a number that is none.
     """
-    group, rule = context.groups[index], context.rule
-    keys = (*rule.options, *rule.flags, *_SHARED_OPTIONS, *_ENGINE_OPTIONS, *GUARDS)
-    options = context.options_of(group)
+    group = context.groups[index]
+    kind = context.kind_of(group)
+    rule, own = kind.rule, (KIND,) if context.kinds else ()
+    keys = (*own, *rule.options, *rule.flags, *_SHARED_OPTIONS, *_ENGINE_OPTIONS, *GUARDS)
+    options = kind.options_of(group)
     guards = guards_of(options, rule.options)
     check_guards(guards, f"group {index}: ")
     form = form_of(rule, options)
@@ -150,6 +178,7 @@ def settings_of(context: Context, index: int) -> Settings:
     is_mutable |= not all(type(x) in _IMMUTABLE for x in signature)
     return Settings(
         group=group,
+        kind=kind,
         params=list(group["params"]),
         same_params=IdentityGuard(group["params"]),
         keys=keys,

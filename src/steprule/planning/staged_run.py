@@ -11,11 +11,27 @@ from torch import Tensor
 
 from steprule.engines.stages import RunsInStages, Share, sent
 from steprule.language.recording import Operation
+from steprule.language.rule import Rule
 from steprule.planning.assignment import PlannedRunner
 from steprule.planning.step_record import exact_sum
 
 
-def check_shared(parts: Sequence[PlannedRunner]) -> None:
+def shared_by_rule(parts: Sequence[PlannedRunner]) -> list[list[PlannedRunner]]:
+    """Return the runners of each rule that has sums over several parameters: its own only.
+
+    Raises:
+        RuntimeError, TypeError: as :func:`_check`.
+    """
+    by_rule: dict[Rule, list[PlannedRunner]] = {}
+    for part in parts:
+        by_rule.setdefault(part.rule, []).append(part)
+    found = [of_rule for of_rule in by_rule.values() if any(part.shared for part in of_rule)]
+    for of_rule in found:
+        _check(of_rule)
+    return found
+
+
+def _check(parts: Sequence[PlannedRunner]) -> None:
     """Refuse groups whose flags give a rule other sums over several parameters.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from typing import Any
@@ -39,10 +39,11 @@ class LoadPlan:
 
     Args:
         groups: the optimizer's.
-        rule: its rule, if it has one.
+        rules: of each group, None for one without.
         state_dict: what is to be loaded.
         options: the keys of a group that keep their values where the state dict lacks them.
-        loaded_entry: makes of a parameter, its saved state and its saved group what is kept.
+        loaded_entry: makes of a parameter, its saved state and its saved group (what that lacks is
+            as in the present one) what is kept.
 
     Raises:
         TypeError: not a state dict.
@@ -53,7 +54,7 @@ class LoadPlan:
     def __init__(
         self,
         groups: list[dict[str, Any]],
-        rule: Rule | None,
+        rules: Sequence[Rule | None],
         state_dict: Mapping[str, Any],
         options: Collection[str],
         loaded_entry: Callable[[Tensor, Any, Mapping[str, Any]], Any],
@@ -71,7 +72,6 @@ class LoadPlan:
         if not isinstance(state_dict["state"], Mapping):
             raise TypeError("state_dict['state'] must be a dict: parameter index to its state")
         self._groups = groups
-        self._rule = rule
         saved = deepcopy(state_dict["param_groups"])
         self._check_groups(saved)
         owners = {
@@ -81,14 +81,18 @@ class LoadPlan:
                 zip(group["params"], saved_group["params"], strict=True)
             )
         }
-        flags_of = {key: saved_group for saved_group in saved for key in saved_group["params"]}
+        flags_of = {
+            key: {**group, **saved_group}
+            for group, saved_group in zip(groups, saved, strict=True)
+            for key in saved_group["params"]
+        }
         self.state: dict[Any, Any] = {}
         for key, entry in state_dict["state"].items():
             if key not in owners:
                 self.state[key] = entry
                 continue
             param, group, i, position = owners[key]
-            self._check_entry(param, entry, f"{label_of(group, i, position)}")
+            _check_entry(rules[i], param, entry, label_of(group, i, position))
             self.state[param] = loaded_entry(param, entry, flags_of[key])
         self.groups = [
             _merged(group, saved_group, options)
@@ -109,20 +113,21 @@ class LoadPlan:
                     f"in the state dict, {len(group['params'])} in the optimizer"
                 )
 
-    def _check_entry(self, param: Tensor, entry: Any, label: str) -> None:
-        if self._rule is None:
-            return
-        if not isinstance(entry, Mapping):
-            raise TypeError(f"loaded state of {label} must be a dict, got {entry!r}")
-        for name, slot in self._rule.slots.items():
-            value = entry.get(name)
-            expected = slot.shape_for(param.shape)
-            if isinstance(value, Tensor) and not slot.is_scalar and value.shape != expected:
-                raise ValueError(
-                    f"loaded state {name!r} of {label} has shape {tuple(value.shape)}, the "
-                    f"parameter has {tuple(param.shape)}: the model differs from the one saved, "
-                    "or its parameters are in another order"
-                )
+
+def _check_entry(rule: Rule | None, param: Tensor, entry: Any, label: str) -> None:
+    if rule is None:
+        return
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"loaded state of {label} must be a dict, got {entry!r}")
+    for name, slot in rule.slots.items():
+        value = entry.get(name)
+        expected = slot.shape_for(param.shape)
+        if isinstance(value, Tensor) and not slot.is_scalar and value.shape != expected:
+            raise ValueError(
+                f"loaded state {name!r} of {label} has shape {tuple(value.shape)}, the "
+                f"parameter has {tuple(param.shape)}: the model differs from the one saved, "
+                "or its parameters are in another order"
+            )
 
 
 def _merged(
