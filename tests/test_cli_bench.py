@@ -21,7 +21,7 @@ from steprule.bench.results import Row
 from steprule.bench.run import Request, bench
 from steprule.bench.sets import SETS, ParamSet
 from steprule.bench.subjects import subjects
-from steprule.bench.tables import TABLES, epoch, memory, scaling, startup, steps
+from steprule.bench.tables import TABLES, epoch, matrices, memory, scaling, startup, steps
 from steprule.bench.timing import TRIALS, Make, Timed, interleaved
 from steprule.cli import main
 from steprule.cli.data import Dataset
@@ -39,6 +39,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("steprule.bench.run.SETS", TINY)
     monkeypatch.setattr(scaling, "SIZES", (1000, 3000))
     monkeypatch.setattr(scaling, "MOST_REPEATS", 1)
+    monkeypatch.setattr(matrices, "SETS", (ParamSet("two", "two", [(4, 3), (4, 8)], 1),))
     monkeypatch.setattr(epoch, "load", lambda _: few_rows())
     monkeypatch.setattr(startup, "run_child", child_of(startup))
     monkeypatch.setattr(memory, "run_child", child_of(memory))

@@ -27,7 +27,8 @@ def charts_of(table: Table, rows: Sequence[Row]) -> list[LineChart | BarChart]:
     else:
         charts += _readings(table, rows)
     for name in PASSES:
-        limits = [(row.optimizer, row.facts[f"of {name}"]) for row in rows if row.others]
+        fact = f"of {name}"
+        limits = [(row.optimizer, row.facts[fact]) for row in rows if fact in row.facts]
         if limits:
             charts.append(
                 BarChart(

@@ -585,7 +585,8 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: among ``shared`` is none of :class:`~.shared_options.SharedOptions`.
     """
-    for name in arguments["shared"]:
+    shared = arguments.get("shared", {})
+    for name in shared:
         if name not in GUARDS:
             raise TypeError(
                 f"{type(arguments['self']).__name__}.__init__() got an unexpected keyword argument "
@@ -596,7 +597,7 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in arguments.items()
         if name not in ("self", "params", "engine", "shared", "__class__")
     }
-    return {**given, **arguments["shared"]}
+    return {**given, **shared}
 
 
 # A step is not for the compiler: it would trace the planning, and again with every new plan. It
