@@ -40,6 +40,8 @@ __all__ = [
 # Over which elements a sum may be taken.
 Over = Literal["param", "group", "all"]
 SCOPES = ("param", "group", "all")
+# Along which axis of a matrix it may be taken: the last, of each row; or the last but one.
+Axis = Literal[-1, -2] | None
 
 
 class Vocabulary(Protocol):
@@ -57,11 +59,11 @@ class Vocabulary(Protocol):
     def minimum(self, a: Any, b: Any) -> Any: ...
     def where(self, condition: Any, a: Any, b: Any) -> Any: ...
     def lerp(self, a: Any, b: Any, weight: Any) -> Any: ...
-    def sum_of(self, x: Any, over: Over = "param") -> Any: ...
-    def mean_of(self, x: Any, over: Over = "param") -> Any: ...
-    def max_of(self, x: Any, over: Over = "param") -> Any: ...
-    def norm_of(self, x: Any, over: Over = "param") -> Any: ...
-    def dot_of(self, x: Any, y: Any, over: Over = "param") -> Any: ...
+    def sum_of(self, x: Any, over: Over = "param", axis: Axis = None) -> Any: ...
+    def mean_of(self, x: Any, over: Over = "param", axis: Axis = None) -> Any: ...
+    def max_of(self, x: Any, over: Over = "param", axis: Axis = None) -> Any: ...
+    def norm_of(self, x: Any, over: Over = "param", axis: Axis = None) -> Any: ...
+    def dot_of(self, x: Any, y: Any, over: Over = "param", axis: Axis = None) -> Any: ...
 
 
 # exp of more is more than the largest number in float64.
@@ -111,7 +113,7 @@ class NumberVocabulary:
     def lerp(self, a: Any, b: Any, weight: Any) -> Any:
         return a + weight * (b - a)
 
-    def sum_of(self, x: Any, over: Over = "param") -> Any:
+    def sum_of(self, x: Any, over: Over = "param", axis: Axis = None) -> Any:
         raise TypeError(
             "a sum, mean, norm, dot product or largest value is taken of an array (param, grad, a "
             f"slot, or what is computed from them), not of the number {x!r}"
@@ -119,7 +121,7 @@ class NumberVocabulary:
 
     mean_of = max_of = norm_of = sum_of
 
-    def dot_of(self, x: Any, y: Any, over: Over = "param") -> Any:
+    def dot_of(self, x: Any, y: Any, over: Over = "param", axis: Axis = None) -> Any:
         return self.sum_of(x)
 
 
@@ -221,38 +223,41 @@ def lerp(a: Any, b: Any, weight: Any) -> Any:
     return _vocabulary_of(a, b, weight).lerp(a, b, weight)
 
 
-def sum_of(x: Any, over: Over = "param") -> Any:
+def sum_of(x: Any, over: Over = "param", axis: Axis = None) -> Any:
     """Return the sum of a parameter's elements: a number, in float64; 0 of none.
 
     Args:
         x: an array.
         over: ``"param"``, the elements of each parameter by itself; ``"group"``, those of all
             parameters of its group that have a gradient; or ``"all"`` of the optimizer's.
+        axis: of a matrix, -1 for the sum of each row, -2 for that of each column: a column or a
+            row of numbers (the axis is kept, with length 1), which operations on arrays spread
+            over the matrix. What has more axes is so many matrices.
     """
-    return _vocabulary_of(x).sum_of(x, _checked(over))
+    return _vocabulary_of(x).sum_of(x, *_checked(over, axis))
 
 
-def mean_of(x: Any, over: Over = "param") -> Any:
-    """Return the mean of the elements, ``over`` as in :func:`sum_of`; 0 of none."""
-    return _vocabulary_of(x).mean_of(x, _checked(over))
+def mean_of(x: Any, over: Over = "param", axis: Axis = None) -> Any:
+    """Return the mean of the elements, ``over`` and ``axis`` as in :func:`sum_of`; 0 of none."""
+    return _vocabulary_of(x).mean_of(x, *_checked(over, axis))
 
 
-def max_of(x: Any, over: Over = "param") -> Any:
-    """Return the largest absolute value of the elements, ``over`` as in :func:`sum_of`.
+def max_of(x: Any, over: Over = "param", axis: Axis = None) -> Any:
+    """Return the largest absolute value, ``over`` and ``axis`` as in :func:`sum_of`.
 
     nan if any is, 0 of none.
     """
-    return _vocabulary_of(x).max_of(x, _checked(over))
+    return _vocabulary_of(x).max_of(x, *_checked(over, axis))
 
 
-def norm_of(x: Any, over: Over = "param") -> Any:
-    """Return the 2-norm of the elements, sqrt(sum_of(x * x)), ``over`` as in :func:`sum_of`."""
-    return _vocabulary_of(x).norm_of(x, _checked(over))
+def norm_of(x: Any, over: Over = "param", axis: Axis = None) -> Any:
+    """Return the 2-norm, sqrt(sum_of(x * x)), ``over`` and ``axis`` as in :func:`sum_of`."""
+    return _vocabulary_of(x).norm_of(x, *_checked(over, axis))
 
 
-def dot_of(x: Any, y: Any, over: Over = "param") -> Any:
-    """Return the dot product of two arrays, sum_of(x * y), ``over`` as in :func:`sum_of`."""
-    return _vocabulary_of(x, y).dot_of(x, y, _checked(over))
+def dot_of(x: Any, y: Any, over: Over = "param", axis: Axis = None) -> Any:
+    """Return the dot product of two arrays, sum_of(x * y), in float64."""
+    return _vocabulary_of(x, y).dot_of(x, y, *_checked(over, axis))
 
 
 def all_finite(x: Any, over: Over = "param") -> Any:
@@ -260,7 +265,13 @@ def all_finite(x: Any, over: Over = "param") -> Any:
     return max_of(x, over) < math.inf
 
 
-def _checked(over: Any) -> Any:
+def _checked(over: Any, axis: Any) -> tuple[Any, Any]:
     if over not in SCOPES:
         raise ValueError(f"over must be one of {', '.join(map(repr, SCOPES))}, got {over!r}")
-    return over
+    if axis not in (None, -1, -2):
+        raise ValueError(
+            f"axis must be -1 (of each row), -2 (of each column) or None, got {axis!r}"
+        )
+    if axis is not None and over != "param":
+        raise ValueError(f"over={over!r} is of all elements together: leave axis out")
+    return over, axis

@@ -80,4 +80,4 @@ def scalar_divisors(recording: Recording) -> list[Value]:
     found = [
         operation.operands[1] for operation in recording.array_operations if operation.name == "div"
     ]
-    return list(dict.fromkeys(x for x in found if isinstance(x, Value) and not x.is_array))
+    return list(dict.fromkeys(x for x in found if isinstance(x, Value) and x.is_scalar))

@@ -55,31 +55,41 @@ class TensorVocabulary(threading.local):
         plain = isinstance(a, Tensor) and isinstance(b, Tensor) and not isinstance(weight, Tensor)
         return torch.lerp(a, b, weight) if plain else a + weight * (b - a)
 
-    def sum_of(self, x: Tensor, over: ops.Over = "param") -> Any:
+    def sum_of(self, x: Tensor, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
         """Return the sum in float64."""
+        if axis is not None:
+            return x.sum(dim=axis, keepdim=True)
         return self._shared(x.sum(dtype=wide_dtype(x)), x, over)
 
-    def mean_of(self, x: Tensor, over: ops.Over = "param") -> Any:
+    def mean_of(self, x: Tensor, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
         """Return the mean in float64; 0 of nothing."""
+        if axis is not None:
+            return self.sum_of(x, over, axis) / max(x.shape[axis], 1)
         total = x.sum(dtype=wide_dtype(x))
         return total / max(x.numel(), 1) if over == "param" else self._shared(total, x, over)
 
-    def max_of(self, x: Tensor, over: ops.Over = "param") -> Any:
+    def max_of(self, x: Tensor, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
         """Return the largest absolute value in float64; 0 of nothing."""
         wide = x.abs() if x.dtype is not torch.bool else x
+        if axis is not None:
+            if not x.shape[axis]:
+                wide = torch.nn.functional.pad(wide, (0, 1) if axis == -1 else (0, 0, 0, 1))
+            return wide.amax(dim=axis, keepdim=True)
         largest = (wide.amax() if x.numel() else wide.sum()).to(wide_dtype(x))
         return self._shared(largest, x, over)
 
-    def norm_of(self, x: Tensor, over: ops.Over = "param") -> Any:
+    def norm_of(self, x: Tensor, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
         """Return the 2-norm in float64."""
-        if over != "param":
-            return torch.sqrt(self.dot_of(x, x, over))
+        if over != "param" or axis is not None:
+            return torch.sqrt(self.dot_of(x, x, over, axis))
         number = x.to(wide_dtype(x)) if x.dtype is torch.bool else x
         norm: Tensor = torch.linalg.vector_norm(number, dtype=wide_dtype(x))
         return norm
 
-    def dot_of(self, x: Any, y: Any, over: ops.Over = "param") -> Any:
+    def dot_of(self, x: Any, y: Any, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
         """Return the dot product in float64; one of the two may be a number."""
+        if axis is not None:
+            return self.sum_of(x * y, over, axis)
         like = x if isinstance(x, Tensor) else y
         wide = wide_dtype(like)
         x, y = (t.to(wide) if isinstance(t, Tensor) else t for t in (x, y))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from steprule.language.guards import CLIP_EPS, guards_of
@@ -56,6 +56,20 @@ class Form:
     def array_slots(self) -> tuple[str, ...]:
         """The slots with one number for each element."""
         return tuple(n for n in self.present_slots if not self.rule.slots[n].is_scalar)
+
+    @functools.cached_property
+    def each_slots(self) -> dict[str, Literal["row", "column"]]:
+        """Those among them with one number for each row or column of a matrix instead."""
+        shapes = {name: self.rule.slots[name].shape for name in self.present_slots}
+        rows: dict[str, Literal["row", "column"]] = {
+            n: "row" for n, s in shapes.items() if s == "row"
+        }
+        return {**rows, **{n: "column" for n, s in shapes.items() if s == "column"}}
+
+    def of_shape(self, shape: Sequence[int]) -> Form:
+        """Return the form that a parameter of this shape takes: slots may depend on it."""
+        kept = tuple(n for n in self.present_slots if self.rule.slots[n].has_shape_for(len(shape)))
+        return self if kept == self.present_slots else replace(self, present_slots=kept)
 
     @functools.cached_property
     def scalar_slots(self) -> tuple[str, ...]:
@@ -118,6 +132,7 @@ def _recording(form: Form) -> Recording:
         scalars=form.scalars,
         flags={},
         scalar_slots=form.scalar_slots,
+        each=form.each_slots,
     )
 
 

@@ -44,17 +44,17 @@ class Pass:
 
 def passes_of(recording: Recording) -> tuple[Pass, ...]:
     """Return the passes before the one that updates; none for a rule without reductions."""
-    levels = _levels_of(recording)
+    levels = levels_of(recording)
     passes = []
     for level in range(1, max(levels.values(), default=0) + 1):
         of_level = [x for x in recording.tensor_operations if levels[x.result] == level]
-        scalars = [x for x in of_level if not x.result.is_array]
+        scalars = [x for x in of_level if not x.result.is_array]  # or one for each row, or column
         reductions = tuple(x for x in scalars if x.name in REDUCTIONS)
         matrices = tuple(x for x in of_level if x.name in MATRIX_OPERATIONS)
         wanted = [x for operation in (*reductions, *matrices) for x in operation.operands]
         passes.append(
             Pass(
-                array_operations=_made_by(recording, wanted),
+                array_operations=operations_for(recording, wanted),
                 reductions=reductions,
                 scalar_operations=tuple(x for x in scalars if x.name not in REDUCTIONS),
                 matrix_operations=matrices,
@@ -65,7 +65,7 @@ def passes_of(recording: Recording) -> tuple[Pass, ...]:
 
 def update_operations(recording: Recording) -> tuple[Operation, ...]:
     """Return the array operations of the last pass: those that the outputs are made by."""
-    return _made_by(recording, recording.outputs.values())
+    return operations_for(recording, recording.outputs.values())
 
 
 def described(recording: Recording) -> str:
@@ -76,10 +76,12 @@ def described(recording: Recording) -> str:
 
 
 def _named(reduction: Operation) -> str:
+    if reduction.axis is not None:
+        return f"{reduction.name} of {'rows' if reduction.axis == -1 else 'columns'}"
     return f"{reduction.name} over {reduction.over}" if reduction.is_shared else reduction.name
 
 
-def _levels_of(recording: Recording) -> dict[Value, int]:
+def levels_of(recording: Recording) -> dict[Value, int]:
     """Return how many reductions, one after the other, stand before each quantity.
 
     Those over several parameters come in the order in which the rule has them, so that engines
@@ -96,7 +98,9 @@ def _levels_of(recording: Recording) -> dict[Value, int]:
     return levels
 
 
-def _made_by(recording: Recording, wanted: Iterable[Value | float | None]) -> tuple[Operation, ...]:
+def operations_for(
+    recording: Recording, wanted: Iterable[Value | float | None]
+) -> tuple[Operation, ...]:
     """Return the array operations that lead to these quantities, in order.
 
     Results of matrix operations are there already.

@@ -12,26 +12,36 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from steprule import ops
 
 
 @dataclass(frozen=True)
 class Value:
-    """One quantity in a recording: an input, or the result of an operation."""
+    """One quantity in a recording: an input, or the result of an operation.
+
+    ``each`` says of what is neither a number nor an array that there is one for each ``"row"`` of
+    a matrix, or ``"column"``.
+    """
 
     index: int
     is_array: bool
+    each: Literal["row", "column"] | None = None
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it is one number for the parameter."""
+        return not self.is_array and self.each is None
 
 
 @dataclass(frozen=True)
 class Operation:
     """``result = name(*operands)``; an operand is a value or a constant.
 
-    ``over`` says of a reduction over whose elements it is taken; ``settings`` are what a matrix
-    operation was told beside its operands.
+    ``over`` and ``axis`` say of a reduction over whose elements it is taken; ``settings`` are what
+    a matrix operation was told beside its operands.
     """
 
     result: Value
@@ -39,6 +49,7 @@ class Operation:
     operands: tuple[Value | float, ...]
     over: ops.Over = "param"
     settings: tuple[Any, ...] = ()
+    axis: ops.Axis = None
 
     @property
     def is_shared(self) -> bool:
@@ -65,6 +76,14 @@ class Recording:
     tensor_operations: tuple[Operation, ...]
     outputs: Mapping[str, Value | float | None]
     calls_of_shared: tuple[Value, ...] = ()
+    each_inputs: Mapping[str, Value] = field(default_factory=dict)
+
+    @functools.cached_property
+    def has_axes(self) -> bool:
+        """Whether it tells rows from columns."""
+        return any(x.result.each or x.axis for x in self.tensor_operations) or bool(
+            self.each_inputs
+        )
 
     @functools.cached_property
     def shared_reductions(self) -> tuple[Operation, ...]:
@@ -99,10 +118,10 @@ class Recording:
         used: dict[Value, None] = {}
         for operation in self.tensor_operations:
             for x in operation.operands:
-                if isinstance(x, Value) and not x.is_array:
+                if isinstance(x, Value) and x.is_scalar:
                     used[x] = None
         for output in self.outputs.values():
-            if isinstance(output, Value) and not output.is_array:
+            if isinstance(output, Value) and output.is_scalar:
                 used[output] = None
         return list(used)
 
@@ -333,20 +352,20 @@ class SymbolVocabulary:
     def lerp(self, a: Any, b: Any, weight: Any) -> Any:
         return a + weight * (b - a)
 
-    def sum_of(self, x: Any, over: ops.Over = "param") -> Any:
-        return _tape_of(x).record("sum_of", x, over=over)
+    def sum_of(self, x: Any, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
+        return _tape_of(x).record("sum_of", x, over=over, axis=axis)
 
-    def mean_of(self, x: Any, over: ops.Over = "param") -> Any:
-        return _tape_of(x).record("mean_of", x, over=over)
+    def mean_of(self, x: Any, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
+        return _tape_of(x).record("mean_of", x, over=over, axis=axis)
 
-    def max_of(self, x: Any, over: ops.Over = "param") -> Any:
-        return _tape_of(x).record("max_of", x, over=over)
+    def max_of(self, x: Any, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
+        return _tape_of(x).record("max_of", x, over=over, axis=axis)
 
-    def norm_of(self, x: Any, over: ops.Over = "param") -> Any:
-        return self.sqrt(self.dot_of(x, x, over))
+    def norm_of(self, x: Any, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
+        return self.sqrt(self.dot_of(x, x, over, axis))
 
-    def dot_of(self, x: Any, y: Any, over: ops.Over = "param") -> Any:
-        return _tape_of(x, y).record("dot_of", x, y, over=over)
+    def dot_of(self, x: Any, y: Any, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
+        return _tape_of(x, y).record("dot_of", x, y, over=over, axis=axis)
 
 
 ops.register_vocabulary(Symbol, SymbolVocabulary())
@@ -365,10 +384,10 @@ class Tape:
         self.of_arrays: set[Value] = set()  # arrays, and scalars that follow from them
         self.calls_of_shared: list[Value] = []
 
-    def new_input(self, *, is_array: bool) -> Symbol:
-        value = Value(self.count, is_array)
+    def new_input(self, *, is_array: bool, each: Literal["row", "column"] | None = None) -> Symbol:
+        value = Value(self.count, is_array, each)
         self.count += 1
-        if is_array:
+        if not value.is_scalar:
             self.of_arrays.add(value)
         return Symbol(self, value)
 
@@ -378,23 +397,40 @@ class Tape:
         *operands: Any,
         over: ops.Over = "param",
         settings: tuple[Any, ...] = (),
+        axis: ops.Axis = None,
     ) -> Symbol:
         values = tuple(_operand(name, x) for x in operands)
         # Constants are keyed by their type too: 1 == True == 1.0 in a dict.
         known = tuple(x if isinstance(x, Value) else ("constant", repr(x)) for x in values)
-        key = name, (over, *settings), known
+        key = name, (over, axis, *settings), known
         if key not in self.operations:
-            is_array = any(isinstance(x, Value) and x.is_array for x in values)
-            if name in REDUCTIONS and not is_array:
-                ops.NUMBERS.sum_of(operands[0])  # which refuses
-            result = self.new_input(is_array=is_array and name not in REDUCTIONS).value
+            kinds: set[str] = {
+                x.each or "array" for x in values if isinstance(x, Value) and not x.is_scalar
+            }
+            if name in REDUCTIONS:
+                kinds = self._reduced(kinds, axis, operands[0])
+            is_array = "array" in kinds or len(kinds) > 1  # rows and columns spread over it
+            each: Any = None if is_array or not kinds else kinds.pop()
+            result = self.new_input(is_array=is_array, each=each).value
             if not self.of_arrays.isdisjoint(values):
                 self.of_arrays.add(result)
-            self.operations[key] = Operation(result, name, values, over, settings)
+            self.operations[key] = Operation(result, name, values, over, settings, axis)
         found = self.operations[key].result
         if over != "param":
             self.calls_of_shared.append(found)
         return Symbol(self, found)
+
+    @staticmethod
+    def _reduced(kinds: set[str], axis: ops.Axis, operand: Any) -> set[str]:
+        """Return of what kind a reduction of such operands is."""
+        if not kinds:
+            ops.NUMBERS.sum_of(operand)  # which refuses
+        if axis is None:
+            return set()
+        kept, gone = ("row", "column") if axis == -1 else ("column", "row")
+        if kinds == {kept}:
+            raise TypeError(f"there is one number for each {kept} already: axis={axis} has no more")
+        return set() if kinds == {gone} else {kept}
 
 
 def _operand(operation: str, x: Any) -> Value | float:
@@ -414,6 +450,7 @@ def record(
     scalars: Sequence[str],
     flags: Mapping[str, Any],
     scalar_slots: Sequence[str] = (),
+    each: Mapping[str, Literal["row", "column"]] | None = None,
 ) -> Recording:
     """Run ``function`` once on symbols.
 
@@ -425,10 +462,16 @@ def record(
         scalars: names of the keyword arguments that are numbers known only at the step.
         flags: keyword arguments fixed now.
         scalar_slots: those of ``arrays`` that hold one number for the whole parameter.
+        each: those that hold one for each row or column.
     """
+    each = each or {}
     tape = Tape()
     symbols = {
-        name: tape.new_input(is_array=name not in scalar_slots) if present else None
+        name: tape.new_input(
+            is_array=name not in scalar_slots and name not in each, each=each.get(name)
+        )
+        if present
+        else None
         for name, present in arrays.items()
     }
     scalar_symbols = {name: tape.new_input(is_array=False) for name in scalars}
@@ -445,15 +488,17 @@ def record(
                 f"which is {'present' if new is None else 'absent'} under these options"
             )
         output = None if new is None else _operand("return", new)
-        is_array = isinstance(output, Value) and output.is_array
-        if output is not None and is_array and name in scalar_slots:
+        if isinstance(output, Value) and not output.is_scalar and name in scalar_slots:
             raise TypeError(f"the rule returned an array for the scalar slot {name!r}")
+        if name in each and getattr(output, "each", None) != each[name]:
+            raise TypeError(f"the rule must return one number for each {each[name]} for {name!r}")
         outputs[name] = output
     operations = _needed(tape.operations.values(), outputs.values())
     inputs = {name: s.value for name, s in symbols.items() if s is not None}
     return Recording(
         array_inputs={n: v for n, v in inputs.items() if v.is_array},
-        scalar_inputs={n: v for n, v in inputs.items() if not v.is_array}
+        each_inputs={n: v for n, v in inputs.items() if v.each is not None},
+        scalar_inputs={n: v for n, v in inputs.items() if v.is_scalar}
         | {name: s.value for name, s in scalar_symbols.items()},
         scalar_operations=tuple(x for x in operations if x.result not in tape.of_arrays),
         tensor_operations=tuple(x for x in operations if x.result in tape.of_arrays),

@@ -106,6 +106,10 @@ class Slot:
             return tuple(param_shape)
         return None
 
+    def has_shape_for(self, axes: int) -> bool:
+        """Tell whether a parameter of so many axes has such a slot."""
+        return self.shape_for((1,) * axes) is not None
+
     def is_present(self, options: Mapping[str, Any]) -> bool:
         """Tell whether a group with these options keeps this slot."""
         return self.when is None or bool(options[self.when])

@@ -78,8 +78,11 @@ def pass_notes(groups: Sequence[tuple[Rule, Mapping[str, Any]]]) -> list[str]:
     """Return in words how often groups' rules read a parameter's elements, if more than once."""
     notes = []
     for rule, options in groups:
-        if rule.is_recorded:
-            recording = form_of(rule, options).recording()
+        if not rule.is_recorded:
+            continue
+        form = form_of(rule, options)
+        for of_shape in dict.fromkeys(form.of_shape(p.shape) for p in options["params"]):
+            recording = of_shape.recording()
             if recording.has_reductions or recording.matrix_operations:
                 notes.append(f"the rule {rule.name!r} takes {described(recording)}")
     return list(dict.fromkeys(notes))

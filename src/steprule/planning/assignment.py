@@ -85,7 +85,7 @@ def assign(
     waiting = [
         _Offer(
             leaf,
-            settings[leaf.group].form,
+            settings[leaf.group].form.of_shape(leaf.param.shape),
             registry.candidates(settings[leaf.group].engine, leaf.param.device.type),
         )
         for leaf in leaves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,8 +170,8 @@ def settings_of(context: Context, index: int) -> Settings:
             values[name] = guards[name]
     for name, value in values.items():
         is_mutable |= isinstance(value, Tensor)
-        if value is None and not rule.elementwise:  # left to the rule
-            numbers[name] = None
+        if value is None:  # left to the rule
+            numbers[name] = math.nan if rule.is_recorded else None
         else:
             numbers[name] = _number(value, as_tensors, f"{name} of group {index}")
     signature = tuple(map(group.get, keys))

@@ -8,8 +8,7 @@ from typing import Any
 from typing_extensions import Unpack
 
 from steprule.language.rule import FINITE, Range, Slot, rule
-from steprule.matrix_ops import matmul, mean, mean_square
-from steprule.ops import lerp, maximum, minimum, sqrt
+from steprule.ops import lerp, maximum, mean_of, minimum, sqrt, square, where
 from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 
 
@@ -19,7 +18,6 @@ from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_op
     variance=Slot(signed=False, shape="vector"),
     ranges={"beta2_decay": Range(high=0.0), "d": Range(low=1.0), "eps": FINITE},
     parts={"eps": ("eps1", "eps2")},
-    elementwise=False,
     takes_complex=False,
     source="Shazeer, Stern: Adafactor: adaptive learning rates with sublinear memory cost, 2018",
 )
@@ -40,21 +38,20 @@ def adafactor(
     weight_decay: Any,
 ) -> Any:
     """Return the update of :class:`Adafactor`."""
-    if eps1 is None:
-        eps1 = machine_eps
+    eps1 = where(eps1 == eps1, eps1, machine_eps)  # None comes as nan
     weight = step**beta2_decay
-    step_size = maximum(sqrt(mean_square(param)), eps2) * minimum(lr, 1 / sqrt(step))
+    step_size = maximum(sqrt(mean_of(square(param))), eps2) * minimum(lr, 1 / sqrt(step))
     param = param * (1 - lr * weight_decay)
 
     if variance is None:
-        row_var = lerp(row_var, mean_square(grad, -1), weight)
-        col_var = lerp(col_var, mean_square(grad, -2), weight)
-        estimate = matmul(row_var, col_var) / maximum(mean(row_var, -2), eps1)
+        row_var = lerp(row_var, mean_of(square(grad), axis=-1), weight)
+        col_var = lerp(col_var, mean_of(square(grad), axis=-2), weight)
+        estimate = row_var * col_var / maximum(mean_of(row_var, axis=-2), eps1)
     else:
-        variance = estimate = lerp(variance, grad * grad, weight)
+        variance = estimate = lerp(variance, square(grad), weight)
 
     update = grad / sqrt(maximum(estimate, eps1 * eps1))
-    update = update / maximum(sqrt(mean_square(update)) / d, 1.0)
+    update = update / maximum(sqrt(mean_of(square(update))) / d, 1.0)
     return param - step_size * update, row_var, col_var, variance
 
 

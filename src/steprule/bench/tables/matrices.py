@@ -14,6 +14,7 @@ from steprule.bench.settings import Settings
 from steprule.bench.subjects import Subject
 from steprule.bench.tables.table import Job, Table, brief
 from steprule.bench.timing import Make, interleaved
+from steprule.language.rule import Rule
 from steprule.rules import OPTIMIZERS
 
 SETS = (
@@ -32,13 +33,18 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {"muon": {"ns_method": "auto"}}
 
 
 def subjects() -> list[Subject]:
-    """Return the optimizers that work on whole matrices and that torch has as well."""
+    """Return the optimizers for which rows and columns matter and that torch has as well."""
     found = []
     for name, cls in OPTIMIZERS.items():
-        rule, twin = cls.rule, getattr(torch.optim, cls.__name__, None)
-        if rule is not None and not rule.elementwise and twin is not None:
+        twin = getattr(torch.optim, cls.__name__, None)
+        if cls.rule is not None and twin is not None and _is_of_matrices(cls.rule):
             found.append(Subject(name, cls, twin))
     return found
+
+
+def _is_of_matrices(rule: Rule) -> bool:
+    has_axes = any(slot.shape in ("row", "column") for slot in rule.slots.values())
+    return has_axes or not rule.elementwise
 
 
 def _jobs(settings: Settings) -> Iterator[Job]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines.compiler import can_convert_half
+from steprule.engines.cpu.axis_operands import axis_refusal
 from steprule.engines.cpu.matrix_operands import matrix_refusal
 from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
 from steprule.engines.engine import Leaf, Runner, UnavailableError
@@ -38,7 +39,12 @@ class CpuEngine:
             return "capturable=True keeps the step count on the device"
         if leaf.grad.is_sparse:
             return form.sparse_reason
-        return _param_refusal(leaf) or _state_refusal(leaf, form) or matrix_refusal(leaf, form)
+        return (
+            _param_refusal(leaf)
+            or _state_refusal(leaf, form)
+            or matrix_refusal(leaf, form)
+            or axis_refusal(leaf, form)
+        )
 
     def bucket_key(self, leaf: Leaf, form: Form) -> Hashable:
         return (
@@ -51,13 +57,16 @@ class CpuEngine:
         )
 
     def runner(self, form: Form, leaves: Sequence[Leaf]) -> Runner:
+        from steprule.engines.cpu.axis_runner import AxisRunner
         from steprule.engines.cpu.matrix_runner import MatrixRunner
         from steprule.engines.cpu.runner import KernelRunner
         from steprule.engines.kernel_cache.cache import CompilationError
 
         try:
-            has_matrices = bool(form.recording().matrix_operations)
-            return (MatrixRunner if has_matrices else KernelRunner)(form, leaves)
+            recording = form.recording()
+            if recording.has_axes:
+                return AxisRunner(form, leaves)
+            return (MatrixRunner if recording.matrix_operations else KernelRunner)(form, leaves)
         except CompilationError as error:
             raise UnavailableError(str(error)) from error
 
@@ -109,7 +118,12 @@ def _state_refusal(leaf: Leaf, form: Form) -> str | None:
         slot = leaf.state[name]
         if type(slot) not in PLAIN or slot.device.type != "cpu" or slot.dtype not in FLOATING:
             return f"its state {name!r} is not a plain CPU tensor of a floating dtype"
-        if slot.stride() != leaf.param.stride() and slot.numel() > 1:
+        is_laid_out = (
+            slot.is_contiguous()
+            if name in form.each_slots
+            else slot.stride() == leaf.param.stride() or slot.numel() < 2
+        )
+        if not is_laid_out:
             return f"its state {name!r} is laid out in memory otherwise than the parameter"
         if slot.is_conj() or slot.is_neg() or not has_memory(slot):
             return f"its state {name!r} has no memory of its own"

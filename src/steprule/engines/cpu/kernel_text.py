@@ -55,7 +55,7 @@ def column_names(array: str, storage: Format) -> list[str]:
 @functools.cache
 def source_of(layout: Layout) -> str:
     """Return the text of ``prepare`` and ``update``."""
-    return "\n\n".join([_prepare_source(layout), _update_source(layout)]) + "\n"
+    return "\n\n".join([prepare_source(layout), _update_source(layout)]) + "\n"
 
 
 def scalar_row(recording: Recording) -> list[Value]:
@@ -63,7 +63,8 @@ def scalar_row(recording: Recording) -> list[Value]:
     return recording.scalars_for_arrays()
 
 
-def _prepare_source(layout: Layout) -> str:
+def prepare_source(layout: Layout) -> str:
+    """Return the text of ``prepare``."""
     form, recording = layout.form, layout.form.recording()
     hyperparameters = [name for name in form.scalars if name not in SUPPLIED]
     counts = dict(layout.count_dtypes)

@@ -75,7 +75,7 @@ def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
     for j, operation in enumerate(one.reductions):
         factors = [f"float64({printer.number(x)})" for x in operation.operands]
         term = f"abs({factors[0]})" if operation.name == "max_of" else " * ".join(factors)
-        body += [f"term{j} = {term}", f"sum{j} = {_joined(operation, j)}"]
+        body += [f"term{j} = {term}", f"sum{j} = {joined(operation, j)}"]
     formats, matrices = dict(layout.formats), matrix_names(recording)
     for operation in one.matrix_operations:
         name, text = matrices[operation.result], printer.number(operation.operands[0])
@@ -100,7 +100,7 @@ def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
     )
 
 
-def _joined(operation: Operation, j: int) -> str:
+def joined(operation: Operation, j: int) -> str:
     """Return a reduction's value so far and one more term, joined."""
     template = _LARGER if operation.name == "max_of" else "{0} + {1}"
     return template.format(f"sum{j}", f"term{j}")
@@ -122,7 +122,7 @@ def _sums_over_chunks(one: Pass) -> list[str]:
     body.append("for chunk in range(load_int64(starts, tensor), load_int64(starts, tensor + 1)):")
     for j, operation in enumerate(one.reductions):
         body.append(f"    term{j} = load_float64(partials, chunk * {count} + {j})")
-        body.append(f"    sum{j} = {_joined(operation, j)}")
+        body.append(f"    sum{j} = {joined(operation, j)}")
     return body
 
 

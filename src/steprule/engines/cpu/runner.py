@@ -65,8 +65,8 @@ class KernelRunner:
         self.params = tuple(leaf.param for leaf in leaves)
         self.grad_dtype = leaves[0].grad.dtype
         self._states = [leaf.state for leaf in leaves]
-        self.passes = passes_of(form.recording())
-        self._library, self._reductions = _libraries_of(form, leaves[0], self.passes)
+        self.passes: Sequence[Pass] = passes_of(form.recording())
+        self._library, self._reductions = self._compile(leaves[0])
         self._grad_format = format_of(leaves[0].grad)
         shared = form.recording().shared_reductions
         self._shared_keys = {x.result: key for key, x in enumerate(shared)}
@@ -79,6 +79,14 @@ class KernelRunner:
         self._steps = 0
         self._splits: dict[tuple[Library, int, int, int, int], WorkSplit] = {}
         self.is_guarded = False
+
+    def _compile(self, leaf: Leaf) -> tuple[Library, Library]:
+        """Return the kernel, and what reduces before it updates (itself if nothing does)."""
+        return _libraries_of(self.form, leaf, self.passes)
+
+    def _chunk_of(self, size: int) -> int:
+        """Return how many elements make a chunk of a parameter of this size."""
+        return CHUNK
 
     def _make_guards(self) -> None:
         """Keep what :meth:`collect` compares with."""
@@ -118,9 +126,9 @@ class KernelRunner:
         row = scalar_row(self.form.recording())
         self._scalars = np.zeros((count, max(1, len(row))))
         chunks = [
-            (i, start, min(CHUNK, size - start))
+            (i, start, min(self._chunk_of(size), size - start))
             for i, size in enumerate(sizes)
-            for start in range(0, size, CHUNK)
+            for start in range(0, size, self._chunk_of(size))
         ]
         self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
         self._chunk_count = len(chunks)
@@ -149,7 +157,7 @@ class KernelRunner:
     def _make_tables_of_reductions(self, most: int) -> None:
         """Make the tables of sums over a tensor's chunks, up to so many at a time."""
         sizes = self._elements
-        per_tensor = [-(-size // CHUNK) for size in sizes]
+        per_tensor = [-(-size // self._chunk_of(size)) for size in sizes]
         self._reduction_tables = {
             Control.PARTIALS: np.zeros(max(1, self._chunk_count * most)),
             Control.STARTS: np.cumsum([0, *per_tensor], dtype=np.int64),
@@ -402,19 +410,7 @@ class KernelRunner:
 
 def _libraries_of(form: Form, leaf: Leaf, passes: Sequence[Pass]) -> tuple[Library, Library]:
     """Return the kernel, and what reduces before it updates (the kernel again if nothing does)."""
-    stored = [("param", leaf.param), ("grad", leaf.grad)]
-    stored += [(name, leaf.state[name]) for name in form.array_slots]
-    formats = [(name, format_of(tensor)) for name, tensor in stored]
-    matrix_format = FLOATING[iteration_dtype(leaf.param.device)]
-    formats += [(name, matrix_format) for name in matrix_names(form.recording()).values()]
-    layout = Layout(
-        form=form,
-        formats=tuple(formats),
-        count_dtypes=tuple(
-            (name, str(leaf.state[name].dtype).removeprefix("torch.")) for name in counts_of(form)
-        ),
-        compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
-    )
+    layout = layout_of(form, leaf)
     title = f"the rule {form.rule.name!r}"
     names = ("prepare", "update", *finish_names(passes))
     source = source_of(layout) + finishes_source_of(layout)
@@ -423,6 +419,23 @@ def _libraries_of(form: Form, leaf: Leaf, passes: Sequence[Pass]) -> tuple[Libra
         return library, library
     source, names = reductions_source_of(layout), tuple(f"reduce_{i}" for i in range(len(passes)))
     return library, library_for(source, names, arity=3, reorders_sums=True, title=title)
+
+
+def layout_of(form: Form, leaf: Leaf) -> Layout:
+    """Return what a kernel for leaves like this one is compiled for."""
+    stored = [("param", leaf.param), ("grad", leaf.grad)]
+    stored += [(name, leaf.state[name]) for name in form.array_slots]
+    formats = [(name, format_of(tensor)) for name, tensor in stored]
+    matrix_format = FLOATING[iteration_dtype(leaf.param.device)]
+    formats += [(name, matrix_format) for name in matrix_names(form.recording()).values()]
+    return Layout(
+        form=form,
+        formats=tuple(formats),
+        count_dtypes=tuple(
+            (name, str(leaf.state[name].dtype).removeprefix("torch.")) for name in counts_of(form)
+        ),
+        compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
+    )
 
 
 def _addresses_of(tensors: tuple[Tensor, ...]) -> array[int]:

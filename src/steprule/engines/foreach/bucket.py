@@ -56,12 +56,13 @@ class Bucket:
         self._is_plain = {name: all(d is compute for d in found) for name, found in dtypes.items()}
         # What is stored will be written anyway: at its last use it is as good as a temporary. A
         # gradient is not, unless what is read is a copy.
-        inputs = self._recording.array_inputs
-        self._owned = {inputs[name] for name in self._stored}
+        inputs = {**self._recording.array_inputs, **self._recording.each_inputs}
+        self._inputs = inputs
+        self._owned = {inputs[name] for name in self._stored if inputs[name].is_array}
         if all(dtype.to_real() != compute for dtype in grad_dtypes):
             self._owned.add(inputs["grad"])
         self._is_kept = {
-            name: self._recording.outputs[name] == self._recording.array_inputs[name]
+            name: self._recording.outputs[name] == inputs[name]
             and tensors[0].dtype.to_real() == compute
             for name, tensors in self._stored.items()
         }
@@ -82,12 +83,12 @@ class Bucket:
         VOCABULARY.dtype = compute
         values: dict[Value, Any] = recording.scalars(scalars)
         for name, tensors in [*self._stored.items(), ("grad", grads)]:
-            values[recording.array_inputs[name]] = (
+            values[self._inputs[name]] = (
                 tensors
                 if self._is_plain[name]
                 else [t if t.dtype is compute else real_view(t).to(compute) for t in tensors]
             )
-        homes = {recording.array_inputs[name]: name for name in names}
+        homes = {self._inputs[name]: name for name in names}
         instructions = _instructions(self._form)
         kept = {x for x in recording.outputs.values() if isinstance(x, Value)}
         shared = {x.result: key for key, x in enumerate(recording.shared_reductions)}

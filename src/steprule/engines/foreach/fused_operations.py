@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steprule import ops
 from steprule.language.recording import TRUTHS, Operation, Recording, Value
 
 Operand = Value | float
@@ -30,6 +31,7 @@ class Instruction:
     factor: Operand | None = None
     sign: float = 1.0
     settings: tuple[Any, ...] = ()
+    axis: ops.Axis = None
 
 
 def instructions_of(recording: Recording) -> list[Instruction]:
@@ -44,7 +46,11 @@ def instructions_of(recording: Recording) -> list[Instruction]:
 
 def _plain(operation: Operation) -> Instruction:
     return Instruction(
-        operation.name, operation.result, operation.operands, settings=operation.settings
+        operation.name,
+        operation.result,
+        operation.operands,
+        settings=operation.settings,
+        axis=operation.axis,
     )
 
 

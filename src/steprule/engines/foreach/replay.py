@@ -138,6 +138,9 @@ class Replay:
             name = "sum_of"
         if name in MATRIX_OPERATIONS:
             return _MATRIX_FUNCTIONS[name](*arguments, *instruction.settings)
+        if instruction.axis is not None:
+            reduce = getattr(VOCABULARY, name)
+            return [reduce(*row, axis=instruction.axis) for row in zip(*arguments, strict=True)]
         if instruction.factor is None:
             return _run(name, arguments, in_place=in_place)
         factor = instruction.sign * self._value_of(instruction.factor)

@@ -23,3 +23,4 @@ class Control(enum.IntEnum):
     SQUARE_SUMS = 12  # float64: what square_sums.py finds of each gradient
     SUMS = 13  # float64: of each tensor, its part in each reduction of a pass, then the totals
     SHAPES = 14  # float64: rows of each tensor, then columns of each
+    WORKSPACE = 15  # of each matrix, the address of room for the numbers of its rows and columns

@@ -1,0 +1,304 @@
+"""The kernel of a rule that tells rows from columns, for matrices: one thread to a matrix.
+
+``update`` runs over chunks of a whole matrix each. For each level of reductions (passes.py) it
+goes through the matrix once, row by row; then it evaluates in float64 what follows: the numbers of
+the matrix, those of each row, those of each column. These it keeps in the matrix's part of a
+workspace. A matrix stays in the cache from one level to the next, and since no other thread works
+on it, sums have the same bits for any number of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+
+from steprule.engines.cpu.kernel_text import (
+    Layout,
+    array_names,
+    chunk_reads,
+    column_names,
+    element_body,
+    in_flushed_mode,
+    indented,
+    prepare_source,
+    scalar_row,
+    table_reads,
+)
+from steprule.engines.cpu.reduction_text import joined
+from steprule.engines.cpu.spelling import KERNEL_SPELLING
+from steprule.engines.native.control_block import Control
+from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
+from steprule.language.passes import levels_of, operations_for, update_operations
+from steprule.language.recording import REDUCTIONS, Operation, Recording, Value
+
+
+@functools.cache
+def axis_source_of(layout: Layout) -> str:
+    """Return the text of ``prepare`` and ``update``."""
+    return "\n\n".join([prepare_source(layout), _Printer(layout).update_source()]) + "\n"
+
+
+def each_values(recording: Recording, each: str) -> list[Value]:
+    """Return the quantities of each row, or column: what the workspace has room for."""
+    found = [*recording.each_inputs.values(), *(x.result for x in recording.tensor_operations)]
+    return [value for value in found if value.each == each]
+
+
+class _Printer:
+    def __init__(self, layout: Layout) -> None:
+        self._layout, self._recording = layout, layout.form.recording()
+        recording = self._recording
+        self._formats = dict(layout.formats)
+        self._truths = truths_of(recording)
+        self._levels = levels_of(recording)
+        self._places = {
+            each: {v: i for i, v in enumerate(each_values(recording, each))}
+            for each in ("row", "column")
+        }
+        self._divisors = set(scalar_divisors(recording))
+        # Scalars in float64; in the loops over elements they are s0, s1… in the computing dtype.
+        self._wide = {v: f"d{v.index}" for v in scalar_row(recording)}
+
+    def update_source(self) -> str:
+        body = [
+            f"shapes = load_int64(control, {Control.SHAPES})",
+            "height = int64(load_float64(shapes, tensor))",
+            "width = int64(load_float64(shapes, tensors + tensor))",
+            f"row_space = load_int64(load_int64(control, {Control.WORKSPACE}), tensor)",
+            f"column_space = row_space + 8 * {len(self._places['row'])} * height",
+        ]
+        row = scalar_row(self._recording)
+        for i, v in enumerate(row):
+            read = f"load_float64(scalars, tensor * {len(row)} + {i})"
+            body.append(f"{self._wide[v]} = {read}{' != 0.0' if v in self._truths else ''}")
+        for level in range(max(self._levels.values()) + 1):
+            body += self._level(level)
+        body += self._update()
+        for name, value in self._recording.each_inputs.items():
+            body += self._slot_stores(name, value)
+        body += self._scalar_slot_stores()
+        return in_flushed_mode(
+            self._layout,
+            "def update(control, first_chunk, last_chunk):",
+            [
+                *indented(table_reads(), 4),
+                "    for chunk in range(first_chunk, last_chunk):",
+                *indented([*chunk_reads(self._layout), *body], 8),
+            ],
+        )
+
+    def _level(self, level: int) -> list[str]:
+        """Return one level: its reductions, then what follows from them."""
+        found = [x for x in self._recording.tensor_operations if self._levels[x.result] == level]
+        reductions = [x for x in found if x.name in REDUCTIONS]
+        of_arrays = [x for x in reductions if any(_is_array(v) for v in x.operands)]
+        body = self._reductions_of_arrays(of_arrays) if of_arrays else []
+        for each in ("row", "column"):
+            body += self._reductions_of_each(
+                [x for x in reductions if x not in of_arrays and _each_of(x) == each], each
+            )
+        for operation in found:
+            if operation.result.is_scalar:
+                body += self._scalar(operation)
+        for each in ("row", "column"):
+            inputs = [v for v in self._recording.each_inputs.values() if v.each == each]
+            operations = [x for x in found if x.result.each == each and x not in reductions]
+            body += self._each_loop(each, inputs if level == 0 else [], operations, of_arrays)
+        return body
+
+    def _reductions_of_arrays(self, reductions: Sequence[Operation]) -> list[str]:
+        names = array_names(self._recording)
+        compute = self._layout.compute
+        printer = ExpressionPrinter(KERNEL_SPELLING, names, compute, self._truths)
+        operations = operations_for(self._recording, [x for r in reductions for x in r.operands])
+        used = _operands((*operations, *reductions))
+        before, inner = self._each_reads(used, names)
+        inner += element_body(self._layout, printer, operations)
+        body: list[str] = []
+        after: list[str] = []
+        for j, reduction in enumerate(reductions):
+            factors = [f"float64({printer.number(x)})" for x in reduction.operands]
+            term = f"abs({factors[0]})" if reduction.name == "max_of" else " * ".join(factors)
+            inner.append(f"term{j} = {term}")
+            place = self._place(reduction.result, "c")
+            if reduction.axis == -2:
+                body += ["for c in range(width):", f"    store_float64({place}, 0.0)"]
+                inner.append(f"sum{j} = load_float64({place})")
+                inner.append(f"store_float64({place}, {joined(reduction, j)})")
+                continue
+            inner.append(f"sum{j} = {joined(reduction, j)}")
+            if reduction.axis is None:
+                body.append(f"sum{j} = 0.0")
+            else:
+                before.append(f"sum{j} = 0.0")
+                after.append(f"store_float64({self._place(reduction.result, 'r')}, sum{j})")
+        body += _over_elements(before, inner, after)
+        for j, reduction in enumerate(reductions):
+            if reduction.axis is None:
+                mean = " / float64(height * width)" if reduction.name == "mean_of" else ""
+                body += self._named(reduction.result, f"sum{j}{mean}")
+        return body
+
+    def _reductions_of_each(self, reductions: Sequence[Operation], each: str) -> list[str]:
+        if not reductions:
+            return []
+        index, count = _loop(each)
+        names, reads = dict(self._wide), []
+        for v in {
+            x: None for r in reductions for x in r.operands if isinstance(x, Value) and x.each
+        }:
+            names[v] = f"e{v.index}"
+            reads.append(f"e{v.index} = load_float64({self._place(v, index)})")
+        printer = ExpressionPrinter(KERNEL_SPELLING, names, "float64", self._truths)
+        body = [f"sum{j} = 0.0" for j in range(len(reductions))]
+        body += [f"for {index} in range({count}):", *indented(reads, 4)]
+        for j, reduction in enumerate(reductions):
+            factors = [printer.number(x) for x in reduction.operands]
+            term = f"abs({factors[0]})" if reduction.name == "max_of" else " * ".join(factors)
+            body += [f"    term{j} = {term}", f"    sum{j} = {joined(reduction, j)}"]
+        for j, reduction in enumerate(reductions):
+            mean = f" / float64({count})" if reduction.name == "mean_of" else ""
+            body += self._named(reduction.result, f"sum{j}{mean}")
+        return body
+
+    def _scalar(self, operation: Operation) -> list[str]:
+        if operation.name in REDUCTIONS:
+            return []
+        printer = ExpressionPrinter(KERNEL_SPELLING, self._wide, "float64", self._truths)
+        return self._named(operation.result, printer.expression(operation))
+
+    def _named(self, value: Value, text: str) -> list[str]:
+        """Return what gives a scalar its names: in float64, in the computing dtype, inverted."""
+        wide = self._wide[value] = f"d{value.index}"
+        number = self._layout.compute
+        lines = [f"{wide} = {text}"]
+        is_truth = value in self._truths
+        lines.append(f"s{value.index} = {wide if is_truth else f'{number}({wide})'}")
+        if value in self._divisors:
+            lines.append(f"r{value.index} = {number}(1.0 / {wide})")
+        return lines
+
+    def _each_loop(
+        self,
+        each: str,
+        inputs: Sequence[Value],
+        operations: Sequence[Operation],
+        of_arrays: Sequence[Operation],
+    ) -> list[str]:
+        """Return the loop over rows, or columns, that evaluates what each has of its own."""
+        index, count = _loop(each)
+        other = "width" if each == "row" else "height"
+        names, body = dict(self._wide), []
+        slots = {value: name for name, value in self._recording.each_inputs.items()}
+        for value in inputs:
+            storage = self._formats[slots[value]]
+            read = storage.kernel_read(column_names(slots[value], storage), index)
+            body += self._kept(value, f"float64({read})", index, names)
+        for reduction in of_arrays:
+            if reduction.result.each == each and reduction.name == "mean_of":
+                read = f"load_float64({self._place(reduction.result, index)})"
+                text = f"{read} / float64({other})"
+                body += self._kept(reduction.result, text, index, names)
+        printer = ExpressionPrinter(KERNEL_SPELLING, names, "float64", self._truths)
+        for operation in operations:
+            for x in operation.operands:
+                if isinstance(x, Value) and x.each and x not in names:
+                    names[x] = f"e{x.index}"
+                    body.append(f"e{x.index} = load_float64({self._place(x, index)})")
+            body += self._kept(operation.result, printer.expression(operation), index, names)
+        return [f"for {index} in range({count}):", *indented(body, 4)] if body else []
+
+    def _kept(self, value: Value, text: str, index: str, names: dict[Value, str]) -> list[str]:
+        names[value] = f"e{value.index}"
+        return [
+            f"e{value.index} = {text}",
+            f"store_float64({self._place(value, index)}, e{value.index})",
+        ]
+
+    def _place(self, value: Value, index: str) -> str:
+        """Return where in the workspace a row's or column's number is: two arguments of a load."""
+        if value.each is None:
+            return ""
+        count = "height" if value.each == "row" else "width"
+        return f"{value.each}_space, {self._places[value.each][value]} * {count} + {index}"
+
+    def _each_reads(
+        self, used: Iterable[Value], names: dict[Value, str]
+    ) -> tuple[list[str], list[str]]:
+        """Return what reads, before a row's elements and for each, the numbers they need."""
+        before: list[str] = []
+        inner: list[str] = []
+        for value in used:
+            names[value] = f"a{value.index}"
+            read = f"load_float64({self._place(value, 'r' if value.each == 'row' else 'c')})"
+            line = f"a{value.index} = {self._layout.compute}({read})"
+            (before if value.each == "row" else inner).append(line)
+        return before, inner
+
+    def _update(self) -> list[str]:
+        recording = self._recording
+        names = array_names(recording)
+        printer = ExpressionPrinter(KERNEL_SPELLING, names, self._layout.compute, self._truths)
+        operations = update_operations(recording)
+        before, inner = self._each_reads(_operands(operations), names)
+        inner += element_body(self._layout, printer, operations)
+        for name, value in recording.array_inputs.items():
+            output = recording.outputs.get(name)
+            if output is not None and output != value:
+                storage, text = self._formats[name], printer.number(output)
+                inner.append(storage.kernel_write(column_names(name, storage), "i", text))
+        return _over_elements(before, inner, [])
+
+    def _slot_stores(self, name: str, value: Value) -> list[str]:
+        """Return what writes a slot of rows or columns."""
+        output = self._recording.outputs[name]
+        if output == value or not isinstance(output, Value):
+            return []
+        assert value.each is not None
+        index, count = _loop(value.each)
+        storage, number = self._formats[name], self._layout.compute
+        text = f"{number}(load_float64({self._place(output, index)}))"
+        store = storage.kernel_write(column_names(name, storage), index, text)
+        return [f"for {index} in range({count}):", f"    {store}"]
+
+    def _scalar_slot_stores(self) -> list[str]:
+        """Return what writes scalar slots that follow from reductions; ``prepare`` does others."""
+        made = {x.result for x in self._recording.tensor_operations}
+        lines = []
+        for i, (name, dtype) in enumerate(self._layout.count_dtypes):
+            new = self._recording.outputs.get(name)
+            if isinstance(new, Value) and new in made:
+                table = f"load_int64(control, {Control.COUNTS})"
+                lines.append(f"{name}_address = load_int64({table}, {i} * tensors + tensor)")
+                lines.append(f"store_{dtype}({name}_address, 0, {dtype}({self._wide[new]}))")
+        return lines
+
+
+def _over_elements(before: list[str], inner: list[str], after: list[str]) -> list[str]:
+    return [
+        "for r in range(height):",
+        "    row_start = r * width",
+        *indented(before, 4),
+        "    for c in range(width):",
+        "        i = row_start + c",
+        *indented(inner, 8),
+        *indented(after, 4),
+    ]
+
+
+def _operands(operations: Iterable[Operation]) -> list[Value]:
+    """Return the numbers of rows and columns that operations on elements read, in order."""
+    read = (x for operation in operations for x in operation.operands)
+    return list(dict.fromkeys(x for x in read if isinstance(x, Value) and x.each is not None))
+
+
+def _loop(each: str) -> tuple[str, str]:
+    return ("r", "height") if each == "row" else ("c", "width")
+
+
+def _is_array(x: Value | float) -> bool:
+    return isinstance(x, Value) and x.is_array
+
+
+def _each_of(operation: Operation) -> str | None:
+    return next((x.each for x in operation.operands if isinstance(x, Value) and x.each), None)
