@@ -22,6 +22,7 @@ from helpers import (
     needs_native_loops,
     needs_torch,
     params_of,
+    rule_optimizers,
     run,
 )
 from torch import nn
@@ -657,3 +658,21 @@ def test_two_threads_may_step_one_optimizer_off_the_kernels() -> None:
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(steps) for _ in range(2)]:
             done.result()
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager", "foreach"])
+@pytest.mark.parametrize("name", rule_optimizers())
+def test_the_meta_device_plans_without_running(name: str, engine: str) -> None:
+    shapes = [(5, 7), (7, 5)]
+    params = [torch.ones(s, device="meta", requires_grad=True) for s in shapes]
+    optimizer: Any = steprule.rules.OPTIMIZERS[name.lower()](
+        params, lr=0.1, engine=engine, clip_grad_norm=1.0
+    )
+    for _ in range(3):
+        for param in params:
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+    expected = "foreach" if engine == "auto" else engine
+    assert {row.engine for row in optimizer.explain().rows} == {expected}
+    state = optimizer.state.get(params[0], {})
+    assert all(t.is_meta for t in state.values() if t.dim())

@@ -282,3 +282,17 @@ def test_resuming_goes_on_bit_for_bit() -> None:
         return param.detach()
 
     assert torch.equal(run(hand_over=True), run(hand_over=False))
+
+
+def test_a_capturable_step_is_the_same() -> None:
+    def trained_with(**options: Any) -> list[Any]:
+        params = [torch.ones(5, 7, requires_grad=True), torch.ones(3, requires_grad=True)]
+        cls: Any = steprule.make_optimizer(lamb, lr=0.1, betas=(0.9, 0.99), eps=1e-6)
+        optimizer = cls(params, engine="eager", clip_grad_norm=0.5, **options)
+        for step in range(5):
+            for i, param in enumerate(params):
+                param.grad = torch.full_like(param, 0.1 * (step + i + 1))
+            optimizer.step()
+        return params
+
+    torch.testing.assert_close(trained_with(capturable=True), trained_with(), rtol=1e-6, atol=1e-6)

@@ -72,7 +72,9 @@ def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
         if target is not None:
             format_of(target).write(target, new[name])
     for name in form.scalar_slots:
-        leaf.state[name].copy_(torch.as_tensor(new[name]))
+        value = torch.as_tensor(new[name])
+        if not value.is_meta or leaf.state[name].is_meta:  # there is no number to keep
+            leaf.state[name].copy_(value)
     advance(leaf, step)
 
 
