@@ -50,6 +50,7 @@ def markdown(classes: dict[str, type[Optimizer]]) -> str:
         "",
         "Written by `python -m steprule.cli.catalogue` from the classes; a test holds it to them.",
         "Bytes of state are for each float32 parameter, with the default options.",
+        "All but LBFGS take [guards](guards.md) as well: clipping, and steps that are not finite.",
         "",
         "| optimizer | state, bytes | defaults |",
         "|---|---|---|",

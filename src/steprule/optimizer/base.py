@@ -81,7 +81,9 @@ class Optimizer(torch.optim.Optimizer):
             - ``maximize``: climb instead of descending;
             - ``differentiable``: let autograd through ``step()`` (engine ``eager``);
             - ``capturable``: keep step counts on the parameter's device, as graphs need it;
-            - ``foreach``, ``fused``: torch's way to ask for an engine.
+            - ``foreach``, ``fused``: torch's way to ask for an engine;
+            - the guards ``clip_grad_norm``, ``clip_grad_norm_over``, ``clip_grad_value`` and
+              ``on_nonfinite``: see :class:`~steprule.optimizer.SharedOptions`.
         engine: ``"auto"`` (the fastest that takes the parameter), or ``"eager"``, ``"foreach"``,
             ``"fused"``. See :meth:`explain`.
 

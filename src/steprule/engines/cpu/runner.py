@@ -418,6 +418,7 @@ def _libraries_of(form: Form, leaf: Leaf, passes: Sequence[Pass]) -> tuple[Libra
     if not passes:
         return library, library
     source, names = reductions_source_of(layout), tuple(f"reduce_{i}" for i in range(len(passes)))
+    title = f"the sums of {title}"
     return library, library_for(source, names, arity=3, reorders_sums=True, title=title)
 
 
