@@ -138,6 +138,7 @@ class Rule:
     decoupled: bool = False
     takes_complex: bool = True
     keeps_denormals: bool = False
+    optional: tuple[str, ...] = ()
 
     @property
     def is_recorded(self) -> bool:
@@ -199,6 +200,7 @@ def rule(
     decoupled: bool = False,
     takes_complex: bool = True,
     keeps_denormals: bool = False,
+    optional: tuple[str, ...] = (),
     **slots: Slot,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
@@ -217,6 +219,7 @@ def rule(
     decoupled: bool = False,
     takes_complex: bool = True,
     keeps_denormals: bool = False,
+    optional: tuple[str, ...] = (),
     **slots: Slot,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Make a rule of a pure function (a decorator, with or without arguments).
@@ -251,6 +254,7 @@ def rule(
         keeps_denormals: compute with numbers below the normal range too. Otherwise the fused engine
             takes them as 0: state that decays towards 0 would stay among them, and make every
             step many times slower.
+        optional: numbers that may be None: the rule gets nan (``where(eps == eps, eps, ...)``).
         **slots: a :class:`Slot` for each slot that is not simply signed and 0 at first.
 
     Raises:
@@ -280,6 +284,7 @@ def rule(
                 "decoupled": decoupled,
                 "takes_complex": takes_complex,
                 "keeps_denormals": keeps_denormals,
+                "optional": optional,
             },
         )
     return _rule_of(function)

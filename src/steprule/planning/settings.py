@@ -170,8 +170,8 @@ def settings_of(context: Context, index: int) -> Settings:
             values[name] = guards[name]
     for name, value in values.items():
         is_mutable |= isinstance(value, Tensor)
-        if value is None:  # left to the rule
-            numbers[name] = math.nan if rule.is_recorded else None
+        if value is None and name in rule.optional:
+            numbers[name] = math.nan
         else:
             numbers[name] = _number(value, as_tensors, f"{name} of group {index}")
     signature = tuple(map(group.get, keys))

@@ -19,6 +19,7 @@ from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_op
     ranges={"beta2_decay": Range(high=0.0), "d": Range(low=1.0), "eps": FINITE},
     parts={"eps": ("eps1", "eps2")},
     takes_complex=False,
+    optional=("eps1",),
     source="Shazeer, Stern: Adafactor: adaptive learning rates with sublinear memory cost, 2018",
 )
 def adafactor(
