@@ -462,3 +462,32 @@ def test_guarded_steps_are_native_calls_with_the_same_bits() -> None:
         steprule.set_native_loops(True)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     assert optimizer.last_step == other.last_step
+
+
+def test_a_skipped_step_holds_no_gradient_whatever_its_engines() -> None:
+    dense = torch.ones(4, requires_grad=True)
+    table = torch.ones(4, 2, requires_grad=True)
+    optimizer = steprule.SGD([dense, table], lr=0.1, on_nonfinite="skip")
+    for step in range(20):
+        dense.grad = torch.full((4,), math.nan if step == 19 else 1.0)
+        where = torch.tensor([[1]])
+        table.grad = torch.sparse_coo_tensor(where, torch.ones(1, 2), (4, 2), check_invariants=True)
+        optimizer.step()
+    assert optimizer.last_step.skipped
+    gone = [weakref.ref(dense.grad), weakref.ref(table.grad)]
+    dense.grad = table.grad = None
+    assert [ref() for ref in gone] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"engine": "eager"}, {"engine": "foreach"}, {"differentiable": True}]
+)
+def test_without_any_gradient_the_norm_is_0(options: dict[str, Any]) -> None:
+    param = torch.ones(4, requires_grad=True)
+    optimizer = steprule.SGD([param], lr=0.1, clip_grad_norm=1.0, **options)
+    param.grad = torch.ones(4)
+    with torch.no_grad():
+        optimizer.explain()
+    param.grad = None
+    optimizer.step()
+    assert optimizer.last_step.grad_norm == 0.0

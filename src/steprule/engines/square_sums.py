@@ -29,7 +29,7 @@ class SumsSquares(Protocol):
 def square_sums_of(grads: Sequence[Tensor | None]) -> SquareSums:
     """Return the sums of squares of gradients, in float64."""
     found = [_square_sum(grad) for grad in grads if grad is not None]
-    if torch.is_grad_enabled() or not all(sum_.is_cpu for sum_ in found):
+    if found and (torch.is_grad_enabled() or not all(sum_.is_cpu for sum_ in found)):
         zero = torch.zeros_like(found[0])
         rest = iter(found)
         return torch.stack(

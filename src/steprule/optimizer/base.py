@@ -497,8 +497,10 @@ class Optimizer(torch.optim.Optimizer):
         kind = self._kind_of(flags)
         if kind is not None and isinstance(entry, dict):
             # One number for a whole parameter was never rounded to the parameter's dtype.
-            scalars = [name for name, slot in kind.rule.slots.items() if slot.is_scalar]
-            cast.update({name: entry[name] for name in scalars if name in entry})
+            device = param.device if flags.get("capturable") else None
+            for name, slot in kind.rule.slots.items():
+                if slot.is_scalar and isinstance(entry.get(name), Tensor):
+                    cast[name] = entry[name].to(device=device)
         return cast
 
     def _own_flags(self, group: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -169,11 +169,13 @@ def _total(sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: Sequence[in
 def _total_of_tensors(
     sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: Sequence[int]
 ) -> Tensor:
-    device = next(of_part.device for of_part, _ in sums if isinstance(of_part, Tensor))
+    like = next(of_part for of_part, _ in sums if isinstance(of_part, Tensor))
     found = []
     for of_part, leaf_groups in sums:
         chosen = [i for i, group in enumerate(leaf_groups) if group in groups]
-        squares = torch.as_tensor(of_part).to(device, non_blocking=True)
+        is_there = isinstance(of_part, Tensor)
+        tensor = of_part if is_there else torch.tensor(list(of_part), dtype=torch.float64)
+        squares = cast("Tensor", tensor).to(like.device, like.dtype, non_blocking=True)
         found.append(squares if len(chosen) == len(leaf_groups) else squares[chosen])
     return torch.cat(found).sum()
 

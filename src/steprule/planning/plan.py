@@ -100,6 +100,7 @@ class Plan:
             return None
         outcome = whole.step(self._groups_hold, self._guards)
         if outcome == Outcome.PASSED_OVER:
+            self.let_go()
             return False
         if outcome != Outcome.AS_PLANNED:
             return None
