@@ -8,6 +8,7 @@ neither copies nor much memory are needed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -41,6 +42,8 @@ class MatrixRunner(KernelRunner):
         self._operation = recording.matrix_operations[0]
         self._number_names = numbers_by_operand(recording)
         self._stacks = list(self._stacks_of_leaves())
+        # Stacks are there for a moment: another thread's step must not put its own in their place.
+        self._lock = threading.Lock()
 
     def _stacks_of_leaves(self) -> Iterator[tuple[int, int]]:
         """Yield which leaves make a stack: neighbours of one group, as many as fit in the cache."""
@@ -54,6 +57,10 @@ class MatrixRunner(KernelRunner):
 
     def _run_passes(self, addresses: Sequence[int]) -> Stages:
         yield from ()
+        with self._lock:
+            self._run_stacks(addresses)
+
+    def _run_stacks(self, addresses: Sequence[int]) -> None:
         column = self._columns[-1]
         for first, last in self._stacks:
             if not any(addresses[first:last]):
