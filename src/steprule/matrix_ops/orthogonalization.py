@@ -22,10 +22,12 @@ Amsel, Chen, Dao, "Gram Newton-Schulz", 2026.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 METHODS = ("standard", "gram", "auto")
 # "auto" takes "gram" from here on: one side so many times the other.
@@ -36,6 +38,9 @@ RESTART_AFTER = 2
 # more work at a time, and has the memory.
 CPU_STACK = 2 << 20
 DEVICE_STACK = 64 << 20
+# Where launches cost more than products, a matrix joins a stack whose short side is a little longer
+# than its own: rows of zeros stay zeros, and change nothing. So much shorter it may be.
+PADS_FROM = 7 / 8
 
 
 def orthogonalized_list(
@@ -53,19 +58,50 @@ def orthogonalized_list(
         method: one of :data:`METHODS`.
     """
     found: list[Tensor] = list(xs)
-    alike: dict[tuple[int, int, torch.device], list[int]] = {}
-    for i, x in enumerate(xs):
-        if x.numel():
-            alike.setdefault((x.shape[0], x.numel() // x.shape[0], x.device), []).append(i)
-    for (rows, columns, device), places in alike.items():
+    for rows, columns, places in stacks_of([(x.shape, x.device) for x in xs]):
+        device = xs[places[0]].device
         dtype = iteration_dtype(device)
         most = stack_length(rows, columns, dtype, device)
         for start in range(0, len(places), most):
             chunk = places[start : start + most]
-            stack = _stacked([xs[i].reshape(rows, columns) for i in chunk], dtype)
+            stack = _stacked([xs[i].flatten(1) for i in chunk], rows, columns, dtype)
             made = orthogonalized_stack(stack, a, b, c, eps, steps, method)
             for i, matrix in zip(chunk, made.unbind(), strict=True):
-                found[i] = matrix.to(xs[i].dtype).reshape(xs[i].shape)
+                height = xs[i].shape[0]
+                own = matrix[:height, : xs[i].numel() // height]
+                found[i] = own.to(xs[i].dtype).reshape(xs[i].shape)
+    return found
+
+
+def stacks_of(
+    matrices: Sequence[tuple[Sequence[int], torch.device]],
+) -> list[tuple[int, int, list[int]]]:
+    """Return which matrices make a stack: its rows and columns, and where they are.
+
+    Equal ones do; on other devices than the CPU, those of nearly the same short side, too. Empty
+    ones are left out.
+
+    Args:
+        matrices: their shapes (what has more than two axes is flattened) and devices.
+    """
+    alike: dict[tuple[int, int, torch.device], list[int]] = {}
+    for i, (shape, device) in enumerate(matrices):
+        columns = math.prod(shape[1:])
+        if shape[0] and columns:
+            alike.setdefault((shape[0], columns, device), []).append(i)
+    found: list[tuple[int, int, list[int]]] = []
+    open_to: dict[tuple[bool, int, torch.device], tuple[int, list[int]]] = {}
+    for (rows, columns, device), places in sorted(
+        alike.items(), key=lambda one: -min(one[0][0], one[0][1])
+    ):
+        short, side = min(rows, columns), (rows > columns, max(rows, columns), device)
+        longest, joined = open_to.get(side, (0, []))
+        if joined and device.type != "cpu" and short >= PADS_FROM * longest:
+            joined += places
+        else:
+            own = list(places)
+            open_to[side] = short, own
+            found.append((rows, columns, own))
     return found
 
 
@@ -107,13 +143,17 @@ def _has_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-def _stacked(matrices: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+def _stacked(matrices: Sequence[Tensor], rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     if torch.is_grad_enabled():
-        return torch.stack(list(matrices)).to(dtype)
-    shape = len(matrices), *matrices[0].shape
+        return torch.stack(
+            [pad(m, (0, columns - m.shape[1], 0, rows - m.shape[0])) for m in matrices]
+        ).to(dtype)
+    shape = len(matrices), rows, columns
     stack = torch.empty(shape, dtype=dtype, device=matrices[0].device)
     for place, matrix in zip(stack.unbind(), matrices, strict=True):
-        place.copy_(matrix)
+        if matrix.shape != place.shape:
+            place.zero_()
+        place[: matrix.shape[0], : matrix.shape[1]].copy_(matrix)
     return stack
 
 
