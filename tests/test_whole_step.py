@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import NATIVE_LOOPS, Case, elementwise_optimizers, gradients, has_reductions
+from helpers import NATIVE_LOOPS, Case, elementwise_optimizers, gradients, has_shared_reductions
 from torch import nn
 
 import steprule
@@ -75,7 +75,9 @@ def compare(both: Pair) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in elementwise_optimizers() if not has_reductions(n)])
+@pytest.mark.parametrize(
+    "name", [n for n in elementwise_optimizers() if not has_shared_reductions(n)]
+)
 def test_plain_training_is_whole_steps(name: str, calls: list[int]) -> None:
     """The bits are those of the plain path."""
     cls: Any = Case(name, {}).ours

@@ -74,7 +74,7 @@ class CpuEngine:
         from steprule.engines.native.whole_step import NativeStep
 
         kernels = cast("Sequence[KernelRunner]", runners)
-        are_plain = all(kernel.is_guarded and not kernel.passes for kernel in kernels)
+        are_plain = all(kernel.is_guarded and kernel.takes_whole_steps for kernel in kernels)
         return are_plain and NativeStep.takes(kernels)
 
     def whole_step(

@@ -79,6 +79,7 @@ class KernelRunner:
         self._steps = 0
         self._splits: dict[tuple[Library, int, int, int, int], WorkSplit] = {}
         self.is_guarded = False
+        self._pass_calls = array("q")
 
     def _compile(self, leaf: Leaf) -> tuple[Library, Library]:
         """Return the kernel, and what reduces before it updates (itself if nothing does)."""
@@ -374,6 +375,10 @@ class KernelRunner:
             GuardWord.TASK: self._task(threads, self._library, UPDATE),
             GuardWord.THREADS: threads,
         }
+        # A block's tables are kept as long as a step may use them.
+        self._pass_calls = self._calls_of_passes(threads)
+        words[GuardWord.PASSES] = len(self.passes)
+        words[GuardWord.PASS_CALLS] = self._pass_calls.buffer_info()[0]
         if sums_squares:
             self._make_ready_for_squares()
             squares = square_sums_library(self._grad_format)
@@ -384,6 +389,20 @@ class KernelRunner:
             return None
         guard.tell(words)
         return guard.block
+
+    @property
+    def takes_whole_steps(self) -> bool:
+        """Whether its kernel needs nothing of Python in the midst of a step."""
+        return not any(one.is_shared or one.matrix_operations for one in self.passes)
+
+    def _calls_of_passes(self, threads: int) -> array[int]:
+        """Return what a native step calls for each pass, in the order of PassWord."""
+        calls = array("q")
+        for k in range(len(self.passes)):
+            calls.append(self._reductions.addresses[k])
+            calls.append(self._task(threads, self._reductions, k))
+            calls.append(self._library.addresses[UPDATE + 1 + k])
+        return calls
 
     def _task(self, threads: int, library: Library, index: int) -> int:
         """Return what a team of threads is told to run a function; 0 where this thread does."""

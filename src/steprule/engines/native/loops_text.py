@@ -70,6 +70,16 @@ class GuardWord(enum.IntEnum):
     SQUARES = 17  # what sums squares of gradients, over chunks, and its task
     SQUARES_TASK = 18
     TOTALS = 19  # what adds up its sums
+    PASSES = 20  # how many passes of reductions come before the update
+    PASS_CALLS = 21  # of each, as in PassWord
+
+
+class PassWord(enum.IntEnum):
+    """Words of a pass of reductions: what runs over chunks, its task, what runs over tensors."""
+
+    REDUCE = 0
+    REDUCE_TASK = 1
+    FINISH = 2
 
 
 class TensorWord(enum.IntEnum):
@@ -387,6 +397,13 @@ def run_kernel(guard, whole):
     control = load_int64(guard, {CONTROL})
     store_int64(control, {GRADS}, load_int64(guard, {FOUND}))
     call_native(load_int64(guard, {PREPARE}), control, 0, 0, 0, 0)
+    calls = load_int64(guard, {PASS_CALLS})
+    for k in range(load_int64(guard, {PASSES})):
+        call = calls + 8 * {pass_words} * k
+        run_over_chunks(
+            guard, whole, load_int64(call, {REDUCE}), load_int64(call, {REDUCE_TASK})
+        )
+        call_native(load_int64(call, {FINISH}), control, 0, 0, 0, 0)
     run_over_chunks(guard, whole, load_int64(guard, {UPDATE}), load_int64(guard, {TASK}))
     count_changes(guard)
 
@@ -477,11 +494,12 @@ def source_of(words: TensorLayout, grads_word: int) -> str:
         "GRADS": grads_word,
         "row_words": len(ContentsWord),
         "record_words": len(TensorWord),
+        "pass_words": len(PassWord),
         **{f"row_{word.name}": int(word) for word in ContentsWord},
         **{f"record_{word.name}": int(word) for word in TensorWord},
         **{
             word.name: int(word)
-            for kind in (ProcessWord, GuardWord, StepWord, Outcome)
+            for kind in (ProcessWord, GuardWord, PassWord, StepWord, Outcome)
             for word in kind
         },
     }
