@@ -220,6 +220,28 @@ def test_two_rules_with_sums_over_all_keep_apart() -> None:
     assert [float(p.detach().norm()) for p in params] == pytest.approx([1.0, 0.5])
 
 
+def test_sums_over_several_beside_whole_native_steps() -> None:
+    """Kernels take whole steps; what is on another engine has sums over several parameters."""
+
+    def trained(net: nn.Module, optimizers: list[Any]) -> list[Any]:
+        for step in range(12):
+            backward(net, step)
+            for optimizer in optimizers:
+                optimizer.step()
+        return params_of(net)
+
+    def two_of(net: nn.Module) -> tuple[Any, Any]:
+        hidden, rest = split(net)
+        prodigy = steprule.Prodigy([{"params": hidden, "foreach": True}])
+        return prodigy, steprule.AdamW(rest, lr=3e-3)
+
+    one, other = model(), model()
+    combined = steprule.combine(*two_of(one))
+    expected = trained(other, list(two_of(other)))
+    torch.testing.assert_close(trained(one, [combined]), expected, rtol=0, atol=0)
+    assert {row.engine for row in combined.explain().rows} == {"foreach", "fused"}
+
+
 def test_nothing_outlives_it() -> None:
     net = model()
     combined = steprule.combine(*two(net))

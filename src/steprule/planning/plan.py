@@ -18,7 +18,7 @@ from steprule.engines.engine import Leaf
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.engines.stages import RunsInStages
 from steprule.engines.whole_step import Outcome
-from steprule.planning.assignment import NO_ENGINE, Assignment, assign, tell_numbers
+from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner, assign, tell_numbers
 from steprule.planning.gradient_guards import GradientGuards
 from steprule.planning.leaf_checks import checked_leaves, make_state
 from steprule.planning.settings import Context, differ, settings_of
@@ -77,6 +77,8 @@ class Plan:
         self._whole = WholeSteps.of(context, self.settings, self.assignments, self._parts)
         # Whether nothing but whole steps is taken, to which autograd is nothing.
         self.ignores_autograd = self._whole is not None and not self._whole.others
+        others = () if self._whole is None else self._whole.others
+        self._beside_whole = [part for part in self._parts if part.runner in others]
         self._runners = [part.runner for part in self._parts]
         if not all(runner.collect() for runner in self._runners):
             raise RuntimeError(
@@ -104,8 +106,7 @@ class Plan:
             return False
         if outcome != Outcome.AS_PLANNED:
             return None
-        for runner in whole.others:
-            runner.run()
+        self._run(self._beside_whole)
         self._count_first_updates(self._params)
         return True
 
@@ -197,16 +198,25 @@ class Plan:
 
     def run_admitted(self) -> None:
         """Carry out a step that the guards have seen."""
-        for part in self._parts:
+        self._run(self._parts)
+        if self._whole is not None:
+            self._whole.learn()
+
+    def _run(self, parts: Sequence[PlannedRunner]) -> None:
+        """Have runners update, and all those of rules with sums over several parameters.
+
+        These are never among what a whole step has taken.
+        """
+        for part in parts:
             if not part.shared:
                 part.runner.run()
                 self._count_first_updates(part.params)
-        for parts in self._in_stages:
-            run_in_stages([cast("RunsInStages", part.runner) for part in parts], parts[0].shared)
-            for part in parts:
+        for together in self._in_stages:
+            run_in_stages(
+                [cast("RunsInStages", part.runner) for part in together], together[0].shared
+            )
+            for part in together:
                 self._count_first_updates(part.params)
-        if self._whole is not None:
-            self._whole.learn()
 
     def _count_first_updates(self, params: Sequence[Tensor]) -> None:
         """Take what was updated out of those that were never updated."""
