@@ -36,6 +36,7 @@ def every_axis(param, grad, m, row_mean, col_max, seen, *, lr):  # type: ignore[
     col_max = maximum(0.9 * col_max, max_of(grad, axis=-2))
     rows = norm_of(param, axis=-1) + abs(row_mean)
     columns = sqrt(sum_of(square(grad), axis=-2)) + 0.1 * dot_of(param, grad, axis=-2)
+    columns = columns + 0.1 * dot_of(m, 2.0, axis=-2)
     largest = max_of(rows) + mean_of(row_mean, axis=-2)
     outer = (rows * columns) / (1.0 + largest)
     scale = where(largest > 0.5, 0.5, 1.0)

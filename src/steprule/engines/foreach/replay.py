@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from steprule import ops
 from steprule.engines.foreach.fused_operations import Instruction
 from steprule.engines.stages import Share, Totals
 from steprule.engines.tensor_vocabulary import VOCABULARY
@@ -138,11 +140,8 @@ class Replay:
             name = "sum_of"
         if name in MATRIX_OPERATIONS:
             return _MATRIX_FUNCTIONS[name](*arguments, *instruction.settings)
-        if instruction.axis is not None:
-            reduce = getattr(VOCABULARY, name)
-            return [reduce(*row, axis=instruction.axis) for row in zip(*arguments, strict=True)]
         if instruction.factor is None:
-            return _run(name, arguments, in_place=in_place)
+            return _run(name, arguments, in_place=in_place, axis=instruction.axis)
         factor = instruction.sign * self._value_of(instruction.factor)
         return _run_combined(name, arguments, factor, in_place=in_place)
 
@@ -161,7 +160,7 @@ def _is_array(x: Any) -> bool:
     return isinstance(x, Value) and x.is_array
 
 
-def _run(name: str, arguments: list[Any], *, in_place: bool) -> TensorList:
+def _run(name: str, arguments: list[Any], *, in_place: bool, axis: ops.Axis) -> TensorList:
     is_list = [isinstance(x, list) for x in arguments]
     if name in _UNARY or (name in _BINARY and is_list[0]):
         function = getattr(torch, _foreach_name(name, is_list) + ("_" if in_place else ""))
@@ -169,9 +168,12 @@ def _run(name: str, arguments: list[Any], *, in_place: bool) -> TensorList:
         return cast(TensorList, arguments[0] if in_place else list(result))
     count = len(next(x for x, it_is in zip(arguments, is_list, strict=True) if it_is))
     columns = [x if it_is else [x] * count for x, it_is in zip(arguments, is_list, strict=True)]
+    function = _PER_TENSOR[name]
+    if axis is not None:
+        function = functools.partial(function, axis=axis)
     found = []
     for row in zip(*columns, strict=True):
-        result = _PER_TENSOR[name](*row)
+        result = function(*row)
         if not isinstance(result, Tensor):  # a choice between numbers
             result = torch.tensor(result, dtype=torch.float64)
         # A choice may be one of its operands, which others may still need.
