@@ -11,6 +11,9 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Share:
@@ -48,3 +51,16 @@ def sent(stages: Stages, totals: Totals) -> Sequence[Share] | None:
         return stages.send(totals)
     except StopIteration:
         return None
+
+
+def run_through(stages: Stages) -> None:
+    """Carry out an update by a rule that has no sums over several parameters."""
+    for _ in stages:
+        raise AssertionError("a rule with sums over several parameters runs in stages")
+
+
+def as_tensor(total: Any, like: Tensor) -> Tensor:
+    """Return a total as a tensor, as rules on tensors have their numbers."""
+    if isinstance(total, Tensor):
+        return total
+    return torch.tensor(total, dtype=like.dtype, device=like.device)

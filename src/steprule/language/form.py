@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from steprule.language.guards import CLIP_EPS, guards_of
+from steprule.language.guards import clip_factor, guards_of
 from steprule.language.recording import Recording, record
 from steprule.language.rule import OF_SHAPE, Rule
-from steprule.ops import clip, minimum, norm_of
+from steprule.ops import clip, norm_of
 
 Decay = Literal["none", "l2", "decoupled"]
 # Over what the norm is taken that a gradient is clipped by.
@@ -108,7 +108,7 @@ class Form:
     def _clipped(self, grad: Any, scalars: Mapping[str, Any]) -> Any:
         """Return the gradient within its bounds: of the norm, then of each element."""
         if self.clip_norm == "param":
-            grad = grad * minimum(scalars["clip_grad_norm"] / (norm_of(grad) + CLIP_EPS), 1.0)
+            grad = grad * clip_factor(scalars["clip_grad_norm"], norm_of(grad))
         elif self.clip_norm != "none":
             grad = grad * scalars["clip_factor"]
         if self.clips_value:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-SCOPES = ("all", "group", "param")
+from steprule.ops import SCOPES, minimum
+
 REACTIONS = ("propagate", "skip", "raise")
 
 #: Each guard and its default, with which nothing is looked at.
@@ -21,11 +22,11 @@ GUARDS: Mapping[str, Any] = {
 }
 #: Those that are words, not numbers.
 WORDS: Mapping[str, tuple[str, ...]] = {
-    "clip_grad_norm_over": SCOPES,
+    "clip_grad_norm_over": SCOPES[::-1],
     "on_nonfinite": REACTIONS,
 }
 # Keeps the factor finite where all gradients are 0; torch's number.
-CLIP_EPS = 1e-6
+_CLIP_EPS = 1e-6
 
 
 def guards_of(options: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
@@ -78,10 +79,10 @@ def _check_bound(name: str, bound: Any, where: str) -> None:
         )
 
 
-def clip_factor(bound: float, norm: Any) -> Any:
+def clip_factor(bound: Any, norm: Any) -> Any:
     """Return what gradients of this norm are multiplied by so that it is at most ``bound``.
 
-    As ``torch.nn.utils.clip_grad_norm_``: min(1, bound / (norm + 1e-6)); nan of a nan.
+    As ``torch.nn.utils.clip_grad_norm_``: min(1, bound / (norm + 1e-6)); nan of a nan. Of numbers,
+    tensors, or the symbols of a recording.
     """
-    factor = bound / (norm + CLIP_EPS)
-    return factor if factor < 1 or factor != factor else 1.0
+    return minimum(bound / (norm + _CLIP_EPS), 1.0)

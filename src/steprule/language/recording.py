@@ -91,6 +91,11 @@ class Recording:
         return tuple(x for x in self.tensor_operations if x.is_shared)
 
     @functools.cached_property
+    def shared_keys(self) -> dict[Value, int]:
+        """Where among :attr:`shared_reductions` each result is."""
+        return {x.result: key for key, x in enumerate(self.shared_reductions)}
+
+    @functools.cached_property
     def array_operations(self) -> tuple[Operation, ...]:
         """Those whose result is an array."""
         return tuple(x for x in self.tensor_operations if x.result.is_array)

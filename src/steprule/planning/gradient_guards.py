@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines.square_sums import SquareSums, SumsSquares, is_finite, square_sums_of
-from steprule.language.guards import CLIP_EPS, clip_factor
+from steprule.language.guards import clip_factor
 from steprule.planning.assignment import PlannedRunner, tell_numbers
 from steprule.planning.settings import Settings
 from steprule.planning.step_record import StepRecord, exact_sum
@@ -46,6 +46,8 @@ class GradientGuards:
         record: StepRecord,
     ) -> None:
         self._settings, self._parts, self._record = settings, parts, record
+        runners = [part.runner for part in parts]
+        self._summing = [one if isinstance(one, SumsSquares) else None for one in runners]
         self.factors: list[Any] = [1.0] * len(settings)
         self.is_on = False
         self.settings_changed()
@@ -58,11 +60,11 @@ class GradientGuards:
         if not self.is_on:
             self._record.clear()
 
-    def sum_squares(self, parts: Sequence[PlannedRunner] | None = None) -> None:
-        """Have runners (all, if not some are named) sum the squares of their gradients."""
-        for part in self._parts if parts is None else parts:
-            if isinstance(part.runner, SumsSquares):
-                part.runner.sum_squares()
+    def sum_squares(self) -> None:
+        """Have the runners that can sum the squares of their gradients."""
+        for summing in self._summing:
+            if summing is not None:
+                summing.sum_squares()
 
     def admits(self) -> bool:
         """Tell whether the step is to be taken, and tell the runners by what to clip.
@@ -70,7 +72,10 @@ class GradientGuards:
         Raises:
             RuntimeError: a gradient is not finite where that is an error, the parameter named.
         """
-        sums = [(_sums_of(part), part.leaf_groups) for part in self._parts]
+        sums = [
+            (_sums_of(part, summing), part.leaf_groups)
+            for part, summing in zip(self._parts, self._summing, strict=True)
+        ]
         settings = self._settings
         watched = [i for i, s in enumerate(settings) if s.on_nonfinite != "propagate"]
         total: Any = None
@@ -144,9 +149,9 @@ class GradientGuards:
         )
 
 
-def _sums_of(part: PlannedRunner) -> SquareSums:
-    if isinstance(part.runner, SumsSquares):
-        return part.runner.square_sums
+def _sums_of(part: PlannedRunner, summing: SumsSquares | None) -> SquareSums:
+    if summing is not None:
+        return summing.square_sums
     return square_sums_of([param.grad for param in part.params])
 
 
@@ -182,6 +187,5 @@ def _total_of_tensors(
 
 def _factor(bound: Any, squares: Any) -> Any:
     if isinstance(bound, Tensor) or isinstance(squares, Tensor):
-        norm = torch.sqrt(torch.as_tensor(squares))
-        return torch.clamp(bound / (norm + CLIP_EPS), max=1.0)
+        return clip_factor(bound, torch.sqrt(torch.as_tensor(squares)))
     return clip_factor(bound, math.sqrt(squares))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -49,7 +49,7 @@ class StepRecord:
 
     sums: Sequence[tuple[SquareSums, Sequence[int]]] | None = None
     factors: Sequence[Any] = ()
-    skipped: bool = field(default=False)
+    skipped: bool = False
     skipped_so_far: int = 0
 
     def note(

@@ -32,7 +32,7 @@ from steprule.engines.native.address_guard import NativeAddressGuard
 from steprule.engines.native.control_block import Control
 from steprule.engines.native.loops import enable_native, is_native_enabled
 from steprule.engines.native.loops_text import GuardWord
-from steprule.engines.stages import Share, Stages
+from steprule.engines.stages import Share, Stages, run_through
 from steprule.engines.threads.work_split import WorkSplit
 from steprule.engines.whole_step import Outcome
 from steprule.formats import format_of
@@ -68,8 +68,7 @@ class KernelRunner:
         self.passes: Sequence[Pass] = passes_of(form.recording())
         self._library, self._reductions = self._compile(leaves[0])
         self._grad_format = format_of(leaves[0].grad)
-        shared = form.recording().shared_reductions
-        self._shared_keys = {x.result: key for key, x in enumerate(shared)}
+        self._shared_keys = form.recording().shared_keys
         self._groups = [leaf.group for leaf in leaves]
         self._make_guards()
         self._make_tables(leaves)
@@ -258,8 +257,7 @@ class KernelRunner:
 
     def run(self) -> None:
         """Update the parameters whose gradients :meth:`collect` took."""
-        for _ in self.stages():
-            raise AssertionError("a rule with sums over several parameters runs in stages")
+        run_through(self.stages())
 
     def stages(self) -> Stages:
         """Update the parameters, by a rule that may have sums over several of them."""

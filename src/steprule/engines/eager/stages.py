@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from steprule.engines.eager.update import new_values, supply_scalars
 from steprule.engines.engine import Leaf, Numbers
-from steprule.engines.stages import Share, Stages, Totals
+from steprule.engines.stages import Share, Stages, Totals, as_tensor
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.language.form import Form
 
@@ -36,7 +35,7 @@ def stages_of(
 ) -> Stages:
     """Update leaves one after the other, once what they have in common is known."""
     recording = form.recording()
-    keys = {x.result: key for key, x in enumerate(recording.shared_reductions)}
+    keys = recording.shared_keys
     calls = [keys.get(value) for value in recording.calls_of_shared]
     totals: Totals = {}
     for key in range(len(keys)):
@@ -84,10 +83,7 @@ def _answered(calls: Sequence[int | None], totals: Totals, group: int) -> Iterat
             return own
         if key not in totals:
             raise _Reached(own, elements)
-        total = totals[key][group]
-        if isinstance(total, Tensor):
-            return total
-        return torch.tensor(total, dtype=own.dtype, device=own.device)
+        return as_tensor(totals[key][group], own)
 
     VOCABULARY.ask = ask
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steprule.engines.foreach.fused_operations import Instruction, instructions_of
 from steprule.engines.foreach.replay import Replay
-from steprule.engines.stages import Share, Stages, Totals
+from steprule.engines.stages import Share, Stages, Totals, as_tensor, run_through
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
@@ -74,8 +74,7 @@ class Bucket:
             grads: of the same dtypes as those of the leaves that the bucket was made of.
             scalars: the numbers of all.
         """
-        for _ in self.stages(grads, scalars):
-            raise AssertionError("a rule with sums over several parameters runs in stages")
+        run_through(self.stages(grads, scalars))
 
     def stages(self, grads: TensorList, scalars: Mapping[str, Any]) -> Stages:
         """Update parameters and slots, as :meth:`update`."""
@@ -91,9 +90,8 @@ class Bucket:
         homes = {self._inputs[name]: name for name in names}
         instructions = _instructions(self._form)
         kept = {x for x in recording.outputs.values() if isinstance(x, Value)}
-        shared = {x.result: key for key, x in enumerate(recording.shared_reductions)}
         replay = Replay(instructions, kept, values, set(self._owned), homes, compute)
-        yield from replay.run(shared, self._total)
+        yield from replay.run(recording.shared_keys, self._total)
         # What lies in the memory of another output would be overwritten when that one is stored.
         for name in names:
             new = recording.outputs[name]
@@ -119,10 +117,9 @@ class Bucket:
         """Return for each tensor what they add up to with others, given what each adds."""
         elements = [real_view(param).numel() for param in self._stored["param"]]
         totals = yield [Share(key, own, self._groups, elements)]
-        found = [totals[key][group] for group in self._groups]
         return [
-            t if isinstance(t, Tensor) else torch.tensor(t, dtype=o.dtype, device=o.device)
-            for t, o in zip(found, own, strict=True)
+            as_tensor(totals[key][group], like)
+            for group, like in zip(self._groups, own, strict=True)
         ]
 
 

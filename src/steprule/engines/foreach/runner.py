@@ -14,7 +14,7 @@ from steprule.engines.foreach.bucket import Bucket
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.engines.guards.tensors import TensorGuard
 from steprule.engines.leaf_runner import LeafRunner
-from steprule.engines.stages import Share, Stages, sent
+from steprule.engines.stages import Share, Stages, run_through, sent
 from steprule.language.form import Form
 from steprule.language.rule import SUPPLIED, shape_numbers
 
@@ -151,8 +151,7 @@ class KeptLists:
 
 def update_together(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Numbers]) -> None:
     """Update leaves, those with equal numbers and dtypes together."""
-    for _ in update_in_stages(form, leaves, numbers):
-        raise AssertionError("a rule with sums over several parameters runs in stages")
+    run_through(update_in_stages(form, leaves, numbers))
 
 
 def update_in_stages(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Numbers]) -> Stages:
