@@ -60,16 +60,12 @@ class Form:
     @functools.cached_property
     def each_slots(self) -> dict[str, Literal["row", "column"]]:
         """Those among them with one number for each row or column of a matrix instead."""
-        shapes = {name: self.rule.slots[name].shape for name in self.present_slots}
-        rows: dict[str, Literal["row", "column"]] = {
-            n: "row" for n, s in shapes.items() if s == "row"
-        }
-        return {**rows, **{n: "column" for n, s in shapes.items() if s == "column"}}
+        shapes = ((name, self.rule.slots[name].shape) for name in self.present_slots)
+        return {n: shape for n, shape in shapes if shape == "row" or shape == "column"}
 
     def of_shape(self, shape: Sequence[int]) -> Form:
         """Return the form that a parameter of this shape takes: slots may depend on it."""
-        kept = tuple(n for n in self.present_slots if self.rule.slots[n].has_shape_for(len(shape)))
-        return self if kept == self.present_slots else replace(self, present_slots=kept)
+        return _of_axes(self, len(shape))
 
     @functools.cached_property
     def scalar_slots(self) -> tuple[str, ...]:
@@ -118,6 +114,12 @@ class Form:
     def recording(self) -> Recording:
         """Return the form, run once on symbols (kept: a form never changes)."""
         return _recording(self)
+
+
+@functools.cache
+def _of_axes(form: Form, axes: int) -> Form:
+    kept = tuple(n for n in form.present_slots if form.rule.slots[n].has_shape_for(axes))
+    return form if kept == form.present_slots else replace(form, present_slots=kept)
 
 
 @functools.cache

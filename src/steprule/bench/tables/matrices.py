@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from steprule.bench.contenders import makers_of, stepping
-from steprule.bench.results import Row
+from steprule.bench.contenders import stepping
+from steprule.bench.results import OURS, Row
 from steprule.bench.sets import ParamSet
 from steprule.bench.settings import Settings
 from steprule.bench.subjects import Subject
@@ -75,10 +75,9 @@ def measure(
 
     def contenders() -> dict[str, Make]:
         params = which.parameters()
-        makers = {mode: stepping(make, params) for mode, make in makers_of(subject).items()}
-        if not any(mode != "ours" for mode in makers):  # a class without flags for its mode
-            makers["default"] = stepping(subject.twin, params)
-        return {**makers, "ours": stepping(lambda given: subject.cls(given, **options), params)}
+        modes = subject.modes() or {"default": subject.twin}  # without flags there is but one
+        makers = {OURS: lambda given: subject.cls(given, **options), **modes}
+        return {mode: stepping(make, params) for mode, make in makers.items()}
 
     readings = interleaved(contenders, rounds=settings.rounds, repeats=which.repeats)
     return Row(which.name, _label(subject, options), readings)

@@ -24,7 +24,7 @@ from steprule.engines.cpu.kernel_text import (
     scalar_row,
     table_reads,
 )
-from steprule.engines.cpu.reduction_text import joined
+from steprule.engines.cpu.reduction_text import joined, scalar_slot_stores, term_of
 from steprule.engines.cpu.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
 from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
@@ -76,7 +76,10 @@ class _Printer:
         body += self._update()
         for name, value in self._recording.each_inputs.items():
             body += self._slot_stores(name, value)
-        body += self._scalar_slot_stores()
+        made = {x.result for x in self._recording.tensor_operations}
+        printer = ExpressionPrinter(KERNEL_SPELLING, self._wide, "float64", self._truths)
+        body.append(f"counts = load_int64(control, {Control.COUNTS})")
+        body += scalar_slot_stores(self._layout, printer, made)
         return in_flushed_mode(
             self._layout,
             "def update(control, first_chunk, last_chunk):",
@@ -118,10 +121,9 @@ class _Printer:
         after: list[str] = []
         for j, reduction in enumerate(reductions):
             factors = [f"float64({printer.number(x)})" for x in reduction.operands]
-            term = f"abs({factors[0]})" if reduction.name == "max_of" else " * ".join(factors)
-            inner.append(f"term{j} = {term}")
-            place = self._place(reduction.result, "c")
+            inner.append(f"term{j} = {term_of(reduction, factors)}")
             if reduction.axis == -2:
+                place = self._place(reduction.result, "c")
                 body += ["for c in range(width):", f"    store_float64({place}, 0.0)"]
                 inner.append(f"sum{j} = load_float64({place})")
                 inner.append(f"store_float64({place}, {joined(reduction, j)})")
@@ -154,8 +156,10 @@ class _Printer:
         body += [f"for {index} in range({count}):", *indented(reads, 4)]
         for j, reduction in enumerate(reductions):
             factors = [printer.number(x) for x in reduction.operands]
-            term = f"abs({factors[0]})" if reduction.name == "max_of" else " * ".join(factors)
-            body += [f"    term{j} = {term}", f"    sum{j} = {joined(reduction, j)}"]
+            body += [
+                f"    term{j} = {term_of(reduction, factors)}",
+                f"    sum{j} = {joined(reduction, j)}",
+            ]
         for j, reduction in enumerate(reductions):
             mean = f" / float64({count})" if reduction.name == "mean_of" else ""
             body += self._named(reduction.result, f"sum{j}{mean}")
@@ -217,8 +221,7 @@ class _Printer:
 
     def _place(self, value: Value, index: str) -> str:
         """Return where in the workspace a row's or column's number is: two arguments of a load."""
-        if value.each is None:
-            return ""
+        assert value.each is not None
         count = "height" if value.each == "row" else "width"
         return f"{value.each}_space, {self._places[value.each][value]} * {count} + {index}"
 
@@ -260,18 +263,6 @@ class _Printer:
         text = f"{number}(load_float64({self._place(output, index)}))"
         store = storage.kernel_write(column_names(name, storage), index, text)
         return [f"for {index} in range({count}):", f"    {store}"]
-
-    def _scalar_slot_stores(self) -> list[str]:
-        """Return what writes scalar slots that follow from reductions; ``prepare`` does others."""
-        made = {x.result for x in self._recording.tensor_operations}
-        lines = []
-        for i, (name, dtype) in enumerate(self._layout.count_dtypes):
-            new = self._recording.outputs.get(name)
-            if isinstance(new, Value) and new in made:
-                table = f"load_int64(control, {Control.COUNTS})"
-                lines.append(f"{name}_address = load_int64({table}, {i} * tensors + tensor)")
-                lines.append(f"store_{dtype}({name}_address, 0, {dtype}({self._wide[new]}))")
-        return lines
 
 
 def _over_elements(before: list[str], inner: list[str], after: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from steprule.engines.cpu.kernel_text import (
     Layout,
@@ -74,8 +74,7 @@ def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
     count = len(one.reductions)
     for j, operation in enumerate(one.reductions):
         factors = [f"float64({printer.number(x)})" for x in operation.operands]
-        term = f"abs({factors[0]})" if operation.name == "max_of" else " * ".join(factors)
-        body += [f"term{j} = {term}", f"sum{j} = {joined(operation, j)}"]
+        body += [f"term{j} = {term_of(operation, factors)}", f"sum{j} = {joined(operation, j)}"]
     formats, matrices = dict(layout.formats), matrix_names(recording)
     for operation in one.matrix_operations:
         name, text = matrices[operation.result], printer.number(operation.operands[0])
@@ -98,6 +97,24 @@ def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
             ),
         ],
     )
+
+
+def term_of(reduction: Operation, factors: Sequence[str]) -> str:
+    """Return what an element, or a row, adds to a reduction."""
+    return f"abs({factors[0]})" if reduction.name == "max_of" else " * ".join(factors)
+
+
+def scalar_slot_stores(
+    layout: Layout, printer: ExpressionPrinter, made: Container[Value]
+) -> list[str]:
+    """Return what writes the scalar slots that are among ``made``; ``prepare`` writes others."""
+    lines = []
+    for i, (name, dtype) in enumerate(layout.count_dtypes):
+        new = layout.form.recording().outputs.get(name)
+        if isinstance(new, Value) and new in made:
+            lines.append(f"{name}_address = load_int64(counts, {i} * tensors + tensor)")
+            lines.append(f"store_{dtype}({name}_address, 0, {dtype}({printer.number(new)}))")
+    return lines
 
 
 def joined(operation: Operation, j: int) -> str:
@@ -149,11 +166,7 @@ def _finish_source(layout: Layout, k: int, one: Pass) -> str:
     for i, v in enumerate(row):
         if v in made:
             body.append(f"store_float64(scalars, tensor * {len(row)} + {i}, {printer.number(v)})")
-    for i, (name, dtype) in enumerate(layout.count_dtypes):
-        new = recording.outputs.get(name)
-        if new in made:
-            body.append(f"{name}_address = load_int64(counts, {i} * tensors + tensor)")
-            body.append(f"store_{dtype}({name}_address, 0, {dtype}({printer.number(new)}))")
+    body += scalar_slot_stores(layout, printer, made)
     return _over_tensors(f"finish_{k}", body)
 
 
