@@ -14,18 +14,27 @@ from typing import Any
 import numpy as np
 import torch
 
-_NUMBERS = {"int64": np.int64, "float64": np.float64, "float32": np.float32, "float16": np.float16}
+_NUMBERS = {
+    "int64": np.int64,
+    "float64": np.float64,
+    "float32": np.float32,
+    "float16": np.float16,
+    "uint8": np.uint8,
+    "int16": np.int16,
+}
 
 
 def _accessors(kind: Any) -> tuple[Callable[..., Any], Callable[..., None]]:
     size = np.dtype(kind).itemsize
-    number = {np.int64: int, np.float16: np.float32}.get(kind, kind)
+    numbers = {np.int64: int, np.float16: np.float32, np.uint8: np.int32, np.int16: np.int32}
+    number = numbers.get(kind, kind)
 
     def load(address: int, index: int) -> Any:
         return number(np.frombuffer(ctypes.string_at(address + size * index, size), kind)[0])
 
     def store(address: int, index: int, value: Any) -> None:
-        ctypes.memmove(address + size * index, kind(value).tobytes(), size)
+        stored = np.asarray(value).astype(kind)  # of integers the lowest bits
+        ctypes.memmove(address + size * index, stored.tobytes(), size)
 
     return load, store
 
@@ -38,6 +47,21 @@ def _load_bfloat16(address: int, index: int) -> Any:
 def _store_bfloat16(address: int, index: int, value: Any) -> None:
     rounded = torch.tensor([float(value)]).to(torch.bfloat16).view(torch.uint8)
     ctypes.memmove(address + 2 * index, bytes(rounded.tolist()), 2)
+
+
+def _int32(value: Any) -> Any:
+    """Return the lowest 32 bits of an integer, or a number without its fraction."""
+    wrapped = int(value) & 0xFFFFFFFF
+    return np.int32(wrapped - (wrapped >> 31 << 32))
+
+
+# What `scratch` gave is kept as long as its address may be used.
+_SCRATCH: dict[int, Any] = {}
+
+
+def _scratch(size: int) -> int:
+    room = _SCRATCH.setdefault(len(_SCRATCH), ctypes.create_string_buffer(size))
+    return ctypes.addressof(room)
 
 
 def namespace() -> dict[str, Any]:
@@ -64,6 +88,13 @@ def namespace() -> dict[str, Any]:
     for name, kind in _NUMBERS.items():
         words[f"load_{name}"], words[f"store_{name}"] = _accessors(kind)
     words["int64"] = int
+    words["int32"] = _int32
+    words["bits_of"] = lambda x: np.float32(x).view(np.int32)
+    words["float_of"] = lambda x: np.int32(x).view(np.float32)
+    words["lshr"] = lambda x, by: (x.view(np.uint32) >> np.uint32(by)).view(np.int32)
+    words["largest"] = max
+    words["independent"] = range
+    words["scratch"] = _scratch
     return words
 
 

@@ -4,13 +4,16 @@ Kernels are printed as Python because that is what people read (and Python can r
 are made of is so little that a compiler for it is short, and quick: a tenth of a second a kernel.
 
 - Functions of int64 arguments which may call those above them. The ones asked for return int64.
-- Numbers are int64, float32, float64 and truth values. A variable keeps the kind of what it was
-  first given, operands are of one kind, and only ``int64()``, ``float32()`` and ``float64()``
-  turn one into another; a condition may be a number, which is true unless it is zero. Nothing is
-  checked as Python would: integers wrap, divisions give infinity or nan.
-- ``for`` over a ``range`` of constant step, ``while``, ``if``, ``continue``, ``break``,
-  ``return``; a function that returns something ends with a ``return``. ``and`` and ``or`` stop
-  early; of ``a if c else b`` both sides are computed, and may therefore not look at memory.
+- Numbers are int64, int32, float32, float64 and truth values. A variable keeps the kind of what it
+  was first given, operands are of one kind, and only ``int64()``, ``int32()``, ``float32()`` and
+  ``float64()`` turn one into another (``bits_of`` and ``float_of`` keep the bits); a condition may
+  be a number, which is true unless it is zero. Nothing is checked as Python would: integers wrap,
+  divisions give infinity or nan.
+- ``for`` over a ``range`` of constant step, or over ``independent(count)``, where no iteration
+  touches memory that another one writes (:mod:`~steprule.engines.compiler.independent_loops`);
+  ``while``, ``if``, ``continue``, ``break``, ``return``; a function that returns something ends
+  with a ``return``. ``and`` and ``or`` stop early; of ``a if c else b`` both sides are computed,
+  and may therefore not look at memory.
 - Memory by address, and the rest of what :mod:`~steprule.engines.compiler.vocabulary` has.
 """
 

@@ -8,13 +8,20 @@ from typing import Any
 
 from llvmlite import ir
 
+from steprule.engines.compiler.independent_loops import (
+    mark_accesses,
+    mark_loop,
+    with_independent_loops,
+)
 from steprule.engines.compiler.target import symbol_of
 from steprule.engines.compiler.vocabulary import (
     CONSTANTS,
     F32,
     F64,
     I1,
+    I32,
     I64,
+    WITHOUT_MEMORY,
     intrinsic_call,
     vocabulary,
 )
@@ -79,7 +86,7 @@ def lowered(source: str, names: Sequence[str], *, reorders_sums: bool) -> str:
             function.linkage = "internal"
         functions[node.name] = function
         _Body(node, function, functions, _REORDERS if reorders_sums else ()).lower()
-    return str(module)
+    return with_independent_loops(str(module))
 
 
 def _returned_kind(function: ast.FunctionDef) -> Any:
@@ -201,6 +208,7 @@ class _Body:
 
     def _for(self, node: ast.For) -> None:
         first, end, step = self._range(node.iter)
+        is_independent = _callee(node.iter) == "independent"
         with self._builder.goto_block(self._entry):
             counter = self._builder.alloca(I64)
         self._builder.store(first, counter)
@@ -212,17 +220,22 @@ class _Body:
         self._builder.cbranch(more, body, after)
         self._builder.position_at_end(body)
         self._assign(node, _name_of(node.target), here)
+        known = len(self._function.blocks)
         self._inside(node, advance, after)
+        if is_independent:
+            mark_accesses([body, *self._function.blocks[known:]])
         self._builder.position_at_end(advance)
         here = self._builder.load(counter, typ=I64)
         self._builder.store(self._builder.add(here, step, flags=("nsw",)), counter)
-        self._builder.branch(test)
+        back = self._builder.branch(test)
+        if is_independent:
+            mark_loop(back)
         self._builder.position_at_end(after)
 
     def _range(self, node: ast.expr) -> tuple[Any, Any, Any]:
         if (
             not isinstance(node, ast.Call)
-            or getattr(node.func, "id", None) != "range"
+            or _callee(node) not in ("range", "independent")
             or not 1 <= len(node.args) <= 3
         ):
             raise LanguageError(node, "is not a range")
@@ -299,7 +312,7 @@ class _Body:
         if value.type == I1:
             return value
         zero = ir.Constant(value.type, 0)
-        if value.type == I64:
+        if value.type in (I32, I64):
             return self._builder.icmp_signed("!=", value, zero)
         return self._builder.fcmp_unordered("!=", value, zero)
 
@@ -349,7 +362,7 @@ class _Body:
         left, right = self._value(node.left), self._value(node.comparators[0])
         if left.type != right.type or left.type == I1:
             raise LanguageError(node, f"compares {left.type} with {right.type}")
-        if left.type == I64:
+        if left.type in (I32, I64):
             return self._builder.icmp_signed(name, left, right)
         # A nan is unequal to everything, and neither less nor greater than anything.
         compare = self._builder.fcmp_unordered if name == "!=" else self._builder.fcmp_ordered
@@ -379,7 +392,7 @@ class _Body:
     def _choice(self, node: ast.IfExp) -> Any:
         for side in (node.body, node.orelse):
             calls = (n for n in ast.walk(side) if isinstance(n, ast.Call))
-            if any(getattr(n.func, "id", None) not in ("float32", "float64") for n in calls):
+            if any(getattr(n.func, "id", None) not in WITHOUT_MEMORY for n in calls):
                 raise LanguageError(side, "is computed whatever the condition, and may not call")
         condition = self._truth(node.test)
         one, other = self._value(node.body), self._value(node.orelse)
@@ -421,6 +434,11 @@ def _name_of(node: ast.expr) -> str:
     if not isinstance(node, ast.Name):
         raise LanguageError(node, "is not a name")
     return node.id
+
+
+def _callee(node: ast.expr) -> str | None:
+    """Return the name of what is called, if a name is."""
+    return getattr(node.func, "id", None) if isinstance(node, ast.Call) else None
 
 
 def _is_entered(function: ir.Function, block: ir.Block) -> bool:

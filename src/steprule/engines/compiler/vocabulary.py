@@ -14,13 +14,16 @@ from llvmlite import ir
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
-_I16, _F16 = ir.IntType(16), ir.HalfType()
+_I8, _I16, _F16 = ir.IntType(8), ir.IntType(16), ir.HalfType()
 _BYTES = ir.IntType(8).as_pointer()
 _INT = (I64,)
+_WORD = (I32,)
 
 CONSTANTS = {"inf": math.inf, "neg_inf": -math.inf, "nan": math.nan}
 
 Emit = Callable[..., Any]
+#: Words of which both sides of a choice may be made.
+WITHOUT_MEMORY = ("float32", "float64", "int32", "bits_of", "float_of", "lshr", "largest", "min")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ def _cast(kind: Any) -> Emit:
             (F64, F32): b.fptrunc,
             (F32, I64): b.fptosi,
             (F64, I64): b.fptosi,
+            (I32, F32): b.sitofp,
+            (F32, I32): b.fptosi,
+            (I32, I64): b.sext,
+            (I64, I32): b.trunc,
         }
         return ways[value.type, kind](value, kind)
 
@@ -86,8 +93,47 @@ def _library_call(name: str) -> Emit:
     return emit
 
 
-def _min(b: ir.IRBuilder, one: Any, other: Any) -> Any:
-    return b.select(b.icmp_signed("<", one, other), one, other)
+def _chosen(comparison: str) -> Emit:
+    def emit(b: ir.IRBuilder, one: Any, other: Any) -> Any:
+        return b.select(b.icmp_signed(comparison, one, other), one, other)
+
+    return emit
+
+
+def _bits_of(b: ir.IRBuilder, value: Any) -> Any:
+    return b.bitcast(value, I32)
+
+
+def _float_of(b: ir.IRBuilder, bits: Any) -> Any:
+    return b.bitcast(bits, F32)
+
+
+def _scratch(b: ir.IRBuilder, bytes_: Any) -> Any:
+    """Reserve memory of the function's own, the same at each call."""
+    with b.goto_entry_block():
+        cell = b.alloca(_I8, bytes_)
+        cell.align = 64
+        return b.ptrtoint(cell, I64)
+
+
+def _lshr(b: ir.IRBuilder, value: Any, by: Any) -> Any:
+    return b.lshr(value, by)
+
+
+def _from_byte(b: ir.IRBuilder, value: Any) -> Any:
+    return b.zext(value, I32)
+
+
+def _to_byte(b: ir.IRBuilder, value: Any) -> Any:
+    return b.trunc(value, _I8)
+
+
+def _from_short(b: ir.IRBuilder, value: Any) -> Any:
+    return b.sext(value, I32)
+
+
+def _to_short(b: ir.IRBuilder, value: Any) -> Any:
+    return b.trunc(value, _I16)
 
 
 def _as_is(_: ir.IRBuilder, value: Any) -> Any:
@@ -123,6 +169,8 @@ _STORED: Mapping[str, tuple[Any, Any, Emit, Emit]] = {
     "float32": (F32, F32, _as_is, _as_is),
     "float16": (_F16, F32, _half_to_float, _float_to_half),
     "bfloat16": (_I16, F32, _bfloat_to_float, _float_to_bfloat),
+    "uint8": (_I8, I32, _from_byte, _to_byte),
+    "int16": (_I16, I32, _from_short, _to_short),
 }
 
 
@@ -196,8 +244,9 @@ def _restore_denormals(b: ir.IRBuilder, mode: Any) -> None:
 def vocabulary() -> Mapping[str, Word]:
     """Return every word by its name."""
     words = {
-        "int64": Word(_cast(I64), ((I64, F32, F64),)),
-        "float32": Word(_cast(F32), ((I1, I64, F32, F64),)),
+        "int64": Word(_cast(I64), ((I32, I64, F32, F64),)),
+        "int32": Word(_cast(I32), ((I32, I64, F32),)),
+        "float32": Word(_cast(F32), ((I1, I32, I64, F32, F64),)),
         "float64": Word(_cast(F64), ((I1, I64, F32, F64),)),
         "sqrt": Word(intrinsic_call("sqrt"), ((F32, F64),)),
         "exp": Word(intrinsic_call("exp"), ((F32, F64),)),
@@ -205,7 +254,12 @@ def vocabulary() -> Mapping[str, Word]:
         "floor": Word(intrinsic_call("floor"), ((F32, F64),)),
         **{name: Word(_library_call(name), ((F32, F64),)) for name in ("expm1", "log1p", "tanh")},
         "abs": Word(intrinsic_call("fabs"), ((F32, F64),)),
-        "min": Word(_min, (_INT, _INT)),
+        "min": Word(_chosen("<"), (_INT, _INT)),
+        "largest": Word(_chosen(">"), (_WORD, _WORD)),
+        "bits_of": Word(_bits_of, ((F32,),)),
+        "float_of": Word(_float_of, (_WORD,)),
+        "lshr": Word(_lshr, (_WORD, _WORD)),
+        "scratch": Word(_scratch, (_INT,)),
         "prefetch": Word(_prefetch, (_INT,)),
         "call_native": Word(_call_native, (_INT,) * 6),
         "flush_denormals": Word(_flush_denormals, ()),
