@@ -87,6 +87,8 @@ def namespace() -> dict[str, Any]:
     }
     for name, kind in _NUMBERS.items():
         words[f"load_{name}"], words[f"store_{name}"] = _accessors(kind)
+    words["rounded_float16"] = lambda x: np.float32(np.float16(x))
+    words["rounded_bfloat16"] = lambda x: np.float32(torch.tensor(float(x)).bfloat16().item())
     words["int64"] = int
     words["int32"] = _int32
     words["bits_of"] = lambda x: np.float32(x).view(np.int32)

@@ -8,10 +8,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from steprule.formats.storage import Storage
 from steprule.language.form import Form
 
 # A group's numbers by name: lr, beta1, weight_decay…; floats, or tensors where a group asks for it.
 Numbers = Mapping[str, Any]
+
+NO_STORAGE = Storage((), ())
 
 
 @dataclass(slots=True)
@@ -25,6 +28,8 @@ class Leaf:
     position: int  # within its group
     is_first: bool  # whether it was never updated
     label: str  # how messages name it
+    storage: Storage = NO_STORAGE  # of the parameter and its arrays, once there is all state
+    random_key: int = 0  # what random bits know it by
 
 
 class UnavailableError(RuntimeError):

@@ -48,6 +48,7 @@ class LeafRunner:
         self._update, self._in_stages = update, in_stages
         self._params = tuple(leaf.param for leaf in leaves)
         self._places = [(leaf.state, leaf.group, leaf.position, leaf.label) for leaf in leaves]
+        self._stored = [(leaf.storage, leaf.random_key) for leaf in leaves]
         self._is_first = [leaf.is_first for leaf in leaves]
         self._slots = [frozenset(leaf.state) for leaf in leaves]
         self._kinds = [(_kind_of(leaf.param), _kind_of(leaf.grad)) for leaf in leaves]
@@ -108,7 +109,10 @@ class LeafRunner:
         """Return where there is a gradient, and the leaves with it."""
         found = [i for i, grad in enumerate(grads) if grad is not None]
         leaves = [
-            Leaf(self._params[i], grads[i], state, group, position, self._is_first[i], label)
+            Leaf(
+                *(self._params[i], grads[i], state, group, position, self._is_first[i], label),
+                *self._stored[i],
+            )
             for i in found
             for state, group, position, label in (self._places[i],)
         ]

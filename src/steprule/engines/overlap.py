@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steprule.engines.engine import Leaf
-from steprule.language.form import Form
 
 
-def overlapping(leaves: Sequence[Leaf], form: Form) -> set[int]:
+def overlapping(leaves: Sequence[Leaf]) -> set[int]:
     """Return the indices of leaves whose parameter or state shares written memory with another."""
     spans = []
     for i, leaf in enumerate(leaves):
-        for tensor in (leaf.param, *(leaf.state[name] for name in form.array_slots)):
+        for tensor in (leaf.param, *(leaf.state[key] for key in leaf.storage.keys)):
             if tensor.numel():
                 start = tensor.data_ptr()
                 spans.append((start, start + tensor.numel() * tensor.element_size(), i))

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from steprule.formats import Column
+
 
 @dataclass(frozen=True)
 class FloatingFormat:
     """A floating-point dtype, read as float32 or float64 and rounded to nearest on writing."""
 
     dtype: torch.dtype
-    block: int = 1
+    is_random = False
 
     @property
     def name(self) -> str:
@@ -22,29 +24,32 @@ class FloatingFormat:
         return str(self.dtype.to_real()).removeprefix("torch.")
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """The tensor itself."""
+        return (Column("", self.dtype),)
+
+    @property
     def epsilon(self) -> float:
         """The gap between 1 and the next number."""
         return torch.finfo(self.dtype).eps
 
-    def columns(self, stored: Tensor) -> tuple[Tensor, ...]:
-        """Return the tensor itself."""
-        return (stored,)
-
-    def read(self, stored: Tensor, compute: torch.dtype) -> Tensor:
+    def read(self, columns: Sequence[Tensor], compute: torch.dtype, shape: torch.Size) -> Tensor:
         """Return the stored numbers as reals of dtype ``compute`` (a view where possible)."""
-        return real_view(stored).to(compute)
+        return real_view(columns[0]).to(compute)
 
-    def write(self, stored: Tensor, value: Tensor) -> None:
-        """Round ``value`` into ``stored``."""
-        real_view(stored).copy_(value)
+    def write(self, columns: Sequence[Tensor], value: Tensor, words: Tensor | None = None) -> None:
+        """Round ``value`` into what is stored."""
+        real_view(columns[0]).copy_(value)
 
-    def kernel_read(self, columns: Sequence[str], index: str) -> str:
+    def kernel_read(self, addresses: Sequence[str], index: str) -> str:
         """Return an expression for element ``index``."""
-        return f"load_{self.name}({columns[0]}, {index})"
+        return f"load_{self.name}({addresses[0]}, {index})"
 
-    def kernel_write(self, columns: Sequence[str], index: str, value: str) -> str:
+    def kernel_write(
+        self, addresses: Sequence[str], index: str, value: str, word: str = ""
+    ) -> list[str]:
         """Return a statement that stores ``value`` at element ``index``."""
-        return f"store_{self.name}({columns[0]}, {index}, {value})"
+        return [f"store_{self.name}({addresses[0]}, {index}, {value})"]
 
     def bytes_for(self, elements: int) -> int:
         """Return the bytes that so many real numbers take."""

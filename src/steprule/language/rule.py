@@ -70,7 +70,9 @@ class Slot:
         signed: False if it never goes below zero (a format may then use all its codes above).
         init: value before the first step: a number, or the name of the option that holds it.
         when: name of an option; the slot exists only where that option is on (or not 0).
-        full_precision: True if a low-precision format must leave it alone.
+        full_precision: true if a format of low precision must leave it alone: best the reason, for
+            the docs.
+        precise_when: name of an option; only where that is on is ``full_precision`` meant.
         shape: ``"param"``, one number for each element; ``"scalar"``, one for the whole
             parameter; and for rules that are not elementwise ``"row"`` and ``"column"`` (the last,
             or last but one, axis reduced to 1; matrices only) and ``"vector"`` (the parameter's
@@ -84,7 +86,8 @@ class Slot:
     signed: bool = True
     init: float | str = 0.0
     when: str | None = None
-    full_precision: bool = False
+    full_precision: bool | str = False
+    precise_when: str | None = None
     shape: Shape = "param"
     needs_every_step: bool = False
     is_float64: bool = False
@@ -113,6 +116,11 @@ class Slot:
     def is_present(self, options: Mapping[str, Any]) -> bool:
         """Tell whether a group with these options keeps this slot."""
         return self.when is None or bool(options[self.when])
+
+    def is_precise(self, options: Mapping[str, Any]) -> bool:
+        """Tell whether formats of low precision must leave it alone in such a group."""
+        is_meant = self.precise_when is None or bool(options[self.precise_when])
+        return self.shape != "param" or (bool(self.full_precision) and is_meant)
 
     def initial_value(self, options: Mapping[str, Any]) -> float:
         """Return what every element holds before the first step."""

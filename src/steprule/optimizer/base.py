@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from steprule.formats.choices import STORING, check_storing, storing_of
 from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
 from steprule.optimizer.explain import Explanation, explanation_of, pass_notes
@@ -47,6 +48,8 @@ __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
 # What any numeric option takes: a number, a 1-element tensor, or a schedule.
 Number: TypeAlias = float | Tensor | Schedule
 
+#: Options that all optimizers have beside torch's, with their defaults.
+SHARED: Mapping[str, Any] = {**GUARDS, **STORING}
 _TAKERS_OF_SPARSE: list[str] = []
 # torch's mark for a default that each group must give.
 required = torch_optimizer.required
@@ -123,7 +126,8 @@ class Optimizer(torch.optim.Optimizer):
         if cls.rule.sparse != "refused":
             _TAKERS_OF_SPARSE.append(cls.__name__)
         own = {*cls.rule.options, *cls.rule.flags}
-        cls.extras = {**{k: v for k, v in GUARDS.items() if k not in own}, **cls.extras}
+        shared = {k: v for k, v in SHARED.items() if k not in own}
+        cls.extras = {**shared, **cls.extras}
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], *, engine: str = "auto") -> None:
         torch._C._log_api_usage_once("python.optimizer")
@@ -202,13 +206,14 @@ class Optimizer(torch.optim.Optimizer):
         if self.rule is not None:  # without one, options are the subclass's own business
             check_options(self.rule, given, where)
             check_guards(guards_of(given, self.rule.options), where)
+            check_storing(storing_of(given, self.rule.options), given, where)
         self._check_scheduled(given.get(SCHEDULES, ()), where)
         requested_engine(self.engine, given)
 
     def _check_scheduled(self, keys: Iterable[str], where: str) -> None:
         """Refuse schedules for what is no number: a flag would be on or off for good."""
         rule = self.rule
-        flags = {*FLAGS, *WORDS, *(rule.flags if rule is not None else ())}
+        flags = {*FLAGS, *WORDS, *STORING, *(rule.flags if rule is not None else ())}
         for key in keys:
             if key in flags:
                 raise TypeError(f"{where}{key} is a flag, not a number: it cannot be scheduled")
@@ -591,10 +596,10 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     shared = arguments.get("shared", {})
     for name in shared:
-        if name not in GUARDS:
+        if name not in SHARED:
             raise TypeError(
                 f"{type(arguments['self']).__name__}.__init__() got an unexpected keyword argument "
-                f"{name!r}{suggestion(name, [*arguments, *GUARDS])}"
+                f"{name!r}{suggestion(name, [*arguments, *SHARED])}"
             )
     given = {
         name: value

@@ -6,9 +6,8 @@ import inspect
 import sys
 from typing import Any
 
-from steprule.language.guards import GUARDS
 from steprule.language.rule import Rule
-from steprule.optimizer.base import Optimizer
+from steprule.optimizer.base import SHARED, Optimizer
 
 _SHARED: dict[str, Any] = {
     "weight_decay": 0.0,
@@ -18,7 +17,7 @@ _SHARED: dict[str, Any] = {
     "differentiable": False,
     "fused": None,
     "decoupled_weight_decay": False,
-    **GUARDS,
+    **SHARED,
 }
 
 

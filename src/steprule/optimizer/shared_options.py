@@ -10,7 +10,9 @@ from steprule.schedules import Schedule
 
 
 class SharedOptions(TypedDict, total=False):
-    """The guards (``docs/guards.md``): keyword arguments of every optimizer, and group options.
+    """Keyword arguments of every optimizer, and group options: guards, and how things are stored.
+
+    The guards (``docs/guards.md``):
 
     - ``clip_grad_norm``: multiply the gradients by min(1, clip_grad_norm / (norm + 1e-6)), as
       ``torch.nn.utils.clip_grad_norm_`` does, without writing them; > 0, None for no clipping
@@ -20,9 +22,25 @@ class SharedOptions(TypedDict, total=False):
     - ``clip_grad_value``: bound on the absolute value of each element, put in force after that;
     - ``on_nonfinite``: what a step does whose gradients are not all finite: ``"propagate"`` them
       (default), ``"skip"`` it, or ``"raise"``. Nothing at all changes in the last two.
+
+    Storage (``docs/memory.md``):
+
+    - ``state_format``: how state is stored: ``"param"``, in the parameter's dtype as torch does
+      (default), ``"float32"``, ``"bfloat16"``, ``"int8"``, ``"int4"``, or a name given to
+      :func:`steprule.register_state_format`;
+    - ``state_format_min_size``: state of fewer elements is kept in float32 (default 4096);
+    - ``param_rounding``: how parameters of 16 bits are rounded: to ``"nearest"`` (default), at
+      random (``"stochastic"``), with what is lost kept beside them (``"kahan"``), or as the upper
+      half of a float32 number whose other bits are kept: all 16 (``"split"``) or 8
+      (``"split24"``); the last two for bfloat16;
+    - ``rounding_seed``: an integer that random bits depend on (default 0).
     """
 
     clip_grad_norm: float | Tensor | Schedule | None
     clip_grad_norm_over: Literal["all", "group", "param"]
     clip_grad_value: float | Tensor | Schedule | None
     on_nonfinite: Literal["propagate", "skip", "raise"]
+    state_format: str
+    state_format_min_size: int
+    param_rounding: Literal["nearest", "stochastic", "kahan", "split", "split24"]
+    rounding_seed: int

@@ -128,7 +128,7 @@ def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[PlannedRunner]
     taken = []
     for bucket in buckets.values():
         form = bucket[0].form
-        kept = _without_shared_memory(bucket, form) if engine.by_address else bucket
+        kept = _without_shared_memory(bucket) if engine.by_address else bucket
         if not kept:
             continue
         leaves = [offer.leaf for offer in kept]
@@ -161,9 +161,9 @@ def _shared_by(form: Form) -> tuple[Operation, ...]:
     return form.recording().shared_reductions if form.rule.is_recorded else ()
 
 
-def _without_shared_memory(bucket: Sequence[_Offer], form: Form) -> list[_Offer]:
+def _without_shared_memory(bucket: Sequence[_Offer]) -> list[_Offer]:
     """Return the others; leaves that share memory are updated one after the other."""
-    shared = overlapping([offer.leaf for offer in bucket], form)
+    shared = overlapping([offer.leaf for offer in bucket])
     for i in shared:
         only = registry.reference_name()
         bucket[i].refuse("it shares memory with another parameter or state", only=only)

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from steprule.engines.engine import Leaf
+from steprule.formats.choices import check_param, storing_of
 from steprule.formats.floating import FLOATING
+from steprule.formats.random_bits import param_key
 from steprule.planning.settings import Context, Kind, Settings
 from steprule.state.labels import label_of
 from steprule.state.making import check_state, ensure_state
@@ -33,9 +35,22 @@ def make_state(context: Context, leaf: Leaf) -> None:
     """Give a leaf what state it lacks (someone may have cleared it since the last step)."""
     group = context.groups[leaf.group]
     kind = context.kind_of(group)
-    ensure_state(kind.rule, kind.options_of(group), leaf.param, context.state, context.fresh)
+    options = kind.options_of(group)
+    leaf.storage = ensure_state(kind.rule, options, leaf.param, context.state, context.fresh)
+    if leaf.storage.count is not None:
+        seed = storing_of(options, kind.rule.options).rounding_seed
+        leaf.random_key = param_key(seed, _identity(context, leaf))
     leaf.state = context.state.get(leaf.param, {})
     leaf.is_first = leaf.param in context.fresh
+
+
+def _identity(context: Context, leaf: Leaf) -> str:
+    """Return what tells a parameter from others for good: its name, or its index."""
+    names = context.groups[leaf.group].get("param_names")
+    if names is not None:
+        return str(names[leaf.position])
+    before = sum(len(group["params"]) for group in context.groups[: leaf.group])
+    return str(before + leaf.position)
 
 
 def _checked_leaf(context: Context, settings: Settings, group: int, position: int) -> Leaf:
@@ -66,6 +81,7 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
             f"weight_decay option is not compatible with sparse gradients: {label} has one, and "
             "decay would touch every row of it. Put it in a group with weight_decay=0"
         )
+    _check_storing(settings, param, grad, label)
     form = settings.form
     if grad.is_sparse and form.rule.is_recorded and form.recording().shared_reductions:
         raise RuntimeError(
@@ -74,6 +90,23 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
         )
     state = context.state.get(param, {})
     return Leaf(param, grad, state, group, position, param in context.fresh, label)
+
+
+def _check_storing(settings: Settings, param: Tensor, grad: Tensor, label: str) -> None:
+    """Refuse a parameter that can't have the formats that its group asks for."""
+    storing = settings.storing
+    try:
+        check_param(storing, param, label)
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None
+    is_default = (storing.state_format, storing.param_rounding) == ("param", "nearest")
+    if grad.is_sparse and not is_default:
+        raise RuntimeError(
+            f"state_format={storing.state_format!r} and param_rounding={storing.param_rounding!r} "
+            f"are for dense gradients: {label} has a sparse one, which changes some rows only. Put "
+            "it in a group with state_format='param' and param_rounding='nearest', or make the "
+            "gradient dense (sparse=False in the embedding)"
+        )
 
 
 def _check_kind(context: Context, kind: Kind, param: Tensor, grad: Tensor, label: str) -> None:

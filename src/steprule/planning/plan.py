@@ -150,7 +150,7 @@ class Plan:
         if settings.is_mutable or differ(now, settings.signature):
             if not settings.take_numbers(now):
                 renewed = settings_of(self.context, i)
-                if renewed.form != settings.form or renewed.engine != settings.engine:
+                if not renewed.is_as_planned(settings):
                     return False
                 self.settings[i] = renewed
                 self._guards.settings_changed()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steprule.engines import registry
 from steprule.engines.guards.identity import IdentityGuard
+from steprule.formats.choices import STORING, StoringOptions, check_storing, storing_of
 from steprule.language.form import Form, form_of
 from steprule.language.guards import GUARDS, check_guards, guards_of
 from steprule.language.rule import Rule
@@ -83,6 +84,15 @@ class Settings:
     is_mutable: bool
     state_names: frozenset[str]
     on_nonfinite: str = "propagate"
+    storing: StoringOptions = field(default_factory=StoringOptions)
+
+    def is_as_planned(self, planned: Settings) -> bool:
+        """Tell whether a plan made with other settings does for these: but for the numbers."""
+        return (self.form, self.engine, self.storing) == (
+            planned.form,
+            planned.engine,
+            planned.storing,
+        )
 
     @property
     def clip_over(self) -> str | None:
@@ -153,8 +163,10 @@ def settings_of(context: Context, index: int) -> Settings:
     group = context.groups[index]
     kind = context.kind_of(group)
     rule, own = kind.rule, (KIND,) if context.kinds else ()
-    keys = (*own, *rule.options, *rule.flags, *_SHARED_OPTIONS, *_ENGINE_OPTIONS, *GUARDS)
+    keys = (*own, *rule.options, *rule.flags, *_SHARED_OPTIONS, *_ENGINE_OPTIONS, *GUARDS, *STORING)
     options = kind.options_of(group)
+    storing = storing_of(options, rule.options)
+    check_storing(storing, options, f"group {index}: ")
     guards = guards_of(options, rule.options)
     check_guards(guards, f"group {index}: ")
     form = form_of(rule, options)
@@ -190,6 +202,7 @@ def settings_of(context: Context, index: int) -> Settings:
         is_mutable=is_mutable,
         state_names=frozenset((*(["step"] * rule.counts_steps), *form.present_slots)),
         on_nonfinite=guards["on_nonfinite"],
+        storing=storing,
     )
 
 

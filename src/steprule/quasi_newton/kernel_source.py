@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import functools
 
-from steprule.formats import Format
+from steprule.formats.floating import FloatingFormat
 
 
 class Word(enum.IntEnum):
@@ -144,7 +144,7 @@ PASSES = {"project": _PROJECT, "peel": _PEEL, "combine": _COMBINE}
 
 
 @functools.cache
-def source_of(stored: Format, number: Format) -> str:
+def source_of(stored: FloatingFormat, number: FloatingFormat) -> str:
     """Return the passes over rows that are ``stored`` so, for vectors of plain numbers."""
     words = {
         "stored": stored.name,

@@ -12,7 +12,7 @@ from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_op
 
 
 @rule(
-    sum=Slot(signed=False, init="initial_accumulator_value", full_precision=True),
+    sum=Slot(signed=False, init="initial_accumulator_value"),
     ranges={"lr_decay": NON_NEGATIVE, "initial_accumulator_value": NON_NEGATIVE},
     sparse="rows",
     source="Duchi, Hazan, Singer: Adaptive subgradient methods for online learning and "

@@ -13,7 +13,11 @@ from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_op
 
 @rule(
     exp_avg_sq=Slot(signed=False),
-    max_exp_avg_sq=Slot(signed=False, when="amsgrad"),
+    max_exp_avg_sq=Slot(
+        signed=False,
+        when="amsgrad",
+        full_precision="a maximum over steps would keep the largest rounding errors",
+    ),
     source="Kingma, Ba: Adam: a method for stochastic optimization, 2015",
 )
 def adam(

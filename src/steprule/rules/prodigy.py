@@ -16,7 +16,8 @@ _POSITIVE = Range(low=0.0, low_included=False)
 
 @rule(
     exp_avg_sq=Slot(signed=False),
-    p0=Slot(full_precision=True),
+    s=Slot(full_precision="the sum of its absolute values estimates d: errors would add to it"),
+    p0=Slot(full_precision="the first weights, of which differences are taken"),
     d=Slot(shape="scalar", init="d0", is_float64=True),
     d_max=Slot(shape="scalar", init="d0", is_float64=True),
     d_numerator=Slot(shape="scalar", is_float64=True),

@@ -10,11 +10,13 @@ from steprule.language.rule import NON_NEGATIVE, Slot, rule
 from steprule.ops import sqrt
 from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 
+_DIFFERENCE = "centered: the root of square_avg - grad_avg**2, which rounding would make negative"
+
 
 @rule(
-    square_avg=Slot(signed=False),
+    square_avg=Slot(signed=False, full_precision=_DIFFERENCE, precise_when="centered"),
     momentum_buffer=Slot(when="momentum"),
-    grad_avg=Slot(when="centered"),
+    grad_avg=Slot(when="centered", full_precision=_DIFFERENCE),
     ranges={"alpha": NON_NEGATIVE},
     counts_steps=True,
     source="Tieleman, Hinton: Lecture 6.5, RMSProp, 2012; centred: Graves: Generating sequences "

@@ -13,8 +13,12 @@ from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_op
 
 
 @rule(
-    prev=Slot(full_precision=True),
-    step_size=Slot(signed=False, init="lr", full_precision=True),
+    prev=Slot(full_precision="a gradient of which the sign counts, and whether it is 0"),
+    step_size=Slot(
+        signed=False,
+        init="lr",
+        full_precision="the steps themselves: nothing would average errors out",
+    ),
     ranges={
         "etaminus": Range(0.0, 1.0, low_included=False, high_included=False),
         "etaplus": Range(low=1.0, low_included=False),

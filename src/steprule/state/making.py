@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from steprule.formats.floating import real_view
+from steprule.formats import Format
+from steprule.formats.choices import param_format, storing_of
+from steprule.formats.floating import FLOATING, FloatingFormat
+from steprule.formats.storage import ROUNDING_STEP, Storage, key_of
 from steprule.language.rule import Rule
+from steprule.state.storing import (
+    column_shape,
+    columns_in,
+    format_in,
+    put_array,
+    store_anew,
+    store_param,
+    wanted_format,
+)
 
 
 def scalar_dtype() -> torch.dtype:
@@ -24,21 +36,27 @@ def ensure_state(
     param: Tensor,
     state: MutableMapping[Tensor, dict[str, Any]],
     fresh: set[Tensor],
-) -> None:
+) -> Storage:
     """Give ``param`` the state that the rule keeps under these options, where it is missing.
 
-    A step count that came as a number (from old checkpoints) is made a tensor. A parameter whose
-    slots are made here joins ``fresh``: its next update is its first.
+    A step count that came as a number (from old checkpoints) is made a tensor, and what is stored
+    in another format than asked for is stored anew. A parameter whose slots are made here joins
+    ``fresh``: its next update is its first.
+
+    Returns:
+        How the parameter and its arrays are stored.
     """
-    shapes = {
-        name: shape
+    slots = {
+        name: (slot, shape)
         for name, slot in rule.slots.items()
         if slot.is_present(options) and (shape := slot.shape_for(param.shape)) is not None
     }
-    names = list(shapes)
-    if not names and not rule.counts_steps:
-        return  # torch keeps no entry for a parameter without state
+    storing = storing_of(options, rule.options)
+    of_param = param_format(storing, param)
+    if not slots and not rule.counts_steps and isinstance(of_param, FloatingFormat):
+        return Storage((("param", of_param),), (0,))  # torch keeps no entry without state
     entry = state[param]
+    formats: list[tuple[str, Format]] = [("param", store_param(entry, storing, param))]
     count_device = param.device if options.get("capturable") else torch.device("cpu")
     if rule.counts_steps:
         step = entry.get("step", 0.0)
@@ -48,20 +66,43 @@ def ensure_state(
             entry["step"] = torch.tensor(float(step), dtype=scalar_dtype(), device=count_device)
         elif step.device != count_device:
             entry["step"] = step.to(count_device)  # a count on the GPU would be waited for
-    missing = [name for name in names if not isinstance(entry.get(name), Tensor)]
-    for name in missing:
-        slot = rule.slots[name]
-        value = slot.initial_value(options)
+    missing = [name for name in slots if not isinstance(entry.get(name), Tensor)]
+    for name, (slot, shape) in slots.items():
+        value = slot.initial_value(options) if name in missing else None
         if slot.is_scalar:
-            dtype = torch.float64 if slot.is_float64 else scalar_dtype()
-            entry[name] = torch.tensor(value, dtype=dtype, device=count_device)
+            if value is not None:
+                dtype = torch.float64 if slot.is_float64 else scalar_dtype()
+                entry[name] = torch.tensor(value, dtype=dtype, device=count_device)
+            continue
+        wanted = wanted_format(slot, options, storing, param)
+        if value is None:
+            wanted = store_anew(name, entry, wanted, param)
         else:
-            whole = shapes[name] == param.shape
-            entry[name] = torch.zeros_like(param) if whole else param.new_zeros(shapes[name])
-            if value:
-                real_view(entry[name]).fill_(value)
-    if missing and len(missing) == len(names):
+            wanted = wanted or FLOATING[param.dtype]
+            put_array(name, entry, wanted, param, value, torch.Size(shape))
+        formats.append((name, wanted))
+    if missing and len(missing) == len(slots):
         fresh.add(param)
+    return Storage(tuple(formats), _numbers(rule, formats), _count_key(rule, formats, entry))
+
+
+def _numbers(rule: Rule, formats: Sequence[tuple[str, Format]]) -> tuple[int, ...]:
+    """Return what the random bits of each array know it by."""
+    names = ("param", *rule.slots)
+    return tuple(names.index(name) for name, _ in formats)
+
+
+def _count_key(
+    rule: Rule, formats: Sequence[tuple[str, Format]], entry: MutableMapping[str, Any]
+) -> str | None:
+    """Return the key of the step count that random bits need, which is made if it is missing."""
+    if not any(storage.is_random for _, storage in formats):
+        return None
+    if rule.counts_steps:
+        return "step"
+    if not isinstance(entry.get(ROUNDING_STEP), Tensor):
+        entry[ROUNDING_STEP] = torch.tensor(0.0, dtype=scalar_dtype())
+    return ROUNDING_STEP
 
 
 def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str) -> None:
@@ -75,16 +116,32 @@ def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str)
         if not isinstance(value, Tensor):
             continue
         slot = rule.slots.get(name)
-        is_scalar = slot is None or slot.is_scalar
-        expected = None if slot is None or is_scalar else slot.shape_for(param.shape)
-        if value.numel() != 1 if is_scalar else value.shape != expected:
+        if slot is None or slot.is_scalar:
+            if value.numel() != 1:
+                _check_shape(name, value, (), param, label)
+            continue
+        try:
+            storage = format_in(name, state)
+        except KeyError:
             raise RuntimeError(
-                f"state {name!r} of {label} has shape {tuple(value.shape)}, the parameter has "
-                f"{tuple(param.shape)}: if the parameter was resized, resize its state too or "
-                "delete it (del optimizer.state[param])"
-            )
-        if not (is_scalar or value.is_floating_point() or value.is_complex()):
-            raise RuntimeError(f"state {name!r} of {label} is {value.dtype}: it must be floating")
+                f"state {name!r} of {label} is {value.dtype} and in no format that is known: it "
+                "must be floating, or have its format's other columns beside it"
+            ) from None
+        shape = torch.Size(slot.shape_for(param.shape) or ())
+        for column, tensor in zip(storage.columns, columns_in(name, state, storage), strict=True):
+            key = key_of(name, column.part)
+            _check_shape(key, tensor, column_shape(column, shape), param, label)
+
+
+def _check_shape(
+    name: str, value: Tensor, expected: Sequence[int], param: Tensor, label: str
+) -> None:
+    if value.shape != torch.Size(expected):
+        raise RuntimeError(
+            f"state {name!r} of {label} has shape {tuple(value.shape)}, the parameter has "
+            f"{tuple(param.shape)}: if the parameter was resized, resize its state too or "
+            "delete it (del optimizer.state[param])"
+        )
 
 
 @contextlib.contextmanager

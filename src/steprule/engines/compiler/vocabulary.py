@@ -23,7 +23,9 @@ CONSTANTS = {"inf": math.inf, "neg_inf": -math.inf, "nan": math.nan}
 
 Emit = Callable[..., Any]
 #: Words of which both sides of a choice may be made.
-WITHOUT_MEMORY = ("float32", "float64", "int32", "bits_of", "float_of", "lshr", "largest", "min")
+WITHOUT_MEMORY = (
+    *("float32", "float64", "int32", "bits_of", "float_of", "lshr", "largest", "min", "abs"),
+)
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,11 @@ def _accessors(stored: Any, number: Any, decode: Emit, encode: Emit) -> tuple[Wo
     return Word(load, (_INT, _INT)), Word(store, (_INT, _INT, (number,)))
 
 
+def _rounded(decode: Emit, encode: Emit) -> Emit:
+    """Return what gives a number as it would be stored and read again."""
+    return lambda b, value: decode(b, encode(b, value))
+
+
 def _prefetch(b: ir.IRBuilder, address: Any) -> None:
     """Ask for the cache line at an address ahead of its use; harmless for any address."""
     kind = ir.FunctionType(ir.VoidType(), [_BYTES, I32, I32, I32])
@@ -265,6 +272,8 @@ def vocabulary() -> Mapping[str, Word]:
         "flush_denormals": Word(_flush_denormals, ()),
         "restore_denormals": Word(_restore_denormals, (_INT,)),
     }
+    for name in ("bfloat16", "float16"):
+        words[f"rounded_{name}"] = Word(_rounded(*_STORED[name][2:]), ((F32,),))
     for name, stored in _STORED.items():
         words[f"load_{name}"], words[f"store_{name}"] = _accessors(*stored)
     return words

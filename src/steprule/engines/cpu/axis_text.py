@@ -84,7 +84,7 @@ class _Printer:
             self._layout,
             "def update(control, first_chunk, last_chunk):",
             [
-                *indented(table_reads(), 4),
+                *indented(table_reads(self._layout), 4),
                 "    for chunk in range(first_chunk, last_chunk):",
                 *indented([*chunk_reads(self._layout), *body], 8),
             ],
@@ -249,7 +249,7 @@ class _Printer:
             output = recording.outputs.get(name)
             if output is not None and output != value:
                 storage, text = self._formats[name], printer.number(output)
-                inner.append(storage.kernel_write(column_names(name, storage), "i", text))
+                inner += storage.kernel_write(column_names(name, storage), "i", text)
         return _over_elements(before, inner, [])
 
     def _slot_stores(self, name: str, value: Value) -> list[str]:
@@ -261,8 +261,8 @@ class _Printer:
         index, count = _loop(value.each)
         storage, number = self._formats[name], self._layout.compute
         text = f"{number}(load_float64({self._place(output, index)}))"
-        store = storage.kernel_write(column_names(name, storage), index, text)
-        return [f"for {index} in range({count}):", f"    {store}"]
+        stores = storage.kernel_write(column_names(name, storage), index, text)
+        return [f"for {index} in range({count}):", *indented(stores, 4)]
 
 
 def _over_elements(before: list[str], inner: list[str], after: list[str]) -> list[str]:

@@ -48,11 +48,10 @@ class CpuEngine:
 
     def bucket_key(self, leaf: Leaf, form: Form) -> Hashable:
         return (
-            leaf.param.dtype,
+            leaf.storage,
             leaf.grad.dtype,
             leaf.param.is_contiguous(),
-            tuple(leaf.state[name].dtype for name in form.array_slots),
-            tuple(leaf.state[name].dtype for name in counts_of(form)),
+            tuple(leaf.state[name].dtype for name in counts_of(form, leaf.storage)),
             leaf.param.shape if form.recording().matrix_operations else None,
         )
 
@@ -114,20 +113,25 @@ def _param_refusal(leaf: Leaf) -> str | None:
 
 
 def _state_refusal(leaf: Leaf, form: Form) -> str | None:
-    for name in form.array_slots:
+    storage = leaf.storage
+    if not storage.is_plain and not leaf.param.is_contiguous():
+        return "the parameter's elements are not in the order of its axes, as its format needs"
+    if not storage.is_plain and form.recording().has_axes:
+        return "the rule tells rows from columns, and the parameter or its state has a format"
+    for name in storage.keys:
         slot = leaf.state[name]
-        if type(slot) not in PLAIN or slot.device.type != "cpu" or slot.dtype not in FLOATING:
-            return f"its state {name!r} is not a plain CPU tensor of a floating dtype"
+        if type(slot) not in PLAIN or slot.device.type != "cpu":
+            return f"its state {name!r} is not a plain CPU tensor"
         is_laid_out = (
             slot.is_contiguous()
-            if name in form.each_slots
+            if name in form.each_slots or slot.shape != leaf.param.shape
             else slot.stride() == leaf.param.stride() or slot.numel() < 2
         )
         if not is_laid_out:
             return f"its state {name!r} is laid out in memory otherwise than the parameter"
         if slot.is_conj() or slot.is_neg() or not has_memory(slot):
             return f"its state {name!r} has no memory of its own"
-    for name in counts_of(form):
+    for name in counts_of(form, storage):
         count = leaf.state[name]
         if type(count) not in PLAIN or count.layout is not torch.strided or not has_memory(count):
             return f"its {name!r} is not a plain tensor with memory of its own"

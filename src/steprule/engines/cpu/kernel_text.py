@@ -15,13 +15,17 @@ A tensor whose gradient's address is 0 has no gradient at this step and is passe
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from steprule.engines.cpu.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
 from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
-from steprule.formats import Format
+from steprule.formats import BlockFormat, Column, Format
+from steprule.formats.random_bits import kernel_key, kernel_word
+from steprule.formats.storage import ROUNDING_STEP
 from steprule.language.form import Form
 from steprule.language.passes import update_operations
 from steprule.language.recording import Operation, Recording, Value
@@ -34,22 +38,41 @@ AHEAD = 4
 
 @dataclass(frozen=True)
 class Layout:
-    """What a kernel is compiled for: a form, and how each of its arrays is stored."""
+    """What a kernel is compiled for: a form, and how each of its arrays is stored.
+
+    ``numbers`` are what random bits know the arrays by, ``count`` is the step count that these
+    depend on, if there are any.
+    """
 
     form: Form
     formats: tuple[tuple[str, Format], ...]
     count_dtypes: tuple[tuple[str, str], ...]
     compute: str
+    numbers: tuple[tuple[str, int], ...] = ()
+    count: str | None = None
+
+    @functools.cached_property
+    def block(self) -> int:
+        """How many elements are taken at a time because they share scales; 1 if none do."""
+        blocks = [f.block for _, f in self.formats if isinstance(f, BlockFormat)]
+        return max(blocks, default=1)
 
     @property
-    def columns(self) -> list[str]:
-        """Variables that hold the address of each column but the gradient's, in table order."""
-        return [v for name, f in self.formats if name != "grad" for v in column_names(name, f)]
+    def index(self) -> str:
+        """The variable of an element's number in its chunk."""
+        return "i" if self.block == 1 else "at"
+
+    def has_blocks(self, name: str) -> bool:
+        """Tell whether the elements of an array share scales."""
+        return isinstance(dict(self.formats)[name], BlockFormat)
 
 
 def column_names(array: str, storage: Format) -> list[str]:
     """Return the names of the address variables of one array."""
-    return [f"{array}_address"] if storage.block == 1 else [f"{array}_codes", f"{array}_scales"]
+    return [
+        f"{array}_{column.part}_address" if column.part else f"{array}_address"
+        for column in storage.columns
+    ]
 
 
 @functools.cache
@@ -86,15 +109,15 @@ def prepare_source(layout: Layout) -> str:
     stores: list[str] = []
     for i, (name, dtype) in enumerate(layout.count_dtypes):
         body.append(f"{name}_address = load_int64(counts, {i} * tensors + tensor)")
-        if name == "step":
-            body.append(f"in_step = float64(load_{dtype}(step_address, 0)) + 1.0")
-            stores.append(f"store_{dtype}(step_address, 0, {dtype}(in_step))")
+        if name in ("step", ROUNDING_STEP):
+            body.append(f"in_{name} = float64(load_{dtype}({name}_address, 0)) + 1.0")
+            stores.append(f"store_{dtype}({name}_address, 0, {dtype}(in_{name}))")
         else:
             body.append(f"in_{name} = float64(load_{dtype}({name}_address, 0))")
         inputs.append(name)
     if "machine_eps" in form.scalars:
-        param = dict(layout.formats)["param"]
-        lines.append(f"    in_machine_eps = {param.epsilon!r}")
+        param = dict(layout.formats)["param"].columns[0]
+        lines.append(f"    in_machine_eps = {torch.finfo(param.dtype).eps!r}")
         inputs.append("machine_eps")
     for i, name in enumerate(OF_SHAPE):
         if name in form.scalars:
@@ -111,7 +134,7 @@ def prepare_source(layout: Layout) -> str:
         "            continue",
         *(f"        {line}" for line in body),
     ]
-    slots = [n for n in counts if n != "step"]
+    slots = [n for n in counts if n not in ("step", ROUNDING_STEP)]
     if row or slots:
         unchanged = " and ".join(["previous >= 0", *(f"in_{n} == previous_{n}" for n in inputs)])
         computed = [
@@ -159,22 +182,20 @@ def _scalar_values(recording: Recording) -> list[Value]:
 
 
 def _update_source(layout: Layout) -> str:
-    formats = dict(layout.formats)
     return in_flushed_mode(
         layout,
         "def update(control, first_chunk, last_chunk):",
         [
-            *indented(table_reads(), 4),
+            *indented(table_reads(layout), 4),
             "    for chunk in range(first_chunk, last_chunk):",
             f"        if chunk + {AHEAD} < last_chunk:",
             f"            tensor = load_int64(chunks, 3 * (chunk + {AHEAD}))",
             f"            start = load_int64(chunks, 3 * (chunk + {AHEAD}) + 1)",
             "            grad_address = load_int64(grads, tensor)",
-            f"            prefetch(grad_address + {formats['grad'].bytes_for(1)} * start)",
+            f"            prefetch(grad_address + {grad_offset(layout)})",
             *(
-                "            prefetch("
-                f"load_int64(columns, {i} * tensors + tensor) + {size} * start)"
-                for i, (_, size) in enumerate(columns_with_sizes(layout))
+                f"            prefetch(load_int64(columns, {i} * tensors + tensor) + {offset})"
+                for i, (_, offset) in enumerate(columns_with_offsets(layout))
             ),
             *indented(chunk_reads(layout), 8),
             *indented(element_loop(layout), 8),
@@ -182,15 +203,21 @@ def _update_source(layout: Layout) -> str:
     )
 
 
-def table_reads() -> list[str]:
-    """Return the reads of the tables that a loop over chunks looks at."""
-    tables = (Control.TENSORS, Control.GRADS, Control.COLUMNS, Control.SCALARS, Control.CHUNKS)
-    return [f"{table.name.lower()} = load_int64(control, {table})" for table in tables]
+def table_reads(layout: Layout) -> list[str]:
+    """Return the reads of the tables that a loop over chunks looks at, and its own memory."""
+    tables = [Control.TENSORS, Control.GRADS, Control.COLUMNS, Control.SCALARS, Control.CHUNKS]
+    if layout.count is not None:
+        tables += [Control.COUNTS, Control.KEYS]
+    rooms = [
+        f"{name}_room = scratch({4 * layout.block})"
+        for name, _ in layout.formats
+        if layout.has_blocks(name)
+    ]
+    return [*(f"{table.name.lower()} = load_int64(control, {table})" for table in tables), *rooms]
 
 
 def chunk_reads(layout: Layout) -> list[str]:
     """Return what starts a chunk: its columns' addresses and scalars; none without a gradient."""
-    grad = dict(layout.formats)["grad"]
     return [
         "tensor = load_int64(chunks, 3 * chunk)",
         "start = load_int64(chunks, 3 * chunk + 1)",
@@ -198,13 +225,27 @@ def chunk_reads(layout: Layout) -> list[str]:
         "grad_address = load_int64(grads, tensor)",
         "if grad_address == 0:",
         "    continue",
-        f"grad_address += {grad.bytes_for(1)} * start",
+        f"grad_address += {grad_offset(layout)}",
         *(
-            f"{variable} = load_int64(columns, {i} * tensors + tensor) + {size} * start"
-            for i, (variable, size) in enumerate(columns_with_sizes(layout))
+            f"{variable} = load_int64(columns, {i} * tensors + tensor) + {offset}"
+            for i, (variable, offset) in enumerate(columns_with_offsets(layout))
         ),
         *scalar_reads(layout),
     ]
+
+
+def grad_offset(layout: Layout) -> str:
+    """Return how far element ``start`` of a gradient is from its first one."""
+    (column,) = dict(layout.formats)["grad"].columns
+    return _offset(column)
+
+
+def _offset(column: Column) -> str:
+    # A complex number is two elements.
+    size = column.dtype.to_real().itemsize
+    if column.elements == 1:
+        return f"{size} * start"
+    return f"{size} * (start >> {column.elements.bit_length() - 1})"
 
 
 def in_flushed_mode(layout: Layout, head: str, body: list[str]) -> str:
@@ -258,15 +299,102 @@ def element_loop(layout: Layout) -> list[str]:
     reads = []
     for value, name in matrices.items():
         names[value] = f"{name}_value"
-        read = formats[name].kernel_read(column_names(name, formats[name]), "i")
-        reads.append(f"{names[value]} = {layout.compute}({read})")
+        reads.append(f"{names[value]} = {layout.compute}({_element_read(layout, name)})")
     body = [*reads, *element_body(layout, printer, update_operations(recording))]
+    written = []
     for name, output in recording.outputs.items():
         if output is None or name not in formats or output == recording.array_inputs.get(name):
             continue
-        storage, text = formats[name], printer.number(output)
-        body.append(storage.kernel_write(column_names(name, storage), "i", text))
-    return ["for i in range(count):", *indented(body, 4)]
+        written.append(name)
+        body += element_write(layout, name, printer.number(output))
+    return over_elements(layout, body, written, _keys(layout, written))
+
+
+def _keys(layout: Layout, written: Iterable[str]) -> list[str]:
+    """Return what gives arrays that are rounded at random the keys of a chunk's random bits."""
+    formats, dtypes, numbers = (
+        dict(layout.formats),
+        dict(layout.count_dtypes),
+        dict(layout.numbers),
+    )
+    random = [name for name in written if formats[name].is_random]
+    if not random:
+        return []
+    assert layout.count is not None
+    row = list(dtypes).index(layout.count)
+    lines = [
+        f"step_address = load_int64(counts, {row} * tensors + tensor)",
+        f"step = int64(load_{dtypes[layout.count]}(step_address, 0))",
+        "key = load_int64(keys, tensor)",
+    ]
+    for name in random:
+        lines += kernel_key(f"{name}_key", "key", "step", numbers[name], "start")
+    return lines
+
+
+def over_elements(
+    layout: Layout, body: Sequence[str], written: Sequence[str], before: Sequence[str] = ()
+) -> list[str]:
+    """Return a loop over a chunk's elements.
+
+    Args:
+        layout: what the kernel is for.
+        body: what is done with element ``layout.index``.
+        written: the arrays that the body writes.
+        before: what stands before the loop.
+    """
+    if layout.block == 1:
+        origin = ["origin = int32(start)"] if before else []
+        return [*before, *origin, "for i in range(count):", *indented(body, 4)]
+    digits = layout.block.bit_length() - 1
+    return [
+        *before,
+        f"for block in range(count >> {digits}):",
+        f"    first = block << {digits}",
+        *indented(_over_block(layout, body, written, str(layout.block)), 4),
+        f"first = count >> {digits} << {digits}",
+        "tail = count - first",
+        "if tail > 0:",
+        *indented(_over_block(layout, body, written, "tail"), 4),
+    ]
+
+
+def _over_block(
+    layout: Layout, body: Sequence[str], written: Sequence[str], count: str
+) -> list[str]:
+    """Return a loop over the elements of a block, with what fills its rooms and empties them."""
+    lines = ["origin = int32(start + first)"]
+    arrays = [
+        (name, storage, f"{name}_room", column_names(name, storage))
+        for name, storage in layout.formats
+        if isinstance(storage, BlockFormat)
+    ]
+    for name, storage, room, addresses in arrays:
+        lines += storage.kernel_read_block(name, addresses, count, room)
+    lines += [f"for i in independent({count}):", "    at = first + i", *indented(body, 4)]
+    for name, storage, room, addresses in arrays:
+        if name in written:
+            lines += storage.kernel_write_block(name, addresses, count, room, f"{name}_key")
+    return lines
+
+
+def _element_read(layout: Layout, name: str) -> str:
+    storage = dict(layout.formats)[name]
+    if layout.has_blocks(name):
+        return f"load_float32({name}_room, i)"
+    return storage.kernel_read(column_names(name, storage), layout.index)
+
+
+def element_write(layout: Layout, name: str, value: str) -> list[str]:
+    """Return what stores a number as the element of an array at hand."""
+    storage = dict(layout.formats)[name]
+    if layout.has_blocks(name):
+        return [f"store_float32({name}_room, i, float32({value}))"]
+    words = kernel_word("word", "(origin + int32(i))", f"{name}_key") if storage.is_random else []
+    return [
+        *words,
+        *storage.kernel_write(column_names(name, storage), layout.index, value, "word"),
+    ]
 
 
 def element_body(
@@ -274,13 +402,11 @@ def element_body(
 ) -> list[str]:
     """Return what reads element ``i`` of each array and carries out operations on them."""
     recording, number, names = layout.form.recording(), layout.compute, printer.names
-    formats = dict(layout.formats)
     divisors = scalar_divisors(recording)
     body = []
     for name, value in recording.array_inputs.items():
         names[value] = f"{name}_value"
-        read = formats[name].kernel_read(column_names(name, formats[name]), "i")
-        body.append(f"{names[value]} = {number}({read})")
+        body.append(f"{names[value]} = {number}({_element_read(layout, name)})")
     for operation in operations:
         names[operation.result] = f"x{operation.result.index}"
         divisor = operation.operands[-1]
@@ -300,11 +426,11 @@ def matrix_names(recording: Recording) -> dict[Value, str]:
     return {x.result: f"matrix_{i}" for i, x in enumerate(recording.matrix_operations)}
 
 
-def columns_with_sizes(layout: Layout) -> list[tuple[str, int]]:
-    """Return the variable and the bytes per element of each column but the gradient's."""
+def columns_with_offsets(layout: Layout) -> list[tuple[str, str]]:
+    """Return the variable of each column but the gradient's, and how far element ``start`` is."""
     return [
-        (variable, storage.bytes_for(1))
+        (variable, _offset(column))
         for name, storage in layout.formats
         if name != "grad"
-        for variable in column_names(name, storage)
+        for variable, column in zip(column_names(name, storage), storage.columns, strict=True)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steprule.formats.storage import ROUNDING_STEP, Storage
 from steprule.language.form import Form
 
 # The classes of tensors whose memory is what they say.
@@ -19,7 +20,8 @@ def has_memory(tensor: Tensor) -> bool:
         return False
 
 
-def counts_of(form: Form) -> tuple[str, ...]:
+def counts_of(form: Form, storage: Storage) -> tuple[str, ...]:
     """Return the step count, if there is one, and the slots of one number."""
     step = ("step",) if form.rule.counts_steps else ()
-    return (*step, *form.scalar_slots)
+    rounding = (ROUNDING_STEP,) if storage.count == ROUNDING_STEP else ()
+    return (*step, *rounding, *form.scalar_slots)

@@ -25,11 +25,12 @@ from steprule.engines.cpu.kernel_text import (
     Layout,
     array_names,
     chunk_reads,
-    column_names,
     element_body,
+    element_write,
     in_flushed_mode,
     indented,
     matrix_names,
+    over_elements,
     scalar_row,
     table_reads,
 )
@@ -75,22 +76,21 @@ def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
     for j, operation in enumerate(one.reductions):
         factors = [f"float64({printer.number(x)})" for x in operation.operands]
         body += [f"term{j} = {term_of(operation, factors)}", f"sum{j} = {joined(operation, j)}"]
-    formats, matrices = dict(layout.formats), matrix_names(recording)
+    matrices = matrix_names(recording)
     for operation in one.matrix_operations:
         name, text = matrices[operation.result], printer.number(operation.operands[0])
         text = f"float32({text})"  # the widest that iterations are taken in
-        body.append(formats[name].kernel_write(column_names(name, formats[name]), "i", text))
+        body += element_write(layout, name, text)
     return in_flushed_mode(
         layout,
         f"def reduce_{k}(control, first_chunk, last_chunk):",
         [
-            *indented(table_reads(), 4),
+            *indented(table_reads(layout), 4),
             f"    partials = load_int64(control, {Control.PARTIALS})",
             "    for chunk in range(first_chunk, last_chunk):",
             *indented(chunk_reads(layout), 8),
             *(f"        sum{j} = 0.0" for j in range(count)),
-            "        for i in range(count):",
-            *indented(body, 12),
+            *indented(over_elements(layout, body, ()), 8),
             *(
                 f"        store_float64(partials, chunk * {count} + {j}, sum{j})"
                 for j in range(count)

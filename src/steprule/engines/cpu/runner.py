@@ -35,7 +35,6 @@ from steprule.engines.native.loops_text import GuardWord
 from steprule.engines.stages import Share, Stages, run_through
 from steprule.engines.threads.work_split import WorkSplit
 from steprule.engines.whole_step import Outcome
-from steprule.formats import format_of
 from steprule.formats.floating import FLOATING, compute_dtype
 from steprule.language.form import Form
 from steprule.language.passes import Pass, passes_of
@@ -67,7 +66,8 @@ class KernelRunner:
         self._states = [leaf.state for leaf in leaves]
         self.passes: Sequence[Pass] = passes_of(form.recording())
         self._library, self._reductions = self._compile(leaves[0])
-        self._grad_format = format_of(leaves[0].grad)
+        self._grad_format = FLOATING[leaves[0].grad.dtype]
+        self._storage = leaves[0].storage
         self._shared_keys = form.recording().shared_keys
         self._groups = [leaf.group for leaf in leaves]
         self._make_guards()
@@ -96,7 +96,7 @@ class KernelRunner:
         self._empty = [i for i, size in enumerate(self._sizes) if size == 0]
         # While these are alive, no other tensor can be given one of the addresses.
         self._kept = [p.detach() for p in params]
-        self._names = (*self.form.array_slots, *counts_of(self.form))
+        self._names = (*self._storage.keys, *counts_of(self.form, self._storage))
         self._slots = [tuple(state[name] for state in self._states) for name in self._names]
         self._address_guard = AddressGuard(params, self._states, self._names)
         self._grads_guard: TensorGuard | None = None
@@ -110,7 +110,7 @@ class KernelRunner:
         scale = 2 if leaves[0].param.is_complex() else 1
         sizes = [size * scale for size in self._sizes]
         self._elements, self.elements = sizes, sum(sizes)
-        arrays = len(self.form.array_slots)
+        arrays = len(self._storage.keys)
         columns = [self._param_addresses, *map(_addresses_of, self._slots[:arrays])]
         # What matrix operations work in is there only while it is needed.
         columns += [array("q", bytes(8 * count))] * len(self.form.recording().matrix_operations)
@@ -149,6 +149,8 @@ class KernelRunner:
         }
         for word, table in tables.items():
             self._control[word] = table.ctypes.data
+        self._random_keys = array("q", [leaf.random_key for leaf in leaves])
+        self._control[Control.KEYS] = self._random_keys.buffer_info()[0]
         self._control[Control.NUMBERS] = self._numbers.buffer_info()[0]
         self._control[Control.TENSORS] = count
         self._control[Control.SQUARE_SUMS] = self.square_sums.buffer_info()[0]
@@ -441,18 +443,24 @@ def _libraries_of(form: Form, leaf: Leaf, passes: Sequence[Pass]) -> tuple[Libra
 
 def layout_of(form: Form, leaf: Leaf) -> Layout:
     """Return what a kernel for leaves like this one is compiled for."""
-    stored = [("param", leaf.param), ("grad", leaf.grad)]
-    stored += [(name, leaf.state[name]) for name in form.array_slots]
-    formats = [(name, format_of(tensor)) for name, tensor in stored]
+    storage = leaf.storage
+    formats = [*storage.formats, ("grad", FLOATING[leaf.grad.dtype])]
     matrix_format = FLOATING[iteration_dtype(leaf.param.device)]
     formats += [(name, matrix_format) for name in matrix_names(form.recording()).values()]
     return Layout(
         form=form,
         formats=tuple(formats),
         count_dtypes=tuple(
-            (name, str(leaf.state[name].dtype).removeprefix("torch.")) for name in counts_of(form)
+            (name, str(leaf.state[name].dtype).removeprefix("torch."))
+            for name in counts_of(form, storage)
         ),
         compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
+        numbers=tuple(
+            (name, number)
+            for (name, _), number in zip(storage.formats, storage.numbers, strict=True)
+            if storage[name].is_random
+        ),
+        count=storage.count,
     )
 
 

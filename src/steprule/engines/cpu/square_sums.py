@@ -9,7 +9,7 @@ from __future__ import annotations
 from steprule.engines.kernel_cache.cache import Library, library_for
 from steprule.engines.kernel_cache.cached_lookup import cached_lookup
 from steprule.engines.native.control_block import Control
-from steprule.formats import Format
+from steprule.formats.floating import FloatingFormat
 
 _TITLE = "the guard of gradients"
 
@@ -51,7 +51,7 @@ def totals(control, _first, _last):
 
 
 @cached_lookup
-def square_sums_library(storage: Format) -> Library:
+def square_sums_library(storage: FloatingFormat) -> Library:
     """Return ``square_sums``, which runs over chunks of gradients stored so."""
     source = _SQUARES.format(
         size=storage.bytes_for(1), read=storage.kernel_read(["grad_address"], "i")

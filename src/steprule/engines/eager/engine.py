@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from steprule.engines.eager.stages import stages_of
-from steprule.engines.eager.update import advance, new_values, supply_scalars
+from steprule.engines.eager.update import advance, new_values, supply_scalars, write_array
 from steprule.engines.engine import Leaf, Numbers, Runner
 from steprule.engines.leaf_runner import LeafRunner
 from steprule.engines.stages import Stages
-from steprule.formats import format_of
 from steprule.language.form import Form
 
 
@@ -68,9 +67,8 @@ def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
     step = supply_scalars(form, leaf, scalars)
     new = new_values(form, leaf, leaf.param, scalars)
     for name in ("param", *form.array_slots):
-        target = leaf.param if name == "param" else leaf.state.get(name)
-        if target is not None:
-            format_of(target).write(target, new[name])
+        if name == "param" or name in leaf.state:
+            write_array(leaf, name, new[name])
     for name in form.scalar_slots:
         value = torch.as_tensor(new[name])
         if not value.is_meta or leaf.state[name].is_meta:  # there is no number to keep

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from steprule.engines.engine import Leaf
 from steprule.engines.tensor_vocabulary import VOCABULARY
-from steprule.formats import format_of
 from steprule.formats.floating import compute_dtype, real_view
+from steprule.formats.storage import ROUNDING_STEP
 from steprule.language.form import Form
 from steprule.language.recording import check_count
 from steprule.language.rule import shape_numbers
@@ -18,6 +18,8 @@ from steprule.language.rule import shape_numbers
 
 def advance(leaf: Leaf, step: Tensor | int | None) -> None:
     """Count one more step."""
+    if leaf.storage.count == ROUNDING_STEP:
+        leaf.state[ROUNDING_STEP] += 1
     if isinstance(step, Tensor):
         step += 1
     elif step is not None:
@@ -29,12 +31,10 @@ def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -
     compute = VOCABULARY.dtype = compute_dtype(leaf.param)
     slots = []
     for name in form.rule.slots:
-        stored = leaf.state.get(name) if name in form.array_slots else None
-        if stored is not None:
-            slots.append(format_of(stored).read(stored, compute))
-        else:
-            slots.append(scalars.pop(name, None))
-    arrays = [real_view(x).to(compute) for x in (param, leaf.grad)]
+        is_array = name in form.array_slots and name in leaf.state
+        slots.append(read_array(leaf, name, compute) if is_array else scalars.pop(name, None))
+    grad = real_view(leaf.grad).to(compute)
+    arrays = [leaf.storage.read("param", param, leaf.state, compute), grad]
     returned = form(*arrays, *slots, **scalars)
     if not isinstance(returned, tuple):
         returned = (returned,)
@@ -46,6 +46,18 @@ def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -
         name: value.clone() if _is_other(name, value, inputs) else value
         for name, value in zip(names, returned, strict=True)
     }
+
+
+def read_array(leaf: Leaf, name: str, compute: torch.dtype) -> Tensor:
+    """Return an array of a leaf, as reals of the computing dtype."""
+    return leaf.storage.read(name, leaf.param, leaf.state, compute)
+
+
+def write_array(leaf: Leaf, name: str, value: Tensor) -> None:
+    """Store an array of a leaf; its step is not yet advanced."""
+    storage = leaf.storage
+    step = 0 if storage.count is None else int(leaf.state[storage.count]) + 1
+    storage.write(name, leaf.param, leaf.state, value, leaf.random_key, step)
 
 
 def _is_other(name: str, value: Any, inputs: dict[str, Any]) -> bool:

@@ -32,7 +32,7 @@ class ForeachEngine:
         return None
 
     def bucket_key(self, leaf: Leaf, form: Form) -> Hashable:
-        return None
+        return leaf.storage
 
     def runner(self, form: Form, leaves: Sequence[Leaf]) -> Runner:
         return ForeachRunner(form, leaves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,12 @@ from steprule.engines.guards.identity import IdentityGuard
 from steprule.engines.guards.tensors import TensorGuard
 from steprule.engines.leaf_runner import LeafRunner
 from steprule.engines.stages import Share, Stages, run_through, sent
+from steprule.formats.storage import ROUNDING_STEP, Storage
 from steprule.language.form import Form
 from steprule.language.rule import SUPPLIED, shape_numbers
 
+# Elements of formats that are read at once.
+_AT_ONCE = 1 << 22
 # Numbers that a parameter has of its own.
 _SUPPLIED = set(SUPPLIED)
 
@@ -46,10 +50,11 @@ class ForeachRunner(LeafRunner):
 
     def _new_lists(self, grads: Sequence[Tensor]) -> KeptLists | None:
         states = [place[0] for place in self._places]
-        if not KeptLists.takes(self.form, states):
+        storage = self._stored[0][0]
+        if not KeptLists.takes(self.form, storage, states):
             return None
-        dtypes = [grad.dtype for grad in grads]
-        return KeptLists(self.form, self._params, states, dtypes, self._groups)
+        dtypes, keys = [grad.dtype for grad in grads], [key for _, key in self._stored]
+        return KeptLists(self.form, self._params, states, dtypes, self._groups, storage, keys)
 
 
 class KeptLists:
@@ -61,6 +66,8 @@ class KeptLists:
         states: the state of each, such that :meth:`takes` holds.
         grad_dtypes: the dtype of the gradient of each.
         groups: the group of each.
+        storage: of all.
+        random_keys: of each.
     """
 
     def __init__(
@@ -70,11 +77,15 @@ class KeptLists:
         states: Sequence[dict[str, Any]],
         grad_dtypes: Sequence[torch.dtype],
         groups: Sequence[int],
+        storage: Storage,
+        random_keys: Sequence[int],
     ) -> None:
         self._form, self._params, self._states = form, params, states
         self._grad_dtypes, self._groups = grad_dtypes, groups
         self._distinct_groups = tuple(dict.fromkeys(groups))
-        self._columns = {name: [state[name] for state in states] for name in _names(form)}
+        self._storage, self._random_keys = storage, random_keys
+        names = _names(form, storage)
+        self._columns = {name: [state[name] for state in states] for name in names}
         self._same = {name: IdentityGuard(column) for name, column in self._columns.items()}
         self._tensors = [tensor for column in self._columns.values() for tensor in column]
         self._guard = TensorGuard(self._tensors) if self._tensors else None
@@ -82,9 +93,10 @@ class KeptLists:
         self._parts: list[tuple[int, list[int], Bucket]] = []
 
     @staticmethod
-    def takes(form: Form, states: Sequence[dict[str, Any]]) -> bool:
+    def takes(form: Form, storage: Storage, states: Sequence[dict[str, Any]]) -> bool:
         """Tell whether all state is plain tensors, and the counts of one kind and in one place."""
-        are_plain = all(type(state[name]) is Tensor for name in _names(form) for state in states)
+        names = _names(form, storage)
+        are_plain = all(type(state[name]) is Tensor for name in names for state in states)
         if not are_plain:
             return False
         counts = [state[name] for name in _counts(form) for state in states]
@@ -114,8 +126,9 @@ class KeptLists:
             if "machine_eps" in self._form.scalars:
                 scalars["machine_eps"] = torch.finfo(bucket.dtype).eps
             bucket.update([grads[i] for i in places], scalars)
-        if self._form.rule.counts_steps:
-            torch._foreach_add_(self._columns["step"], 1.0)
+        for name in ("step", ROUNDING_STEP):
+            if name in self._columns:
+                torch._foreach_add_(self._columns[name], 1.0)
         return True
 
     def _own_numbers(self) -> dict[str, Any] | None:
@@ -131,9 +144,11 @@ class KeptLists:
 
     def _parts_of(self, alike: dict[int, int]) -> list[tuple[int, list[int], Bucket]]:
         places: dict[Any, list[int]] = {}
+        share = shares_of(self._params, self._storage, self._form)
         for i, (group, param) in enumerate(zip(self._groups, self._params, strict=True)):
             shape = param.shape if self._form.needs_shape else ()
-            places.setdefault((alike[group], param.dtype, param.device, shape), []).append(i)
+            key = (alike[group], param.dtype, param.device, shape, share[i])
+            places.setdefault(key, []).append(i)
         return [
             (
                 group,
@@ -143,6 +158,9 @@ class KeptLists:
                     [self._params[i] for i in where],
                     [self._states[i] for i in where],
                     [self._grad_dtypes[i] for i in where],
+                    [self._groups[i] for i in where],
+                    self._storage,
+                    [self._random_keys[i] for i in where],
                 ),
             )
             for (group, *_), where in places.items()
@@ -160,14 +178,18 @@ def update_in_stages(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, N
     alike = alike_groups((leaf.group for leaf in leaves), numbers)
     has_own = form.rule.counts_steps or form.scalar_slots or _SUPPLIED & set(form.scalars)
     steps, others = [], []
-    for leaf in leaves:
+    share = shares_of([leaf.param for leaf in leaves], leaves[0].storage, form) if leaves else []
+    for leaf, share_of_leaf in zip(leaves, share, strict=True):
         own: dict[str, Any] = {}
         step = supply_scalars(form, leaf, own) if has_own else None
         if isinstance(step, Tensor) and step.is_floating_point():
             steps.append(step)
         elif step is not None:
             others.append((leaf, step))
-        key = (alike[leaf.group], leaf.param.dtype, leaf.param.device, *own.values())
+        key = (
+            *(alike[leaf.group], leaf.param.dtype, leaf.param.device, share_of_leaf),
+            *own.values(),
+        )
         found = buckets.get(key)
         if found is None:
             found = buckets[key] = ({**numbers[leaf.group], **own}, [])
@@ -177,9 +199,12 @@ def update_in_stages(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, N
         grads = [leaf.grad for leaf in bucket]
         states = [leaf.state for leaf in bucket]
         dtypes, groups = [grad.dtype for grad in grads], [leaf.group for leaf in bucket]
-        lists = Bucket(form, [leaf.param for leaf in bucket], states, dtypes, groups)
+        params, keys = [leaf.param for leaf in bucket], [leaf.random_key for leaf in bucket]
+        lists = Bucket(form, params, states, dtypes, groups, bucket[0].storage, keys)
         running.append(lists.stages(grads, scalars))
     yield from _side_by_side(running, len(form.recording().shared_reductions))
+    if leaves and leaves[0].storage.count == ROUNDING_STEP:
+        steps += [leaf.state[ROUNDING_STEP] for leaf in leaves]
     if steps:
         torch._foreach_add_(steps, 1.0)
     for leaf, step in others:
@@ -204,9 +229,21 @@ def alike_groups(groups: Iterable[int], numbers: Mapping[int, Numbers]) -> dict[
     }
 
 
+def shares_of(params: Sequence[Tensor], storage: Storage, form: Form) -> list[int]:
+    """Return in which share of the work each parameter is.
+
+    Formats are read into float32 tensors, which are not to be there for all parameters at once.
+    """
+    if storage.is_plain or form.recording().has_reductions:
+        return [0] * len(params)
+    before = itertools.accumulate((param.numel() for param in params), initial=0)
+    return [elements // _AT_ONCE for elements, _ in zip(before, params, strict=False)]
+
+
 def _counts(form: Form) -> tuple[str, ...]:
     return (*(["step"] * form.rule.counts_steps), *form.scalar_slots)
 
 
-def _names(form: Form) -> tuple[str, ...]:
-    return (*_counts(form), *form.array_slots)
+def _names(form: Form, storage: Storage) -> tuple[str, ...]:
+    count = (ROUNDING_STEP,) if storage.count == ROUNDING_STEP else ()
+    return (*_counts(form), *count, *storage.keys)

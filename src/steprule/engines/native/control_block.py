@@ -24,3 +24,4 @@ class Control(enum.IntEnum):
     SUMS = 13  # float64: of each tensor, its part in each reduction of a pass, then the totals
     SHAPES = 14  # float64: rows of each tensor, then columns of each
     WORKSPACE = 15  # of each matrix, the address of room for the numbers of its rows and columns
+    KEYS = 16  # what random bits know each tensor by

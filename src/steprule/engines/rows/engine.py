@@ -14,10 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from steprule.engines.dispatch_modes import is_watched
-from steprule.engines.eager.update import advance, new_values, supply_scalars
+from steprule.engines.eager.update import advance, new_values, supply_scalars, write_array
 from steprule.engines.engine import Leaf, Numbers, Runner
 from steprule.engines.leaf_runner import LeafRunner
-from steprule.formats import format_of
 from steprule.language.form import Form
 
 
@@ -60,7 +59,7 @@ def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
     part = replace(leaf, param=rows["param"], grad=grad._values(), state=state)
     new = new_values(form, part, part.param, scalars)
     for name, table in stored.items():
-        format_of(rows[name]).write(rows[name], new[name])
+        write_array(part, name, new[name])
         _scatter(table, indices, rows[name])
     for name in form.scalar_slots:
         leaf.state[name].fill_(new[name])

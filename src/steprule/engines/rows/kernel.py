@@ -22,7 +22,7 @@ from steprule.engines.kernel_cache.cached_lookup import cached_lookup
 from steprule.engines.native.control_block import Control
 from steprule.engines.rows.kernel_text import RowsControl, rows_source_of
 from steprule.engines.threads.work_split import WorkSplit
-from steprule.formats import format_of
+from steprule.formats.floating import FLOATING
 from steprule.language.form import Form
 from steprule.language.rule import SUPPLIED
 
@@ -144,7 +144,7 @@ def _library(form: Form, dtype: torch.dtype) -> Library:
     stored = ("param", "grad", *form.array_slots)
     layout = Layout(
         form=form,
-        formats=tuple((name, format_of(torch.empty(0, dtype=dtype))) for name in stored),
+        formats=tuple((name, FLOATING[dtype]) for name in stored),
         count_dtypes=(("step", "float64"),) if form.rule.counts_steps else (),
         compute=_DTYPES[dtype],
     )

@@ -13,7 +13,7 @@ import functools
 
 from steprule.engines.cpu.kernel_text import (
     Layout,
-    columns_with_sizes,
+    columns_with_offsets,
     element_loop,
     in_flushed_mode,
     indented,
@@ -98,12 +98,12 @@ def rows_source_of(layout: Layout) -> str:
 
 def _rows_source(layout: Layout) -> str:
     storage = dict(layout.formats)["grad"]
-    size = storage.bytes_for(1)
+    size = storage.columns[0].bytes_for(1)
     own, other, total = (
         storage.kernel_read([name], "i")
         for name in ("grad_address", "other_address", "sum_address")
     )
-    columns = columns_with_sizes(layout)
+    columns = [(variable, size) for variable, _ in columns_with_offsets(layout)]  # of one dtype
     entry_address = f"values + {size} * count * "
     return in_flushed_mode(
         layout,
@@ -139,13 +139,13 @@ def _rows_source(layout: Layout) -> str:
             "        if place >= 0:",
             f"            sum_address = sums + {size} * count * place",
             "            for i in range(count):",
-            f"                {storage.kernel_write(['sum_address'], 'i', own)}",
+            *indented(storage.kernel_write(["sum_address"], "i", own), 16),
             "            entry = load_int64(links, entry)",
             "            while entry >= 0:",
             f"                other_address = {entry_address}entry",
             "                for i in range(count):",
             f"                    total = {total} + {other}",
-            f"                    {storage.kernel_write(['sum_address'], 'i', 'total')}",
+            *indented(storage.kernel_write(["sum_address"], "i", "total"), 20),
             "                entry = load_int64(links, entry)",
             "            grad_address = sum_address",
             *(f"        {v} = {v}_table + {width} * count * row" for v, width in columns),

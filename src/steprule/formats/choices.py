@@ -1,0 +1,201 @@
+"""The options that say how state and parameters are stored, and the formats that they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule.formats import Format
+from steprule.formats.floating import FLOATING, compute_dtype
+from steprule.formats.kahan import KahanFormat
+from steprule.formats.mini_floats import MiniFloat
+from steprule.formats.split import SplitFormat
+from steprule.formats.stochastic import StochasticFloat
+
+ROUNDINGS = ("nearest", "stochastic", "kahan", "split", "split24")
+_HALF = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class StoringOptions:
+    """How a group stores its state and its parameters: options of every optimizer.
+
+    Attributes:
+        state_format: of the state: ``"param"``, the parameter's own dtype, or the name of a format.
+        param_rounding: of parameters of 16 bits.
+        state_format_min_size: state of fewer elements is kept in full precision.
+        rounding_seed: what random bits depend on beside the parameter, the step and the element.
+    """
+
+    state_format: str = "param"
+    param_rounding: str = "nearest"
+    state_format_min_size: int = 4096
+    rounding_seed: int = 0
+
+
+#: Each of these options and its default.
+STORING: Mapping[str, Any] = {field.name: field.default for field in fields(StoringOptions)}
+
+
+@dataclass(frozen=True)
+class StateFormat:
+    """What a name given as ``state_format`` means.
+
+    Attributes:
+        signed: the format of slots that may be negative.
+        unsigned: the format of those that are not.
+    """
+
+    signed: Format
+    unsigned: Format
+
+
+_FLOAT32 = FLOATING[torch.float32]
+_BFLOAT16 = StochasticFloat(torch.bfloat16)
+_STATE_FORMATS: dict[str, StateFormat] = {
+    "float32": StateFormat(_FLOAT32, _FLOAT32),
+    "bfloat16": StateFormat(_BFLOAT16, _BFLOAT16),
+    "int8": StateFormat(MiniFloat(8, 3, True), MiniFloat(8, 3, False)),
+    "int4": StateFormat(MiniFloat(4, 0, True), MiniFloat(4, 0, False)),
+}
+
+
+def register_state_format(name: str, signed: Format, unsigned: Format | None = None) -> None:
+    """Let ``state_format=name`` be said of every optimizer.
+
+    Args:
+        name: a word that is not taken.
+        signed: how slots that may be negative are stored.
+        unsigned: how those are that are never negative; as the others by default.
+
+    Raises:
+        ValueError: there is such a format, or one with columns of the same name.
+    """
+    found = StateFormat(signed, unsigned or signed)
+    parts = {column.part for part in (signed, found.unsigned) for column in part.columns} - {""}
+    if name in state_format_names() or not parts.isdisjoint(formats_by_part()):
+        raise ValueError(f"state format {name!r} is known already, or one of its columns is")
+    _STATE_FORMATS[name] = found
+
+
+def state_format_names() -> tuple[str, ...]:
+    """Return what may be given as ``state_format``."""
+    return ("param", *_STATE_FORMATS)
+
+
+def formats_by_part() -> dict[str, Format]:
+    """Return the formats with more than one column by the name of the second."""
+    found: list[Format] = [
+        SplitFormat(16),
+        SplitFormat(8),
+        *(KahanFormat(dtype) for dtype in _HALF),
+        *(x for both in _STATE_FORMATS.values() for x in (both.signed, both.unsigned)),
+    ]
+    return {column.part: storage for storage in found for column in storage.columns if column.part}
+
+
+def storing_of(options: Mapping[str, Any], own: Collection[str] = ()) -> StoringOptions:
+    """Return how a group with these options stores what it has.
+
+    Args:
+        options: the group.
+        own: options that the rule itself has: one of such a name is not meant.
+    """
+    return StoringOptions(**{k: v if k in own else options.get(k, v) for k, v in STORING.items()})
+
+
+def check_storing(storing: StoringOptions, options: Mapping[str, Any], where: str) -> None:
+    """Check the options themselves, and with ``differentiable`` and ``capturable``.
+
+    Raises:
+        ValueError: a name that is none, or a combination that is not possible.
+        TypeError: a number that is no integer.
+    """
+    names = state_format_names()
+    for name, word, known in (
+        ("state_format", storing.state_format, names),
+        ("param_rounding", storing.param_rounding, ROUNDINGS),
+    ):
+        if word not in known:
+            words = ", ".join(map(repr, known))
+            raise ValueError(f"{where}{name} must be one of {words}, got {word!r}")
+    for name in ("state_format_min_size", "rounding_seed"):
+        number = getattr(storing, name)
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{where}{name} must be an integer, got {number!r}")
+    state = _STATE_FORMATS.get(storing.state_format)
+    is_coded = state is not None and storing.state_format != "float32"
+    if options.get("differentiable") and (is_coded or storing.param_rounding != "nearest"):
+        raise ValueError(
+            f"{where}differentiable=True needs state that autograd can see into: state_format "
+            "'param' or 'float32' and param_rounding 'nearest', got "
+            f"{storing.state_format!r} and {storing.param_rounding!r}"
+        )
+    is_random = state is not None and (state.signed.is_random or state.unsigned.is_random)
+    if options.get("capturable") and (
+        is_random or storing.param_rounding in ("stochastic", "split24")
+    ):
+        raise ValueError(
+            f"{where}capturable=True keeps step counts on the device, but random bits are made of "
+            "them on the host: take state_format 'param' or 'float32' and param_rounding "
+            f"'nearest', 'kahan' or 'split', got {storing.state_format!r} and "
+            f"{storing.param_rounding!r}"
+        )
+
+
+def check_param(storing: StoringOptions, param: Tensor, label: str) -> None:
+    """Refuse a parameter that can't be stored so, or have such state.
+
+    Raises:
+        ValueError: naming it, and what it can have.
+    """
+    state = _STATE_FORMATS.get(storing.state_format)
+    if param.is_complex() and state is not None and state.signed != _FLOAT32:
+        raise ValueError(
+            f"state_format={storing.state_format!r} is for real numbers, but {label} is "
+            f"{param.dtype}: put it in a group with state_format 'param' or 'float32'"
+        )
+    if param.dtype is torch.float16 and storing.param_rounding in ("split", "split24"):
+        raise ValueError(
+            f"param_rounding={storing.param_rounding!r} splits float32 numbers into bfloat16 and a "
+            f"rest, but {label} is float16: take 'kahan' or 'stochastic' for it, or bfloat16"
+        )
+
+
+def param_format(storing: StoringOptions, param: Tensor) -> Format:
+    """Return the format of a parameter."""
+    rounding, dtype = storing.param_rounding, param.dtype
+    if dtype in _HALF:
+        if rounding == "stochastic":
+            return StochasticFloat(dtype)
+        if rounding == "kahan":
+            return KahanFormat(dtype)
+        if rounding != "nearest":
+            return SplitFormat(16 if rounding == "split" else 8)
+    return FLOATING[dtype]
+
+
+def slot_format(
+    storing: StoringOptions, param: Tensor, *, is_signed: bool, is_precise: bool
+) -> Format | None:
+    """Return the format of an array slot; None for whatever floating dtype it has.
+
+    Args:
+        storing: the group's options.
+        param: the parameter.
+        is_signed: whether the slot may be negative.
+        is_precise: whether it must be kept in full precision.
+    """
+    state = _STATE_FORMATS.get(storing.state_format)
+    if state is None:
+        return None
+    if param.is_complex():
+        wide = torch.complex128 if compute_dtype(param) is torch.float64 else torch.complex64
+        return FLOATING[wide]
+    if is_precise or param.numel() < storing.state_format_min_size:
+        return FLOATING[compute_dtype(param)]
+    return state.signed if is_signed else state.unsigned

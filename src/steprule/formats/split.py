@@ -1,0 +1,102 @@
+"""bfloat16 parameters with the bits that they lack kept beside them.
+
+The pair is a float32 number: the bfloat16 one is it, rounded to nearest, and the rest what has to
+be added to its bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steprule.formats import Column
+from steprule.formats.random_bits import literal, shifted_right
+from steprule.formats.stochastic import INFINITY, MAGNITUDE
+
+
+@dataclass(frozen=True)
+class SplitFormat:
+    """A bfloat16 tensor and ``bits`` more of float32's bits: all 16, or 8.
+
+    With 16 nothing is lost: what is read is what was written, bit for bit (but for the payload of
+    a nan). With 8 what is left over is rounded at random.
+    """
+
+    bits: int
+
+    @property
+    def name(self) -> str:
+        """``split`` or ``split24``."""
+        return "split" if self.bits == 16 else f"split{16 + self.bits}"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether something is left over."""
+        return self.bits < 16
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The parameter, and the rest of its bits."""
+        rest = torch.int16 if self.bits == 16 else torch.int8
+        return Column("", torch.bfloat16), Column(self.name, rest)
+
+    @property
+    def _dropped(self) -> int:
+        return 16 - self.bits
+
+    def read(self, columns: Sequence[Tensor], compute: torch.dtype, shape: torch.Size) -> Tensor:
+        """Return the float32 numbers."""
+        upper = columns[0].contiguous().view(torch.int16).to(torch.int32) << 16
+        rest = columns[1].to(torch.int32) << self._dropped
+        return (upper + rest).view(torch.float32).to(compute)
+
+    def write(self, columns: Sequence[Tensor], value: Tensor, words: Tensor | None = None) -> None:
+        """Take ``value`` apart."""
+        bits = value.to(torch.float32).contiguous().view(torch.int32)
+        is_finite = (bits & MAGNITUDE) < INFINITY
+        if self._dropped:
+            half = 1 << (self._dropped - 1)
+            random = half if words is None else shifted_right(words, 32 - self._dropped)
+            bits = torch.where(is_finite, (bits + random) & -(1 << self._dropped), bits)
+        upper = (bits + 0x8000) & -0x10000
+        nearest = torch.where(is_finite, upper.view(torch.float32), bits.view(torch.float32))
+        columns[0].copy_(nearest)
+        columns[1].copy_(torch.where(is_finite, (bits - upper) >> self._dropped, 0))
+
+    def kernel_read(self, addresses: Sequence[str], index: str) -> str:
+        """Return an expression for element ``index``."""
+        upper = f"(load_int16({addresses[0]}, {index}) << int32(16))"
+        if not self._dropped:
+            return f"float_of({upper} + load_int16({addresses[1]}, {index}))"
+        # A byte is read without its sign.
+        rest = f"load_uint8({addresses[1]}, {index}) << int32(24) >> int32({24 - self._dropped})"
+        return f"float_of({upper} + ({rest}))"
+
+    def kernel_write(
+        self, addresses: Sequence[str], index: str, value: str, word: str = ""
+    ) -> list[str]:
+        """Return statements that store ``value`` at element ``index``."""
+        lines = [
+            f"bits = bits_of(float32({value}))",
+            f"magnitude = bits & {literal(MAGNITUDE)}",
+            f"is_finite = magnitude < {literal(INFINITY)}",
+        ]
+        if self._dropped:
+            random = f"lshr({word}, int32({32 - self._dropped}))"
+            mask = literal(-(1 << self._dropped) & 0xFFFFFFFF)
+            lines.append(f"bits = ((bits + {random}) & {mask} if is_finite else bits)")
+        kind = "int16" if self.bits == 16 else "uint8"
+        return [
+            *lines,
+            "upper = (bits + int32(32768)) & int32(-65536)",
+            "rest = (bits - upper if is_finite else int32(0))",
+            # What is no number has all it needs in its upper half, which must not become zero.
+            "quiet = bits | int32(4194304)",
+            f"bits = (quiet if magnitude > {literal(INFINITY)} else bits)",
+            "upper = (upper if is_finite else bits)",
+            f"store_int16({addresses[0]}, {index}, upper >> int32(16))",
+            f"store_{kind}({addresses[1]}, {index}, rest >> int32({self._dropped}))",
+        ]

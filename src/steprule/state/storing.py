@@ -1,0 +1,133 @@
+"""A parameter's arrays in the formats that its group asks for: made, and stored anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule.formats import Column, Format
+from steprule.formats.choices import StoringOptions, formats_by_part, param_format, slot_format
+from steprule.formats.floating import FLOATING, compute_dtype
+from steprule.formats.storage import key_of
+from steprule.language.rule import Slot
+
+
+def column_shape(column: Column, shape: torch.Size) -> torch.Size:
+    """Return the shape of a column of an array of this shape."""
+    return shape if column.elements == 1 else torch.Size([column.length(shape.numel())])
+
+
+def format_in(name: str, entry: Mapping[str, Any]) -> Format:
+    """Return the format that an array has in a state entry, by its keys and dtype.
+
+    Raises:
+        KeyError: none that is known.
+    """
+    prefix = f"{name}:"
+    known = formats_by_part()
+    for key in entry:
+        if isinstance(key, str) and key.startswith(prefix):
+            return known[key.removeprefix(prefix)]
+    return FLOATING[entry[name].dtype]
+
+
+def columns_in(name: str, entry: Mapping[str, Any], storage: Format) -> list[Tensor]:
+    """Return the tensors of a state entry that hold an array."""
+    return [entry[key_of(name, column.part)] for column in storage.columns]
+
+
+def wanted_format(
+    slot: Slot, options: Mapping[str, Any], storing: StoringOptions, param: Tensor
+) -> Format | None:
+    """Return the format that a slot is to have; None for whatever floating dtype it has."""
+    return slot_format(storing, param, is_signed=slot.signed, is_precise=slot.is_precise(options))
+
+
+def put_array(
+    name: str,
+    entry: MutableMapping[str, Any],
+    storage: Format,
+    param: Tensor,
+    value: Any,
+    shape: torch.Size,
+) -> None:
+    """Store a number, or a tensor of real numbers, as an array of a parameter's state."""
+    columns = _zeroed(storage, param, shape)
+    if isinstance(value, Tensor):
+        storage.write(columns, value)
+    elif value:
+        as_pairs = (2,) if columns[0].is_complex() else ()
+        compute = compute_dtype(param)
+        full = torch.full((*shape, *as_pairs), value, dtype=compute, device=param.device)
+        storage.write(columns, full)
+    remove_parts(name, entry)
+    entry.update(
+        zip((key_of(name, column.part) for column in storage.columns), columns, strict=True)
+    )
+
+
+def _zeroed(storage: Format, param: Tensor, shape: torch.Size) -> list[Tensor]:
+    """Return zeros for the columns of an array: laid out as the parameter if they can be."""
+    is_alike = len(storage.columns) == 1 and shape == param.shape
+    return [
+        torch.zeros_like(param, dtype=column.dtype, requires_grad=False)
+        if is_alike
+        else param.new_zeros(column_shape(column, shape), dtype=column.dtype)
+        for column in storage.columns
+    ]
+
+
+def remove_parts(name: str, entry: MutableMapping[str, Any]) -> None:
+    """Remove what a format keeps beside an array."""
+    prefix = f"{name}:"
+    for key in [key for key in entry if isinstance(key, str) and key.startswith(prefix)]:
+        del entry[key]
+
+
+def store_anew(
+    name: str, entry: MutableMapping[str, Any], wanted: Format | None, param: Tensor
+) -> Format:
+    """Store an array in the wanted format, if it is in another one.
+
+    Args:
+        name: the array's.
+        entry: the parameter's state.
+        wanted: the format; None for whatever floating dtype it has.
+        param: the parameter.
+
+    Returns:
+        The format that it has then.
+    """
+    present = format_in(name, entry)
+    is_plain = len(present.columns) == 1
+    if wanted is None and is_plain:
+        return FLOATING[entry[name].dtype]
+    target = FLOATING[param.dtype] if wanted is None else wanted
+    if present.columns != target.columns:
+        columns = columns_in(name, entry, present)
+        shape = entry[name].shape if is_plain else param.shape
+        value = present.read(columns, compute_dtype(param), shape)
+        put_array(name, entry, target, param, value, shape)
+    return target
+
+
+def store_param(entry: MutableMapping[str, Any], storing: StoringOptions, param: Tensor) -> Format:
+    """Keep in a parameter's state what its format has beside it; zeros where that is missing.
+
+    What another format has left there is let go of: the parameter is then what it was rounded to.
+
+    Returns:
+        The parameter's format.
+    """
+    wanted = param_format(storing, param)
+    keys = [key_of("param", column.part) for column in wanted.columns[1:]]
+    if not all(isinstance(entry.get(key), Tensor) for key in keys):
+        remove_parts("param", entry)
+        for key, column in zip(keys, wanted.columns[1:], strict=True):
+            entry[key] = torch.zeros_like(param, dtype=column.dtype, requires_grad=False)
+    elif not keys:
+        remove_parts("param", entry)
+    return wanted
