@@ -94,7 +94,7 @@ def namespace() -> dict[str, Any]:
     words["bits_of"] = lambda x: np.float32(x).view(np.int32)
     words["float_of"] = lambda x: np.int32(x).view(np.float32)
     words["lshr"] = lambda x, by: (x.view(np.uint32) >> np.uint32(by)).view(np.int32)
-    words["largest"] = max
+    words["largest"], words["smallest"] = max, min
     words["independent"] = range
     words["scratch"] = _scratch
     return words

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-__all__ = ["BlockFormat", "Column", "Format"]
+__all__ = ["BlockFormat", "Column", "ElementFormat", "Format"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,9 @@ class Column:
 class Format(Protocol):
     """How an array is stored: in which columns, and how they are read and written.
 
-    Tensors are read and written whole (``read``, ``write``), elements in the order of the
-    parameter's axes. The fused engine's kernel reads and writes element ``index`` by text in the
-    kernels' language (``kernel_read``, ``kernel_write``) over addresses in variables, one for
-    each column. ``is_random`` formats round up or down by 32 random bits an element: tensors of
-    int32 for ``write`` (None: round to nearest), the name of a variable for ``kernel_write``.
+    Tensors are read and written whole; elements count in the order of the parameter's axes. A
+    format that ``is_random`` rounds up or down by 32 random bits an element, tensors of int32 (of
+    which the upper bits are the good ones); to nearest where it is given none.
     """
 
     @property
@@ -64,6 +62,19 @@ class Format(Protocol):
     def write(
         self, columns: Sequence[Tensor], value: Tensor, words: Tensor | None = None
     ) -> None: ...
+
+
+@runtime_checkable
+class ElementFormat(Protocol):
+    """What the fused engine's kernels ask of a format whose elements stand alone.
+
+    Text in the kernels' language: an expression for element ``index``, and statements that store
+    one. ``addresses`` are the variables with the address of each column, ``word`` that of the
+    element's random bits (int32).
+    """
+
+    @property
+    def columns(self) -> tuple[Column, ...]: ...
     def kernel_read(self, addresses: Sequence[str], index: str) -> str: ...
     def kernel_write(
         self, addresses: Sequence[str], index: str, value: str, word: str = ""
@@ -72,20 +83,31 @@ class Format(Protocol):
 
 @runtime_checkable
 class BlockFormat(Protocol):
-    """What a format of blocks of elements that share a scale has instead of text for elements.
+    """What the kernels ask of a format of blocks of elements that share a scale.
 
-    The kernel keeps a block's numbers as float32 in ``room``: ``kernel_read_block`` writes the
-    text that fills it with the ``count`` elements from element ``first`` on (a multiple of
-    ``block``), ``kernel_write_block`` the text that stores what is there. ``name`` makes names of
-    variables, ``key`` is that of the key of the array's random bits, ``origin`` that of the number
-    (int32) of element ``first`` in the whole parameter.
+    The kernel takes a block at a time, in two loops over its elements: in the first they are
+    decoded and the new numbers computed, in the second these are encoded. Around these it is told
+    what a whole block needs. ``name`` is the array's, for names of variables; the variables that
+    there are:
+
+    - ``first``, the block's first element in its chunk; ``at``, the element at hand there;
+      ``place``, its number in the block;
+    - ``part`` and ``i``: a block whose elements share bytes is taken in that many parts, of which
+      this is the number, and the element's number in it.
     """
 
     block: int
 
-    def kernel_read_block(
-        self, name: str, addresses: Sequence[str], count: str, room: str
+    @property
+    def columns(self) -> tuple[Column, ...]: ...
+    def kernel_open(self, name: str, addresses: Sequence[str]) -> list[str]: ...
+    def kernel_is_special(self, name: str) -> str: ...
+    def kernel_decode(
+        self, name: str, addresses: Sequence[str], result: str, *, is_special: bool
     ) -> list[str]: ...
-    def kernel_write_block(
-        self, name: str, addresses: Sequence[str], count: str, room: str, key: str
+    def kernel_close(
+        self, name: str, addresses: Sequence[str], number: str, count: str
+    ) -> list[str]: ...
+    def kernel_encode(
+        self, name: str, addresses: Sequence[str], value: str, word: str, *, is_special: bool
     ) -> list[str]: ...

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from steprule.formats import Column
-from steprule.formats.random_bits import kernel_word, literal, shifted_right
+from steprule.formats.random_bits import literal, shifted_right
 from steprule.formats.stochastic import INFINITY, MAGNITUDE
 
 # Elements that share a scale.
@@ -24,8 +24,10 @@ BLOCK = 128
 _ONE_EXPONENT = 1 << 23  # what one more is in float32's bits
 # The smallest exponent of a block: all of its codes are then normal numbers of float32.
 _LEAST = 34
-# Scales from here on are of blocks with a number that is not finite. Their exponents are coarser.
+# Scales from here on are of blocks with a number that is not finite. Their exponents are coarser:
+# multiples of 8, of which the first is 5 * 8.
 _SPECIAL = 222
+_SPECIAL_ORIGIN = _SPECIAL - 5
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ class MiniFloat:
     """Codes of ``bits`` bits, ``mantissa`` of them a mantissa, and a byte of scale for each block.
 
     A code of exponent e and mantissa m is ``2**(e - top) * (1 + m / 2**mantissa)`` times the
-    block's power of two, and of exponent 0 ``2**(1 - top) * m / 2**mantissa``. A code that is
-    signed has a sign bit; one that is not never becomes 0 where the number was not: a denominator
-    must not vanish before its numerator does.
+    block's power of two. A code that is signed has a sign bit, and with exponent 0 it is
+    ``2**(1 - top) * m / 2**mantissa``. Of those without a sign only code 0 is 0, and no number
+    but 0 gets it: a denominator must not vanish before its numerator does.
 
     Infinity and nan have codes of their own (with 4 bits one for both, read as nan), so that no
     other element of the block is lost with them.
@@ -69,22 +71,26 @@ class MiniFloat:
         return 1 << (self.bits - 1) if self.is_signed else 0
 
     @property
-    def _infinity(self) -> int | None:
-        """The magnitude that is infinity; None if there is none."""
-        if self.bits < 8:
-            return None
-        return self._magnitudes if self.is_signed else self._magnitudes - 1
+    def _has_infinity(self) -> bool:
+        return self.bits == 8
+
+    @property
+    def _is_nan_minus_zero(self) -> bool:
+        """Whether nan has the code of minus zero: with 4 bits none is to spare."""
+        return self.is_signed and not self._has_infinity
 
     @property
     def _nan(self) -> int:
-        """The code that is nan: that of minus zero, which is not needed, where there is a sign."""
-        return self._sign or self._magnitudes
+        return self._sign if self._is_nan_minus_zero else self._magnitudes
+
+    @property
+    def _infinity(self) -> int:
+        return self._magnitudes - 1
 
     @property
     def _most(self) -> int:
         """The largest magnitude that is a finite number."""
-        most = self._magnitudes if self._infinity is None else self._infinity - 1
-        return most if self.is_signed or self.bits == 8 else most - 1
+        return self._magnitudes - self._has_infinity - (not self._is_nan_minus_zero)
 
     @property
     def _top(self) -> int:
@@ -98,7 +104,7 @@ class MiniFloat:
 
     @property
     def _carry(self) -> int:
-        """What is added to the bits of a block's largest number, so that it keeps within codes.
+        """What is added to the bits of a block's largest number to find the block's exponent.
 
         Rounded up it must not exceed the largest code.
         """
@@ -109,26 +115,27 @@ class MiniFloat:
 
     def read(self, columns: Sequence[Tensor], compute: torch.dtype, shape: torch.Size) -> Tensor:
         """Return the numbers."""
-        codes = _unpacked(columns[0], shape.numel()) if self.bits == 4 else columns[0].reshape(-1)
-        return self._decoded(codes, columns[1]).to(compute).view(shape)
-
-    def _decoded(self, codes: Tensor, scales: Tensor) -> Tensor:
-        count = codes.numel()
+        count, scales = shape.numel(), columns[1].to(torch.int32).view(-1, 1)
+        codes = _unpacked(columns[0], count) if self.bits == 4 else columns[0].reshape(-1)
         blocks = pad(codes.to(torch.int32), (0, -count % BLOCK)).view(-1, BLOCK)
-        exponents = _exponents(scales.to(torch.int32)).view(-1, 1)
         magnitude = blocks & self._magnitudes
-        least = (exponents - (self._top - 1)) << 23
-        moved = magnitude << self._shift
-        is_small = magnitude < (1 << self.mantissa)
-        small = (moved + least).view(torch.float32) - least.view(torch.float32)
-        number = torch.where(is_small, small, (moved + least - _ONE_EXPONENT).view(torch.float32))
-        is_special = scales.view(-1, 1) >= _SPECIAL
-        if self._infinity is not None:
+        lowest = (_exponents(scales) - self._top) << 23
+        moved = (magnitude << self._shift) + lowest
+        number = moved.view(torch.float32)
+        if self.is_signed:
+            least = (lowest + _ONE_EXPONENT).view(torch.float32)
+            small = (moved + _ONE_EXPONENT).view(torch.float32) - least
+            number = torch.where(magnitude < (1 << self.mantissa), small, number)
+        else:
+            number = torch.where(magnitude == 0, 0.0, number)
+        is_special = scales >= _SPECIAL
+        if self._has_infinity:
             number = torch.where(is_special & (magnitude == self._infinity), torch.inf, number)
         if self.is_signed:
             number = torch.where((blocks & self._sign) != 0, -number, number)
-        number = torch.where(is_special & (blocks == self._nan), torch.nan, number)
-        return number.view(-1)[:count]
+        codes = blocks if self._is_nan_minus_zero else magnitude
+        number = torch.where(is_special & (codes == self._nan), torch.nan, number)
+        return number.view(-1)[:count].to(compute).view(shape)
 
     def write(self, columns: Sequence[Tensor], value: Tensor, words: Tensor | None = None) -> None:
         """Encode ``value``: up or down by its random bits, to nearest without any."""
@@ -140,224 +147,181 @@ class MiniFloat:
         magnitude = torch.where(magnitude < _ONE_EXPONENT, 0, magnitude)
         is_finite = magnitude < INFINITY
         is_special = ~is_finite.all(dim=1, keepdim=True)
-        largest = torch.where(is_finite, magnitude, 0).amax(dim=1, keepdim=True)
-        exponents = ((largest + self._carry) >> 23).clamp_min(_LEAST)
-        scales = torch.where(is_special, (exponents + 7 >> 3) + _SPECIAL - 5, exponents - _LEAST)
+        most = torch.where(is_finite, magnitude, 0).amax(dim=1, keepdim=True)
+        exponents = ((most + self._carry) >> 23).clamp_min(_LEAST)
+        special = (exponents + 7 >> 3) + _SPECIAL_ORIGIN
+        scales = torch.where(is_special, special, exponents - _LEAST)
         exponents = _exponents(scales)
-        least = (exponents - (self._top - 1)) << 23
-        small = (magnitude.view(torch.float32) + least.view(torch.float32)).view(torch.int32)
-        chosen = torch.where(magnitude < least, small - _ONE_EXPONENT, magnitude)
         if words is None:
             random: Tensor | int = 1 << (self._shift - 1)
         else:
             padded = pad(words.reshape(-1), (0, -count % BLOCK)).view(-1, BLOCK)
             random = shifted_right(padded, 32 - self._shift)
-        base = (exponents - self._top) << self.mantissa
-        codes = (chosen + random >> self._shift) - base
-        if not self.is_signed:
-            codes = torch.maximum(codes, magnitude.clamp_max(1))
-        if self._infinity is not None:
-            codes = torch.where(magnitude == INFINITY, self._infinity, codes)
+        chosen = magnitude
         if self.is_signed:
-            # Minus zero is nan where there may be one.
-            has_sign = (bits < 0) & ((codes != 0) | ~is_special)
+            least = (exponents - (self._top - 1)) << 23
+            small = (magnitude.view(torch.float32) + least.view(torch.float32)).view(torch.int32)
+            chosen = torch.where(magnitude < least, small - _ONE_EXPONENT, magnitude)
+        codes = (chosen + random >> self._shift) - ((exponents - self._top) << self.mantissa)
+        if not self.is_signed:
+            codes = torch.maximum(codes, bits.clamp_max(1))
+        if self._has_infinity:
+            codes = torch.where(magnitude == INFINITY, self._infinity, codes)
+        is_nan = magnitude > INFINITY if self._has_infinity else ~is_finite
+        if not self._is_nan_minus_zero:
+            codes = torch.where(is_nan, self._nan, codes)
+        if self.is_signed:
+            has_sign = (bits < 0) & (codes != 0) if self._is_nan_minus_zero else bits < 0
             codes = torch.where(has_sign, codes | self._sign, codes)
-        is_nan = magnitude > INFINITY if self._infinity is not None else ~is_finite
-        codes = torch.where(is_nan, self._nan, codes).view(-1)[:count].to(torch.uint8)
+        if self._is_nan_minus_zero:
+            codes = torch.where(is_nan, self._nan, codes)
+        codes = codes.view(-1)[:count].to(torch.uint8)
         packed = _packed(codes) if self.bits == 4 else codes
         columns[0].copy_(packed.view(columns[0].shape))
         columns[1].copy_(scales.view(-1))
 
     # The kernels' language
 
-    def kernel_read(self, addresses: Sequence[str], index: str) -> str:
-        """Refuse: elements are read in blocks."""
-        raise TypeError(f"{self.name} has blocks")
-
-    def kernel_write(
-        self, addresses: Sequence[str], index: str, value: str, word: str = ""
-    ) -> list[str]:
-        """Refuse: elements are written in blocks."""
-        raise TypeError(f"{self.name} has blocks")
-
-    def kernel_read_block(
-        self, name: str, addresses: Sequence[str], count: str, room: str
-    ) -> list[str]:
-        """Return what decodes a block into ``room``."""
-        codes, scales = addresses
+    def kernel_open(self, name: str, addresses: Sequence[str]) -> list[str]:
+        """Return what is known of a block before its elements are read."""
         return [
-            f"scale = load_uint8({scales}, first >> 7)",
-            f"if scale < {_int(_SPECIAL)}:",
-            *self._decoding_loop(name, codes, count, room, is_special=False),
-            "else:",
-            *self._decoding_loop(name, codes, count, room, is_special=True),
+            f"{name}_scale = load_uint8({addresses[1]}, first >> 7)",
+            f"{name}_exponent = {_exponent_text(f'{name}_scale')}",
+            f"{name}_lowest = {name}_exponent - {_int(self._top)} << {_int(23)}",
+            f"{name}_above = {name}_lowest + {_int(_ONE_EXPONENT)}",
+            f"{name}_least = float_of({name}_above)",
         ]
 
-    def _decoding_loop(
-        self, name: str, codes: str, count: str, room: str, *, is_special: bool
+    def kernel_is_special(self, name: str) -> str:
+        """Return whether the block that was opened has elements that are not finite."""
+        return f"{name}_scale >= {_int(_SPECIAL)}"
+
+    def kernel_decode(
+        self, name: str, addresses: Sequence[str], result: str, *, is_special: bool
     ) -> list[str]:
+        """Return what makes ``result`` of an element."""
         lines = [
-            f"exponent = {_exponent_text('scale', is_special)}",
-            f"{name}_bits = exponent - {_int(self._top - 1)} << {_int(23)}",
-            f"{name}_least = float_of({name}_bits)",
-            f"{name}_base = {name}_bits - {_int(_ONE_EXPONENT)}",
-        ]
-        loop = f"for i in independent({_items(count, self.bits)}):"
-        if self.bits == 8:
-            body = [
-                f"code = load_uint8({codes} + first, i)",
-                *self._decoding(name, is_special),
-                f"store_float32({room}, i, number)",
-            ]
-        else:
-            body = [
-                f"byte = load_uint8({codes} + (first >> 1), i)",
-                "code = byte & int32(15)",
-                *self._decoding(name, is_special),
-                f"store_float32({room}, i, number)",
-                "code = lshr(byte, int32(4))",
-                *self._decoding(name, is_special),
-                f"store_float32({room}, i + {_items(count, 4)}, number)",
-            ]
-        return [f"    {line}" for line in (*lines, loop, *(f"    {line}" for line in body))]
-
-    def _decoding(self, name: str, is_special: bool) -> list[str]:
-        """Return what makes ``number`` of ``code``."""
-        lines = [
+            f"code = {self._code(addresses[0])}",
             f"magnitude = code & {_int(self._magnitudes)}",
             f"moved = magnitude << {_int(self._shift)}",
-            f"small = float_of(moved + {name}_bits) - {name}_least",
-            f"number = (small if magnitude < {_int(1 << self.mantissa)}"
-            f" else float_of(moved + {name}_base))",
         ]
-        if is_special and self._infinity is not None:
+        number = f"float_of(moved + {name}_lowest)"
+        if self.is_signed:
+            lines.append(f"small = float_of(moved + {name}_above) - {name}_least")
             lines.append(
-                f"number = (float32(inf) if magnitude == {_int(self._infinity)} else number)"
+                f"{result} = (small if magnitude < {_int(1 << self.mantissa)} else {number})"
             )
+        else:
+            lines.append(f"{result} = ({number} if magnitude > int32(0) else float32(0.0))")
+        if is_special and self._has_infinity:
+            is_infinite = f"magnitude == {_int(self._infinity)}"
+            lines.append(f"{result} = (float32(inf) if {is_infinite} else {result})")
         if self.is_signed:
             sign = f"(code & {_int(self._sign)}) << {_int(32 - self.bits)}"
-            lines.append(f"number = float_of(bits_of(number) | ({sign}))")
+            lines.append(f"{result} = float_of(bits_of({result}) | ({sign}))")
         if is_special:
-            lines.append(f"number = (float32(nan) if code == {_int(self._nan)} else number)")
+            codes = "code" if self._is_nan_minus_zero else "magnitude"
+            is_nan = f"{codes} == {_int(self._nan)}"
+            lines.append(f"{result} = (float32(nan) if {is_nan} else {result})")
         return lines
 
-    def kernel_write_block(
-        self, name: str, addresses: Sequence[str], count: str, room: str, key: str
-    ) -> list[str]:
-        """Return what encodes a block from ``room``."""
-        codes, scales = addresses
-        magnitude = f"bits_of(load_float32({room}, i)) & {literal(MAGNITUDE)}"
-        lines = []
-        if self.bits == 4 and count != str(BLOCK):  # the last byte may hold one code too many
-            lines.append(f"store_float32({room}, {count}, float32(0.0))")
-        return [
-            *lines,
-            "most = int32(0)",
-            f"for i in independent({count}):",
-            f"    most = largest(most, {magnitude})",
-            f"if most < {literal(INFINITY)}:",
-            f"    exponent = {self._exponent_of_most()}",
-            f"    store_uint8({scales}, first >> 7, exponent - {_int(_LEAST)})",
-            *self._encoding_loop(name, codes, count, room, key, is_special=False),
-            "else:",
-            "    most = int32(0)",
-            f"    for i in independent({count}):",
-            f"        magnitude = {magnitude}",
-            f"        finite = (magnitude if magnitude < {literal(INFINITY)} else int32(0))",
-            "        most = largest(most, finite)",
-            f"    exponent = {self._exponent_of_most()}",
-            f"    scale = lshr(exponent + int32(7), int32(3)) + {_int(_SPECIAL - 5)}",
-            f"    store_uint8({scales}, first >> 7, scale)",
-            f"    exponent = {_exponent_text('scale', is_special=True)}",
-            *self._encoding_loop(name, codes, count, room, key, is_special=True),
-        ]
-
-    def _exponent_of_most(self) -> str:
-        """Return an expression for the exponent of a block by its largest finite magnitude."""
-        return f"largest(lshr(most + {_int(self._carry)}, {_int(23)}), {_int(_LEAST)})"
-
-    def _encoding_loop(
-        self, name: str, codes: str, count: str, room: str, key: str, *, is_special: bool
-    ) -> list[str]:
-        lines = [
-            f"{name}_bits = exponent - {_int(self._top - 1)} << {_int(23)}",
-            f"{name}_least = float_of({name}_bits)",
-            f"{name}_base = exponent - {_int(self._top)} << {_int(self.mantissa)}",
-        ]
-        loop = f"for i in independent({_items(count, self.bits)}):"
+    def _code(self, codes: str) -> str:
         if self.bits == 8:
-            body = [
-                *self._encoding(name, room, "i", key, is_special),
-                f"store_uint8({codes} + first, i, code)",
-            ]
-        else:
-            body = [
-                *self._encoding(name, room, "i", key, is_special),
-                "lower = code",
-                *self._encoding(name, room, f"i + {_items(count, 4)}", key, is_special),
-                f"store_uint8({codes} + (first >> 1), i, lower | (code << int32(4)))",
-            ]
-        return [f"    {line}" for line in (*lines, loop, *(f"    {line}" for line in body))]
+            return f"load_uint8({codes}, at)"
+        return f"lshr(load_uint8({codes} + (first >> 1), i), int32(4 * part)) & int32(15)"
 
-    def _encoding(self, name: str, room: str, index: str, key: str, is_special: bool) -> list[str]:
-        """Return what makes ``code`` of an element of ``room``."""
-        lines = [
-            *kernel_word("word", f"(origin + int32({index}))", key),
-            f"bits = bits_of(load_float32({room}, {index}))",
-            f"magnitude = bits & {literal(MAGNITUDE)}",
-            f"small_bits = bits_of(float_of(magnitude) + {name}_least) - {_int(_ONE_EXPONENT)}",
-            f"chosen = (small_bits if magnitude < {name}_bits else magnitude)",
-            f"code = lshr(chosen + lshr(word, {_int(32 - self._shift)}), {_int(self._shift)})",
-            f"code = code - {name}_base",
+    def kernel_close(
+        self, name: str, addresses: Sequence[str], number: str, count: str
+    ) -> list[str]:
+        """Return what is known of a block when its numbers are, and stores its scale.
+
+        ``{name}_most`` has the bits of its largest magnitude; ``number`` is its element ``i``.
+        """
+        exponent = f"largest(lshr({name}_most + {_int(self._carry)}, {_int(23)}), {_int(_LEAST)})"
+        return [
+            f"{name}_is_special = {name}_most >= {literal(INFINITY)}",
+            f"if {name}_is_special:",
+            f"    {name}_most = int32(0)",
+            f"    for i in independent({count}):",
+            f"        magnitude = bits_of({number}) & {literal(MAGNITUDE)}",
+            f"        finite = (magnitude if magnitude < {literal(INFINITY)} else int32(0))",
+            f"        {name}_most = largest({name}_most, finite)",
+            f"    {name}_scale = lshr({exponent} + int32(7), int32(3)) + {_int(_SPECIAL_ORIGIN)}",
+            "else:",
+            f"    {name}_scale = {exponent} - {_int(_LEAST)}",
+            f"store_uint8({addresses[1]}, first >> 7, {name}_scale)",
+            f"{name}_exponent = {_exponent_text(f'{name}_scale')}",
+            f"{name}_above = {name}_exponent - {_int(self._top - 1)} << {_int(23)}",
+            f"{name}_least = float_of({name}_above)",
+            f"{name}_base = {name}_exponent - {_int(self._top)} << {_int(self.mantissa)}",
         ]
+
+    def kernel_encode(
+        self, name: str, addresses: Sequence[str], value: str, word: str, *, is_special: bool
+    ) -> list[str]:
+        """Return what stores an element."""
+        lines = [f"bits = bits_of({value})", f"magnitude = bits & {literal(MAGNITUDE)}"]
+        chosen = "magnitude"
+        if self.is_signed:
+            small = f"bits_of(float_of(magnitude) + {name}_least) - {_int(_ONE_EXPONENT)}"
+            lines.append(f"chosen = ({small} if magnitude < {name}_above else magnitude)")
+            chosen = "chosen"
+        random = f"lshr({word}, {_int(32 - self._shift)})"
+        lines.append(f"code = lshr({chosen} + {random}, {_int(self._shift)}) - {name}_base")
         if not self.is_signed:
-            lines.append("code = largest(code, (int32(1) if magnitude != int32(0) else int32(0)))")
-        if is_special and self._infinity is not None:
+            lines.append("code = largest(code, smallest(bits, int32(1)))")
+        if is_special and self._has_infinity:
             lines.append(
                 f"code = ({_int(self._infinity)} if magnitude == {literal(INFINITY)} else code)"
             )
+        is_nan = f"magnitude {'>' if self._has_infinity else '>='} {literal(INFINITY)}"
+        nan = f"code = ({_int(self._nan)} if {is_nan} else code)"
+        if is_special and not self._is_nan_minus_zero:
+            lines.append(nan)
         if self.is_signed:
             sign = f"lshr(bits, {_int(32 - self.bits)}) & {_int(self._sign)}"
-            if is_special:  # minus zero is nan there
+            if self._is_nan_minus_zero:
                 sign = f"(({sign}) if code != int32(0) else int32(0))"
             lines.append(f"code = code | ({sign})")
-        if is_special:
-            comparison = ">" if self._infinity is not None else ">="
-            is_nan = f"magnitude {comparison} {literal(INFINITY)}"
-            lines.append(f"code = ({_int(self._nan)} if {is_nan} else code)")
-        return lines
+        if is_special and self._is_nan_minus_zero:
+            lines.append(nan)
+        if self.bits == 8:
+            return [*lines, f"store_uint8({addresses[0]}, at, code)"]
+        codes = f"{addresses[0]} + (first >> 1)"
+        # The first half of a block writes whole bytes, the second one its half of them.
+        other = f"load_uint8({codes}, i) & int32(15 * part)"
+        return [
+            *lines,
+            f"store_uint8({codes}, i, ({other}) | (code << int32(4 * part)))",
+        ]
 
 
 def _int(x: int) -> str:
     return f"int32({x})"
 
 
-def _items(count: str, bits: int) -> str:
-    """Return how many items of codes so many elements of one block take."""
-    if bits == 8:
-        return count
-    return str(-(-int(count) // 2)) if count.isdigit() else f"({count} + 1 >> 1)"
-
-
-def _exponent_text(scale: str, is_special: bool) -> str:
-    if not is_special:
-        return f"{scale} + {_int(_LEAST)}"
-    exponent = f"{scale} - {_int(_SPECIAL - 5)} << int32(3)"
-    return f"({exponent} if {scale} < {_int(_SPECIAL + 27)} else int32(255))"
+def _exponent_text(scale: str) -> str:
+    special = f"{scale} - {_int(_SPECIAL_ORIGIN)} << int32(3)"
+    return (
+        f"({scale} + {_int(_LEAST)} if {scale} < {_int(_SPECIAL)}"
+        f" else smallest({special}, int32(255)))"
+    )
 
 
 def _exponents(scales: Tensor) -> Tensor:
     """Return the exponents (float32's) that the largest codes of blocks have."""
-    special = ((scales - (_SPECIAL - 5)) << 3).clamp_max(255)
+    special = ((scales - _SPECIAL_ORIGIN) << 3).clamp_max(255)
     return torch.where(scales < _SPECIAL, scales + _LEAST, special)
 
 
 def _packed(codes: Tensor) -> Tensor:
     """Return codes of 4 bits by two: those of a block's first half, and above them the second's."""
-    blocks, rest = _parts(codes)
-    halves = [blocks[:, : BLOCK // 2], rest[: -(-rest.numel() // 2)]]
-    others = [blocks[:, BLOCK // 2 :], pad(rest[halves[1].numel() :], (0, rest.numel() % 2))]
-    return torch.cat([(a | b << 4).reshape(-1) for a, b in zip(halves, others, strict=True)])
+    whole = codes.numel() // BLOCK * BLOCK
+    blocks, rest = codes[:whole].view(-1, BLOCK), codes[whole:]
+    half = -(-rest.numel() // 2)
+    lower = [blocks[:, : BLOCK // 2], rest[:half]]
+    upper = [blocks[:, BLOCK // 2 :], pad(rest[half:], (0, rest.numel() % 2))]
+    return torch.cat([(a | b << 4).reshape(-1) for a, b in zip(lower, upper, strict=True)])
 
 
 def _unpacked(items: Tensor, count: int) -> Tensor:
@@ -366,9 +330,3 @@ def _unpacked(items: Tensor, count: int) -> Tensor:
     parts = items[:whole].view(-1, BLOCK // 2), items[whole:].view(1, -1)
     found = [torch.cat([part & 15, part >> 4], dim=1).reshape(-1) for part in parts]
     return torch.cat(found)[:count]
-
-
-def _parts(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return whole blocks, and what is left over."""
-    whole = codes.numel() // BLOCK * BLOCK
-    return codes[:whole].view(-1, BLOCK), codes[whole:]

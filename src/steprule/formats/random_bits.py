@@ -5,7 +5,9 @@ key, and the key one of the seed, the parameter, the step and the array that is 
 drawn from a generator, so that nothing has to be saved for a resumed run to have the same bits.
 
 The hash of an element multiplies its index by 2**32 / golden ratio, as a Weyl sequence, and mixes
-once; keys are mixed by MurmurHash3's finalizer (Appleby, 2011).
+once, of which the upper bits are used: the cheapest that shows no structure in what it rounds. Keys
+are mixed by MurmurHash3's finalizer (Appleby, 2011), so that the bits of an element at different
+steps have nothing in common.
 """
 
 from __future__ import annotations
@@ -47,14 +49,13 @@ def mixed(key: int, number: int = 0) -> int:
 
 
 def random_words(key: int, shape: torch.Size, device: torch.device) -> Tensor:
-    """Return the random bits of the elements of a tensor, as int32."""
+    """Return the random bits of the elements of a tensor, as int32: the upper ones are good."""
     count = shape.numel()
     parts = []
     for start in range(0, max(count, 1), _SPAN):
         index = torch.arange(min(_SPAN, count - start), device=device).to(torch.int32)
         x = index.mul_(signed(_WEYL)).add_(signed(mixed(key, start // _SPAN)))
-        x = x.bitwise_xor_(shifted_right(x, 15)).mul_(signed(_MULTIPLIER))
-        parts.append(x.bitwise_xor_(shifted_right(x, 16)))
+        parts.append(x.bitwise_xor_(shifted_right(x, 15)).mul_(signed(_MULTIPLIER)))
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(shape)
 
 
@@ -97,12 +98,16 @@ def _kernel_mixed(name: str, key: str, number: str) -> list[str]:
     ]
 
 
-def kernel_word(name: str, index: str, key: str) -> list[str]:
-    """Return what gives ``name`` the random bits of an element, by its number as an int32."""
+def kernel_origin(name: str, index: str, key: str) -> str:
+    """Return what gives ``name`` what hashes of elements from number ``index`` on start from."""
+    return f"{name} = {index} * {literal(_WEYL)} + {key}"
+
+
+def kernel_word(name: str, origin: str, index: str) -> list[str]:
+    """Return what gives ``name`` the random bits of element ``index`` after an origin's."""
     return [
-        f"{name} = {index} * {literal(_WEYL)} + {key}",
+        f"{name} = {origin} + int32({index}) * {literal(_WEYL)}",
         f"{name} = ({name} ^ lshr({name}, int32(15))) * {literal(_MULTIPLIER)}",
-        f"{name} = {name} ^ lshr({name}, int32(16))",
     ]
 
 

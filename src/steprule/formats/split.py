@@ -14,15 +14,15 @@ from torch import Tensor
 
 from steprule.formats import Column
 from steprule.formats.random_bits import literal, shifted_right
-from steprule.formats.stochastic import INFINITY, MAGNITUDE
+from steprule.formats.stochastic import INFINITY, MAGNITUDE, QUIET_NAN
 
 
 @dataclass(frozen=True)
 class SplitFormat:
     """A bfloat16 tensor and ``bits`` more of float32's bits: all 16, or 8.
 
-    With 16 nothing is lost: what is read is what was written, bit for bit (but for the payload of
-    a nan). With 8 what is left over is rounded at random.
+    With 16 nothing is lost: what is read is what was written, bit for bit (of nan there is one).
+    With 8 what is left over is rounded at random.
     """
 
     bits: int
@@ -56,15 +56,14 @@ class SplitFormat:
     def write(self, columns: Sequence[Tensor], value: Tensor, words: Tensor | None = None) -> None:
         """Take ``value`` apart."""
         bits = value.to(torch.float32).contiguous().view(torch.int32)
-        is_finite = (bits & MAGNITUDE) < INFINITY
+        bits = torch.where((bits & MAGNITUDE) > INFINITY, QUIET_NAN, bits)
         if self._dropped:
             half = 1 << (self._dropped - 1)
             random = half if words is None else shifted_right(words, 32 - self._dropped)
-            bits = torch.where(is_finite, (bits + random) & -(1 << self._dropped), bits)
+            bits = (bits + random) & -(1 << self._dropped)
         upper = (bits + 0x8000) & -0x10000
-        nearest = torch.where(is_finite, upper.view(torch.float32), bits.view(torch.float32))
-        columns[0].copy_(nearest)
-        columns[1].copy_(torch.where(is_finite, (bits - upper) >> self._dropped, 0))
+        columns[0].copy_(upper.view(torch.float32))
+        columns[1].copy_((bits - upper) >> self._dropped)
 
     def kernel_read(self, addresses: Sequence[str], index: str) -> str:
         """Return an expression for element ``index``."""
@@ -81,22 +80,16 @@ class SplitFormat:
         """Return statements that store ``value`` at element ``index``."""
         lines = [
             f"bits = bits_of(float32({value}))",
-            f"magnitude = bits & {literal(MAGNITUDE)}",
-            f"is_finite = magnitude < {literal(INFINITY)}",
+            # Rounding the payload of a nan could make it a number.
+            f"is_nan = bits & {literal(MAGNITUDE)} > {literal(INFINITY)}",
+            f"bits = ({literal(QUIET_NAN)} if is_nan else bits)",
         ]
         if self._dropped:
-            random = f"lshr({word}, int32({32 - self._dropped}))"
-            mask = literal(-(1 << self._dropped) & 0xFFFFFFFF)
-            lines.append(f"bits = ((bits + {random}) & {mask} if is_finite else bits)")
+            lines.append(f"bits = bits + lshr({word}, int32({32 - self._dropped}))")
         kind = "int16" if self.bits == 16 else "uint8"
         return [
             *lines,
-            "upper = (bits + int32(32768)) & int32(-65536)",
-            "rest = (bits - upper if is_finite else int32(0))",
-            # What is no number has all it needs in its upper half, which must not become zero.
-            "quiet = bits | int32(4194304)",
-            f"bits = (quiet if magnitude > {literal(INFINITY)} else bits)",
-            "upper = (upper if is_finite else bits)",
-            f"store_int16({addresses[0]}, {index}, upper >> int32(16))",
-            f"store_{kind}({addresses[1]}, {index}, rest >> int32({self._dropped}))",
+            f"store_int16({addresses[0]}, {index}, lshr(bits + int32(32768), int32(16)))",
+            # What is stored of an integer is its lowest bits: those that are left over.
+            f"store_{kind}({addresses[1]}, {index}, lshr(bits, int32({self._dropped})))",
         ]

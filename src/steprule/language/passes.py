@@ -8,7 +8,7 @@ passes read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from steprule.language.recording import (
@@ -99,16 +99,19 @@ def levels_of(recording: Recording) -> dict[Value, int]:
 
 
 def operations_for(
-    recording: Recording, wanted: Iterable[Value | float | None]
+    recording: Recording,
+    wanted: Iterable[Value | float | None],
+    known: Container[Value] = (),
 ) -> tuple[Operation, ...]:
     """Return the array operations that lead to these quantities, in order.
 
-    Results of matrix operations are there already.
+    What is ``known`` is there already, as are the results of matrix operations.
     """
     needed = {x for x in wanted if isinstance(x, Value) and x.is_array}
     kept = []
     for operation in reversed(recording.array_operations):
-        if operation.result in needed and operation.name not in MATRIX_OPERATIONS:
+        is_known = operation.result in known or operation.name in MATRIX_OPERATIONS
+        if operation.result in needed and not is_known:
             needed.update(x for x in operation.operands if isinstance(x, Value) and x.is_array)
             kept.append(operation)
     return tuple(kept[::-1])

@@ -24,7 +24,7 @@ CONSTANTS = {"inf": math.inf, "neg_inf": -math.inf, "nan": math.nan}
 Emit = Callable[..., Any]
 #: Words of which both sides of a choice may be made.
 WITHOUT_MEMORY = (
-    *("float32", "float64", "int32", "bits_of", "float_of", "lshr", "largest", "min", "abs"),
+    *("float32", "float64", "int32", "bits_of", "float_of", "lshr", "largest", "smallest"),
 )
 
 
@@ -263,6 +263,7 @@ def vocabulary() -> Mapping[str, Word]:
         "abs": Word(intrinsic_call("fabs"), ((F32, F64),)),
         "min": Word(_chosen("<"), (_INT, _INT)),
         "largest": Word(_chosen(">"), (_WORD, _WORD)),
+        "smallest": Word(_chosen("<"), (_WORD, _WORD)),
         "bits_of": Word(_bits_of, ((F32,),)),
         "float_of": Word(_float_of, (_WORD,)),
         "lshr": Word(_lshr, (_WORD, _WORD)),

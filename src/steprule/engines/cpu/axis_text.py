@@ -12,17 +12,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 
-from steprule.engines.cpu.kernel_text import (
+from steprule.engines.cpu.element_text import element_body
+from steprule.engines.cpu.kernel_text import chunk_reads, prepare_source, table_reads
+from steprule.engines.cpu.layout import (
     Layout,
     array_names,
-    chunk_reads,
     column_names,
-    element_body,
     in_flushed_mode,
     indented,
-    prepare_source,
     scalar_row,
-    table_reads,
 )
 from steprule.engines.cpu.reduction_text import joined, scalar_slot_stores, term_of
 from steprule.engines.cpu.spelling import KERNEL_SPELLING
@@ -48,7 +46,6 @@ class _Printer:
     def __init__(self, layout: Layout) -> None:
         self._layout, self._recording = layout, layout.form.recording()
         recording = self._recording
-        self._formats = dict(layout.formats)
         self._truths = truths_of(recording)
         self._levels = levels_of(recording)
         self._places = {
@@ -195,7 +192,7 @@ class _Printer:
         names, body = dict(self._wide), []
         slots = {value: name for name, value in self._recording.each_inputs.items()}
         for value in inputs:
-            storage = self._formats[slots[value]]
+            storage = self._layout.element_format(slots[value])
             read = storage.kernel_read(column_names(slots[value], storage), index)
             body += self._kept(value, f"float64({read})", index, names)
         for reduction in of_arrays:
@@ -248,7 +245,7 @@ class _Printer:
         for name, value in recording.array_inputs.items():
             output = recording.outputs.get(name)
             if output is not None and output != value:
-                storage, text = self._formats[name], printer.number(output)
+                storage, text = self._layout.element_format(name), printer.number(output)
                 inner += storage.kernel_write(column_names(name, storage), "i", text)
         return _over_elements(before, inner, [])
 
@@ -259,7 +256,7 @@ class _Printer:
             return []
         assert value.each is not None
         index, count = _loop(value.each)
-        storage, number = self._formats[name], self._layout.compute
+        storage, number = self._layout.element_format(name), self._layout.compute
         text = f"{number}(load_float64({self._place(output, index)}))"
         stores = storage.kernel_write(column_names(name, storage), index, text)
         return [f"for {index} in range({count}):", *indented(stores, 4)]

@@ -15,20 +15,33 @@ A tensor whose gradient's address is 0 has no gradient at this step and is passe
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 
+from steprule.engines.cpu.block_text import update_in_blocks
+from steprule.engines.cpu.element_text import (
+    element_body,
+    element_write,
+    matrix_reads,
+    random_keys,
+    random_origins,
+    written_arrays,
+)
+from steprule.engines.cpu.layout import (
+    Layout,
+    array_names,
+    columns_with_offsets,
+    grad_offset,
+    in_flushed_mode,
+    indented,
+    scalar_row,
+)
 from steprule.engines.cpu.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
 from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
-from steprule.formats import BlockFormat, Column, Format
-from steprule.formats.random_bits import kernel_key, kernel_word
 from steprule.formats.storage import ROUNDING_STEP
-from steprule.language.form import Form
 from steprule.language.passes import update_operations
-from steprule.language.recording import Operation, Recording, Value
+from steprule.language.recording import Recording, Value
 from steprule.language.rule import OF_SHAPE, SUPPLIED
 
 # Chunks whose memory is asked for while this many before them are updated: small tensors lie
@@ -36,54 +49,10 @@ from steprule.language.rule import OF_SHAPE, SUPPLIED
 AHEAD = 4
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What a kernel is compiled for: a form, and how each of its arrays is stored.
-
-    ``numbers`` are what random bits know the arrays by, ``count`` is the step count that these
-    depend on, if there are any.
-    """
-
-    form: Form
-    formats: tuple[tuple[str, Format], ...]
-    count_dtypes: tuple[tuple[str, str], ...]
-    compute: str
-    numbers: tuple[tuple[str, int], ...] = ()
-    count: str | None = None
-
-    @functools.cached_property
-    def block(self) -> int:
-        """How many elements are taken at a time because they share scales; 1 if none do."""
-        blocks = [f.block for _, f in self.formats if isinstance(f, BlockFormat)]
-        return max(blocks, default=1)
-
-    @property
-    def index(self) -> str:
-        """The variable of an element's number in its chunk."""
-        return "i" if self.block == 1 else "at"
-
-    def has_blocks(self, name: str) -> bool:
-        """Tell whether the elements of an array share scales."""
-        return isinstance(dict(self.formats)[name], BlockFormat)
-
-
-def column_names(array: str, storage: Format) -> list[str]:
-    """Return the names of the address variables of one array."""
-    return [
-        f"{array}_{column.part}_address" if column.part else f"{array}_address"
-        for column in storage.columns
-    ]
-
-
 @functools.cache
 def source_of(layout: Layout) -> str:
     """Return the text of ``prepare`` and ``update``."""
     return "\n\n".join([prepare_source(layout), _update_source(layout)]) + "\n"
-
-
-def scalar_row(recording: Recording) -> list[Value]:
-    """Return the scalar quantities that ``prepare`` leaves for ``update``, in table order."""
-    return recording.scalars_for_arrays()
 
 
 def prepare_source(layout: Layout) -> str:
@@ -204,16 +173,11 @@ def _update_source(layout: Layout) -> str:
 
 
 def table_reads(layout: Layout) -> list[str]:
-    """Return the reads of the tables that a loop over chunks looks at, and its own memory."""
+    """Return the reads of the tables that a loop over chunks looks at."""
     tables = [Control.TENSORS, Control.GRADS, Control.COLUMNS, Control.SCALARS, Control.CHUNKS]
     if layout.count is not None:
         tables += [Control.COUNTS, Control.KEYS]
-    rooms = [
-        f"{name}_room = scratch({4 * layout.block})"
-        for name, _ in layout.formats
-        if layout.has_blocks(name)
-    ]
-    return [*(f"{table.name.lower()} = load_int64(control, {table})" for table in tables), *rooms]
+    return [f"{table.name.lower()} = load_int64(control, {table})" for table in tables]
 
 
 def chunk_reads(layout: Layout) -> list[str]:
@@ -232,45 +196,6 @@ def chunk_reads(layout: Layout) -> list[str]:
         ),
         *scalar_reads(layout),
     ]
-
-
-def grad_offset(layout: Layout) -> str:
-    """Return how far element ``start`` of a gradient is from its first one."""
-    (column,) = dict(layout.formats)["grad"].columns
-    return _offset(column)
-
-
-def _offset(column: Column) -> str:
-    # A complex number is two elements.
-    size = column.dtype.to_real().itemsize
-    if column.elements == 1:
-        return f"{size} * start"
-    return f"{size} * (start >> {column.elements.bit_length() - 1})"
-
-
-def in_flushed_mode(layout: Layout, head: str, body: list[str]) -> str:
-    """Return a function whose body runs with denormals as zero, unless the rule keeps them."""
-    flushes = not layout.form.rule.keeps_denormals
-    return "\n".join(
-        [
-            head,
-            *(["    mode = flush_denormals()"] if flushes else []),
-            *body,
-            *(["    restore_denormals(mode)"] if flushes else []),
-            "    return 0",
-        ]
-    )
-
-
-def indented(lines: Iterable[str], by: int) -> list[str]:
-    """Indent lines by so many spaces."""
-    return [" " * by + line for line in lines]
-
-
-def array_names(recording: Recording) -> dict[Value, str]:
-    """Return the names, in a loop over elements, of what is in a tensor's row of scalars."""
-    row = scalar_row(recording)
-    return {v: f"x{v.index}" if v.is_array else f"s{v.index}" for v in row}
 
 
 def scalar_reads(layout: Layout) -> list[str]:
@@ -292,145 +217,18 @@ def scalar_reads(layout: Layout) -> list[str]:
 
 def element_loop(layout: Layout) -> list[str]:
     """Return the loop over ``count`` elements from the addresses in the columns' variables."""
-    recording, formats = layout.form.recording(), dict(layout.formats)
+    if layout.block > 1:
+        return update_in_blocks(layout)
+    recording, written = layout.form.recording(), written_arrays(layout)
     names = array_names(recording)
     printer = ExpressionPrinter(KERNEL_SPELLING, names, layout.compute, truths_of(recording))
-    matrices = matrix_names(recording)
-    reads = []
-    for value, name in matrices.items():
-        names[value] = f"{name}_value"
-        reads.append(f"{names[value]} = {layout.compute}({_element_read(layout, name)})")
-    body = [*reads, *element_body(layout, printer, update_operations(recording))]
-    written = []
-    for name, output in recording.outputs.items():
-        if output is None or name not in formats or output == recording.array_inputs.get(name):
-            continue
-        written.append(name)
+    body = matrix_reads(layout, printer)
+    body += element_body(layout, printer, update_operations(recording))
+    for name, output in written.items():
         body += element_write(layout, name, printer.number(output))
-    return over_elements(layout, body, written, _keys(layout, written))
-
-
-def _keys(layout: Layout, written: Iterable[str]) -> list[str]:
-    """Return what gives arrays that are rounded at random the keys of a chunk's random bits."""
-    formats, dtypes, numbers = (
-        dict(layout.formats),
-        dict(layout.count_dtypes),
-        dict(layout.numbers),
-    )
-    random = [name for name in written if formats[name].is_random]
-    if not random:
-        return []
-    assert layout.count is not None
-    row = list(dtypes).index(layout.count)
-    lines = [
-        f"step_address = load_int64(counts, {row} * tensors + tensor)",
-        f"step = int64(load_{dtypes[layout.count]}(step_address, 0))",
-        "key = load_int64(keys, tensor)",
-    ]
-    for name in random:
-        lines += kernel_key(f"{name}_key", "key", "step", numbers[name], "start")
-    return lines
-
-
-def over_elements(
-    layout: Layout, body: Sequence[str], written: Sequence[str], before: Sequence[str] = ()
-) -> list[str]:
-    """Return a loop over a chunk's elements.
-
-    Args:
-        layout: what the kernel is for.
-        body: what is done with element ``layout.index``.
-        written: the arrays that the body writes.
-        before: what stands before the loop.
-    """
-    if layout.block == 1:
-        origin = ["origin = int32(start)"] if before else []
-        return [*before, *origin, "for i in range(count):", *indented(body, 4)]
-    digits = layout.block.bit_length() - 1
     return [
-        *before,
-        f"for block in range(count >> {digits}):",
-        f"    first = block << {digits}",
-        *indented(_over_block(layout, body, written, str(layout.block)), 4),
-        f"first = count >> {digits} << {digits}",
-        "tail = count - first",
-        "if tail > 0:",
-        *indented(_over_block(layout, body, written, "tail"), 4),
-    ]
-
-
-def _over_block(
-    layout: Layout, body: Sequence[str], written: Sequence[str], count: str
-) -> list[str]:
-    """Return a loop over the elements of a block, with what fills its rooms and empties them."""
-    lines = ["origin = int32(start + first)"]
-    arrays = [
-        (name, storage, f"{name}_room", column_names(name, storage))
-        for name, storage in layout.formats
-        if isinstance(storage, BlockFormat)
-    ]
-    for name, storage, room, addresses in arrays:
-        lines += storage.kernel_read_block(name, addresses, count, room)
-    lines += [f"for i in independent({count}):", "    at = first + i", *indented(body, 4)]
-    for name, storage, room, addresses in arrays:
-        if name in written:
-            lines += storage.kernel_write_block(name, addresses, count, room, f"{name}_key")
-    return lines
-
-
-def _element_read(layout: Layout, name: str) -> str:
-    storage = dict(layout.formats)[name]
-    if layout.has_blocks(name):
-        return f"load_float32({name}_room, i)"
-    return storage.kernel_read(column_names(name, storage), layout.index)
-
-
-def element_write(layout: Layout, name: str, value: str) -> list[str]:
-    """Return what stores a number as the element of an array at hand."""
-    storage = dict(layout.formats)[name]
-    if layout.has_blocks(name):
-        return [f"store_float32({name}_room, i, float32({value}))"]
-    words = kernel_word("word", "(origin + int32(i))", f"{name}_key") if storage.is_random else []
-    return [
-        *words,
-        *storage.kernel_write(column_names(name, storage), layout.index, value, "word"),
-    ]
-
-
-def element_body(
-    layout: Layout, printer: ExpressionPrinter, operations: Iterable[Operation]
-) -> list[str]:
-    """Return what reads element ``i`` of each array and carries out operations on them."""
-    recording, number, names = layout.form.recording(), layout.compute, printer.names
-    divisors = scalar_divisors(recording)
-    body = []
-    for name, value in recording.array_inputs.items():
-        names[value] = f"{name}_value"
-        body.append(f"{names[value]} = {number}({_element_read(layout, name)})")
-    for operation in operations:
-        names[operation.result] = f"x{operation.result.index}"
-        divisor = operation.operands[-1]
-        if operation.name == "div" and divisor in divisors:
-            # One division a tensor instead of one an element; half an ulp apart at most.
-            dividend = operation.operands[0]
-            assert isinstance(divisor, Value)
-            text = f"({printer.number(dividend)} * r{divisor.index})"
-        else:
-            text = printer.expression(operation)
-        body.append(f"{names[operation.result]} = {text}")
-    return body
-
-
-def matrix_names(recording: Recording) -> dict[Value, str]:
-    """Return the names of the columns that matrix operations work in, by their results."""
-    return {x.result: f"matrix_{i}" for i, x in enumerate(recording.matrix_operations)}
-
-
-def columns_with_offsets(layout: Layout) -> list[tuple[str, str]]:
-    """Return the variable of each column but the gradient's, and how far element ``start`` is."""
-    return [
-        (variable, _offset(column))
-        for name, storage in layout.formats
-        if name != "grad"
-        for variable, column in zip(column_names(name, storage), storage.columns, strict=True)
+        *random_keys(layout, written),
+        *random_origins(layout, written, "int32(start)"),
+        "for i in range(count):",
+        *indented(body, 4),
     ]

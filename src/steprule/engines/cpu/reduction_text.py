@@ -21,18 +21,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Container, Sequence
 
-from steprule.engines.cpu.kernel_text import (
+from steprule.engines.cpu.block_text import over_blocks
+from steprule.engines.cpu.element_text import element_body, element_write
+from steprule.engines.cpu.kernel_text import chunk_reads, table_reads
+from steprule.engines.cpu.layout import (
     Layout,
     array_names,
-    chunk_reads,
-    element_body,
-    element_write,
     in_flushed_mode,
     indented,
     matrix_names,
-    over_elements,
     scalar_row,
-    table_reads,
 )
 from steprule.engines.cpu.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
@@ -68,19 +66,11 @@ def finish_names(passes: Sequence[Pass]) -> tuple[str, ...]:
 
 
 def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
-    recording = layout.form.recording()
-    names = array_names(recording)
-    printer = ExpressionPrinter(KERNEL_SPELLING, names, layout.compute, truths_of(recording))
-    body = element_body(layout, printer, one.array_operations)
     count = len(one.reductions)
-    for j, operation in enumerate(one.reductions):
-        factors = [f"float64({printer.number(x)})" for x in operation.operands]
-        body += [f"term{j} = {term_of(operation, factors)}", f"sum{j} = {joined(operation, j)}"]
-    matrices = matrix_names(recording)
-    for operation in one.matrix_operations:
-        name, text = matrices[operation.result], printer.number(operation.operands[0])
-        text = f"float32({text})"  # the widest that iterations are taken in
-        body += element_write(layout, name, text)
+    if layout.block == 1:
+        loop = ["for i in range(count):", *indented(_reduce_body(layout, one, True), 4)]
+    else:
+        loop = over_blocks(layout, lambda is_special: _reduce_body(layout, one, is_special))
     return in_flushed_mode(
         layout,
         f"def reduce_{k}(control, first_chunk, last_chunk):",
@@ -90,13 +80,30 @@ def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
             "    for chunk in range(first_chunk, last_chunk):",
             *indented(chunk_reads(layout), 8),
             *(f"        sum{j} = 0.0" for j in range(count)),
-            *indented(over_elements(layout, body, ()), 8),
+            *indented(loop, 8),
             *(
                 f"        store_float64(partials, chunk * {count} + {j}, sum{j})"
                 for j in range(count)
             ),
         ],
     )
+
+
+def _reduce_body(layout: Layout, one: Pass, is_special: bool) -> list[str]:
+    """Return what adds an element to each reduction."""
+    recording = layout.form.recording()
+    names = array_names(recording)
+    printer = ExpressionPrinter(KERNEL_SPELLING, names, layout.compute, truths_of(recording))
+    body = element_body(layout, printer, one.array_operations, is_special=is_special)
+    for j, operation in enumerate(one.reductions):
+        factors = [f"float64({printer.number(x)})" for x in operation.operands]
+        body += [f"term{j} = {term_of(operation, factors)}", f"sum{j} = {joined(operation, j)}"]
+    matrices = matrix_names(recording)
+    for operation in one.matrix_operations:
+        name, text = matrices[operation.result], printer.number(operation.operands[0])
+        text = f"float32({text})"  # the widest that iterations are taken in
+        body += element_write(layout, name, text)
+    return body
 
 
 def term_of(reduction: Operation, factors: Sequence[str]) -> str:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steprule.engines.cpu.kernel_text import Layout, matrix_names, scalar_row, source_of
+from steprule.engines.cpu.kernel_text import source_of
+from steprule.engines.cpu.layout import Layout, matrix_names, scalar_row
 from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
 from steprule.engines.cpu.reduction_text import (
     finish_names,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.engines.cpu.kernel_text import Layout, scalar_row
+from steprule.engines.cpu.layout import Layout, scalar_row
 from steprule.engines.cpu.memory import PLAIN
 from steprule.engines.engine import Leaf
 from steprule.engines.kernel_cache.cache import CompilationError, Library, library_for

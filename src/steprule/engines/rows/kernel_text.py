@@ -11,15 +11,8 @@ from __future__ import annotations
 import enum
 import functools
 
-from steprule.engines.cpu.kernel_text import (
-    Layout,
-    columns_with_offsets,
-    element_loop,
-    in_flushed_mode,
-    indented,
-    scalar_reads,
-    source_of,
-)
+from steprule.engines.cpu.kernel_text import element_loop, scalar_reads, source_of
+from steprule.engines.cpu.layout import Layout, columns_with_offsets, in_flushed_mode, indented
 from steprule.engines.native.control_block import Control
 
 # Rows are asked for so many rows before their turn: they lie anywhere in the table.
@@ -97,7 +90,7 @@ def rows_source_of(layout: Layout) -> str:
 
 
 def _rows_source(layout: Layout) -> str:
-    storage = dict(layout.formats)["grad"]
+    storage = layout.element_format("grad")
     size = storage.columns[0].bytes_for(1)
     own, other, total = (
         storage.kernel_read([name], "i")

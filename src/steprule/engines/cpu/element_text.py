@@ -1,0 +1,140 @@
+"""The text for one element: its numbers read, computed with, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from steprule.engines.cpu.layout import Layout, column_names, matrix_names
+from steprule.engines.printing import ExpressionPrinter, scalar_divisors
+from steprule.formats import BlockFormat
+from steprule.formats.random_bits import kernel_key, kernel_origin, kernel_word
+from steprule.language.recording import Operation, Value
+
+
+def element_body(
+    layout: Layout,
+    printer: ExpressionPrinter,
+    operations: Iterable[Operation],
+    *,
+    is_special: bool = True,
+) -> list[str]:
+    """Return what reads an element of each array and carries out operations on them.
+
+    Args:
+        layout: what the kernel is for.
+        printer: with the names of what is known; it learns those of the arrays and results.
+        operations: in order.
+        is_special: whether a block may have elements that are not finite.
+    """
+    arrays = layout.form.recording().array_inputs
+    return [
+        *array_reads(layout, printer, arrays, is_special=is_special),
+        *operation_lines(layout, printer, operations),
+    ]
+
+
+def array_reads(
+    layout: Layout,
+    printer: ExpressionPrinter,
+    arrays: Iterable[str],
+    *,
+    is_special: bool = True,
+) -> list[str]:
+    """Return what reads an element of some arrays."""
+    recording = layout.form.recording()
+    body = []
+    for name in arrays:
+        storage, read = dict(layout.formats)[name], f"{name}_stored"
+        printer.names[recording.array_inputs[name]] = f"{name}_value"
+        addresses = column_names(name, storage)
+        if isinstance(storage, BlockFormat):
+            body += storage.kernel_decode(name, addresses, read, is_special=is_special)
+        else:
+            read = layout.element_format(name).kernel_read(addresses, layout.index)
+        body.append(f"{name}_value = {layout.compute}({read})")
+    return body
+
+
+def matrix_reads(layout: Layout, printer: ExpressionPrinter) -> list[str]:
+    """Return what reads an element of each matrix operation's result."""
+    body = []
+    for value, name in matrix_names(layout.form.recording()).items():
+        storage = layout.element_format(name)
+        read = storage.kernel_read(column_names(name, storage), layout.index)
+        printer.names[value] = f"{name}_value"
+        body.append(f"{name}_value = {layout.compute}({read})")
+    return body
+
+
+def operation_lines(
+    layout: Layout, printer: ExpressionPrinter, operations: Iterable[Operation]
+) -> list[str]:
+    """Return what carries out operations."""
+    divisors = scalar_divisors(layout.form.recording())
+    body = []
+    for operation in operations:
+        name = printer.names[operation.result] = f"x{operation.result.index}"
+        divisor = operation.operands[-1]
+        if operation.name == "div" and divisor in divisors:
+            # One division a tensor instead of one an element; half an ulp apart at most.
+            dividend = operation.operands[0]
+            assert isinstance(divisor, Value)
+            text = f"({printer.number(dividend)} * r{divisor.index})"
+        else:
+            text = printer.expression(operation)
+        body.append(f"{name} = {text}")
+    return body
+
+
+def written_arrays(layout: Layout) -> dict[str, Value | float]:
+    """Return the arrays that an update changes, with their new values."""
+    recording = layout.form.recording()
+    known = dict(layout.formats)
+    return {
+        name: output
+        for name, output in recording.outputs.items()
+        if output is not None and name in known and output != recording.array_inputs.get(name)
+    }
+
+
+def element_write(layout: Layout, name: str, value: str) -> list[str]:
+    """Return what stores an element of an array without blocks."""
+    storage = layout.element_format(name)
+    words = random_word(layout, name) if dict(layout.formats)[name].is_random else []
+    addresses = column_names(name, storage)
+    return [*words, *storage.kernel_write(addresses, layout.index, value, "word")]
+
+
+def random_word(layout: Layout, name: str) -> list[str]:
+    """Return what gives ``word`` the random bits of an array's element."""
+    return kernel_word("word", f"{name}_origin", "i" if layout.block == 1 else "place")
+
+
+def random_keys(layout: Layout, arrays: Collection[str]) -> list[str]:
+    """Return what gives arrays that are rounded at random the keys of a chunk's random bits."""
+    random = _random(layout, arrays)
+    if not random:
+        return []
+    assert layout.count is not None
+    dtypes, numbers = dict(layout.count_dtypes), dict(layout.numbers)
+    row = list(dtypes).index(layout.count)
+    lines = [
+        f"step_address = load_int64(counts, {row} * tensors + tensor)",
+        f"step = int64(load_{dtypes[layout.count]}(step_address, 0))",
+        "key = load_int64(keys, tensor)",
+    ]
+    for name in random:
+        lines += kernel_key(f"{name}_key", "key", "step", numbers[name], "start")
+    return lines
+
+
+def random_origins(layout: Layout, arrays: Collection[str], index: str) -> list[str]:
+    """Return what the random bits of elements from number ``index`` (int32) on start from."""
+    return [
+        kernel_origin(f"{name}_origin", index, f"{name}_key") for name in _random(layout, arrays)
+    ]
+
+
+def _random(layout: Layout, arrays: Iterable[str]) -> list[str]:
+    formats = dict(layout.formats)
+    return [name for name in arrays if formats[name].is_random]
