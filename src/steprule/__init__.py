@@ -21,6 +21,7 @@ from steprule import optimizer as optimizer
 from steprule import schedules as schedules
 from steprule import swa_utils as swa_utils
 from steprule.engines.native.switch import set_native_loops as set_native_loops
+from steprule.formats.choices import register_state_format as register_state_format
 from steprule.language.rule import Range as Range
 from steprule.language.rule import Slot as Slot
 from steprule.language.rule import rule as rule
@@ -48,6 +49,7 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "plot_schedule",
         "register_optimizer_step_post_hook",
         "register_optimizer_step_pre_hook",
+        "register_state_format",
         "rule",
         "schedules",
         "set_learning_rate",

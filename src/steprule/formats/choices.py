@@ -98,6 +98,22 @@ def formats_by_part() -> dict[str, Format]:
     return {column.part: storage for storage in found for column in storage.columns if column.part}
 
 
+def kept_storing(
+    group: Mapping[str, Any], own: Collection[str]
+) -> tuple[dict[str, Any], frozenset[str]]:
+    """Return what loading a state dict leaves as it is in a group: how things are stored.
+
+    That is a matter of the memory that there is now, not of the run that was saved; the seed of
+    random bits is one of the run.
+
+    Returns:
+        The options that the group has, and the names of those that it must not get.
+    """
+    names = [name for name in STORING if name != "rounding_seed" and name not in own]
+    kept = {name: group[name] for name in names if name in group}
+    return kept, frozenset(names) - kept.keys()
+
+
 def storing_of(options: Mapping[str, Any], own: Collection[str] = ()) -> StoringOptions:
     """Return how a group with these options stores what it has.
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from steprule.formats.choices import STORING, check_storing, storing_of
+from steprule.formats.choices import STORING, check_storing, kept_storing, storing_of
+from steprule.formats.storage import ROUNDING_STEP
 from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
 from steprule.optimizer.explain import Explanation, explanation_of, pass_notes
@@ -40,7 +41,9 @@ from steprule.planning.plan import PassedOver, Plan
 from steprule.planning.settings import FLAGS, Context, Kind, requested_engine
 from steprule.planning.step_record import LastStep, StepRecord
 from steprule.schedules import Schedule
+from steprule.state.loading import loaded_entry, plain_entry
 from steprule.state.making import ensure_state, unchanged_state
+from steprule.state.sizes import StateBytes, state_bytes_of
 from steprule.state.state_dict import LoadPlan, StateDict, cast_state, moved, packed_state
 
 __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
@@ -436,12 +439,33 @@ class Optimizer(torch.optim.Optimizer):
                 packed = returned
         return packed
 
+    def torch_state_dict(self) -> StateDict:
+        """Return the state dict as torch's optimizer of the same name reads it.
+
+        All state in plain tensors of each parameter's dtype, whatever the format it is stored in.
+        :meth:`state_dict` is that already where nothing has a format.
+        """
+        packed = self.state_dict()
+        params = [p for group in self.param_groups for p in group["params"]]
+        kinds = [self._kind_of(g) for g in self.param_groups for _ in g["params"]]
+        entries: dict[Any, Any] = dict(packed["state"])
+        for i, (param, kind) in enumerate(zip(params, kinds, strict=True)):
+            if kind is not None and isinstance(entries.get(i), Mapping):
+                entries[i] = plain_entry(kind.rule, param, entries[i])
+        groups = [
+            {key: value for key, value in group.items() if key not in STORING}
+            for group in packed["param_groups"]
+        ]
+        return {**packed, "state": entries, "param_groups": groups}
+
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Take over a state dict, of this class or of torch's class of the same name.
 
-        State is cast to each parameter's dtype and device, as torch does. ``param_groups``, its
-        dicts and ``state`` stay the same objects. Options that the state dict lacks keep the
-        values they have; what else stands in a group (a scheduler's ``initial_lr``) does not.
+        State is cast to each parameter's dtype and device, as torch does, or put into the format
+        that this optimizer's groups ask for; how things are stored is not loaded.
+        ``param_groups``, its dicts and ``state`` stay the same objects. Options that the state dict
+        lacks keep the values they have; what else stands in a group (a scheduler's ``initial_lr``)
+        does not.
         At the end ``__setstate__`` is called, as torch does, with what is then in force.
 
         Raises:
@@ -457,12 +481,9 @@ class Optimizer(torch.optim.Optimizer):
         kinds = map(self._kind_of, self.param_groups)
         rules = [None if kind is None else kind.rule for kind in kinds]
         load = LoadPlan(
-            self.param_groups, rules, state_dict, self._known_options(), self._loaded_entry
+            self.param_groups, rules, state_dict, self._loaded_entry, self._loaded_group
         )
-        groups = [
-            unpacked_schedules({**group, **self.fixed, **self._own_flags(old)})
-            for group, old in zip(load.groups, self.param_groups, strict=True)
-        ]
+        groups = [unpacked_schedules(group) for group in load.groups]
         for i, group in enumerate(groups):
             self._check_loaded(group, i)
         kept = self.param_groups, self.state
@@ -496,22 +517,29 @@ class Optimizer(torch.optim.Optimizer):
         of_rule = () if rule is None else (*rule.options, *rule.flags, *FLAGS, "weight_decay", "lr")
         return {*self.defaults, *self.extras, *of_rule, SCHEDULES, STEP, "param_names"}
 
-    def _loaded_entry(self, param: Tensor, entry: Any, flags: Mapping[str, Any]) -> Any:
-        """Return a parameter's loaded state as it is kept; ``flags`` is its saved group."""
-        cast = cast_state(param, entry, None, flags)
-        kind = self._kind_of(flags)
-        if kind is not None and isinstance(entry, dict):
-            # One number for a whole parameter was never rounded to the parameter's dtype.
-            device = param.device if flags.get("capturable") else None
-            for name, slot in kind.rule.slots.items():
-                if slot.is_scalar and isinstance(entry.get(name), Tensor):
-                    cast[name] = entry[name].to(device=device)
-        return cast
+    def _loaded_entry(self, param: Tensor, entry: Any, group: Mapping[str, Any]) -> Any:
+        """Return a parameter's loaded state as it is kept in its group."""
+        kind = self._kind_of(group)
+        if kind is None or not isinstance(entry, Mapping):
+            return cast_state(param, entry, None, group)
+        return loaded_entry(kind.rule, kind.options_of(group), param, entry)
 
-    def _own_flags(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """torch's flags that ask for an engine, where this optimizer was told one by name."""
-        names = ("foreach", "fused") if self.engine != "auto" else ()
-        return {name: group[name] for name in names if name in group}
+    def _loaded_group(self, group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a group is once a saved one has been loaded.
+
+        Options that an older checkpoint does not know keep the values they have now. Nothing else
+        does, for what a scheduler has left there would count for the next one: but for what asks
+        for an engine, where this optimizer was told one by name, and how things are stored.
+        """
+        known = self._known_options()
+        options = {key: value for key, value in group.items() if key in known}
+        kind = self._kind_of(group)
+        own = () if kind is None else (*kind.rule.options, *kind.rule.flags)
+        kept, not_wanted = kept_storing(group, own) if kind is not None else ({}, frozenset())
+        if self.engine != "auto":
+            kept |= {name: group[name] for name in ("foreach", "fused") if name in group}
+        merged = {**options, **saved, **self.fixed, **kept}
+        return {key: value for key, value in merged.items() if key not in not_wanted}
 
     def _check_loaded(self, group: Mapping[str, Any], index: int) -> None:
         self._check_group({**self.extras, **group}, f"loaded state dict, group {index}: ")
@@ -525,7 +553,8 @@ class Optimizer(torch.optim.Optimizer):
         target = torch.device(device)
         for entry in self.state.values():
             for key, value in entry.items() if isinstance(entry, dict) else ():
-                is_count = isinstance(value, Tensor) and value.dim() == 0 and key == "step"
+                is_count = key in ("step", ROUNDING_STEP)
+                is_count &= isinstance(value, Tensor) and value.dim() == 0
                 entry[key] = value if is_count else moved(value, target)
         self._plan = None
         return self
@@ -540,6 +569,14 @@ class Optimizer(torch.optim.Optimizer):
         in the step.
         """
         return self._record.as_seen()
+
+    def state_bytes(self) -> StateBytes:
+        """Return the bytes of the state there is, by slot and format; ``str()`` is a table.
+
+        Before the first step there is none: :meth:`init_state` makes it, on the meta device
+        without memory. A tensor subclass that is sharded counts with all of its shards.
+        """
+        return state_bytes_of(self.state)
 
     def explain(self) -> Explanation:
         """Which parameters run on which engine, and why where it is not the one asked for.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from itertools import chain
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from steprule.language.rule import Rule
 from steprule.state.labels import label_of
+from steprule.state.storing import column_shape, columns_in, format_in
 
 StateDict = dict[str, Any]
 
@@ -41,9 +41,9 @@ class LoadPlan:
         groups: the optimizer's.
         rules: of each group, None for one without.
         state_dict: what is to be loaded.
-        options: the keys of a group that keep their values where the state dict lacks them.
-        loaded_entry: makes of a parameter, its saved state and its saved group (what that lacks is
-            as in the present one) what is kept.
+        loaded_entry: makes of a parameter, its saved state and its group as it will be what is
+            kept.
+        merged: makes of a present group and its saved one what the group will be.
 
     Raises:
         TypeError: not a state dict.
@@ -56,8 +56,8 @@ class LoadPlan:
         groups: list[dict[str, Any]],
         rules: Sequence[Rule | None],
         state_dict: Mapping[str, Any],
-        options: Collection[str],
         loaded_entry: Callable[[Tensor, Any, Mapping[str, Any]], Any],
+        merged: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
     ) -> None:
         for key in ("state", "param_groups"):
             if not isinstance(state_dict, Mapping) or key not in state_dict:
@@ -81,11 +81,10 @@ class LoadPlan:
                 zip(group["params"], saved_group["params"], strict=True)
             )
         }
-        flags_of = {
-            key: {**group, **saved_group}
+        self.groups = [
+            {**merged(group, saved_group), "params": group["params"]}
             for group, saved_group in zip(groups, saved, strict=True)
-            for key in saved_group["params"]
-        }
+        ]
         self.state: dict[Any, Any] = {}
         for key, entry in state_dict["state"].items():
             if key not in owners:
@@ -93,11 +92,7 @@ class LoadPlan:
                 continue
             param, group, i, position = owners[key]
             _check_entry(rules[i], param, entry, label_of(group, i, position))
-            self.state[param] = loaded_entry(param, entry, flags_of[key])
-        self.groups = [
-            _merged(group, saved_group, options)
-            for group, saved_group in zip(groups, saved, strict=True)
-        ]
+            self.state[param] = loaded_entry(param, entry, self.groups[i])
 
     def _check_groups(self, saved: list[dict[str, Any]]) -> None:
         if len(saved) != len(self._groups):
@@ -121,25 +116,26 @@ def _check_entry(rule: Rule | None, param: Tensor, entry: Any, label: str) -> No
         raise TypeError(f"loaded state of {label} must be a dict, got {entry!r}")
     for name, slot in rule.slots.items():
         value = entry.get(name)
-        expected = slot.shape_for(param.shape)
-        if isinstance(value, Tensor) and not slot.is_scalar and value.shape != expected:
+        if not isinstance(value, Tensor) or slot.is_scalar:
+            continue
+        try:
+            storage = format_in(name, entry)
+        except KeyError:
             raise ValueError(
-                f"loaded state {name!r} of {label} has shape {tuple(value.shape)}, the "
-                f"parameter has {tuple(param.shape)}: the model differs from the one saved, "
-                "or its parameters are in another order"
-            )
-
-
-def _merged(
-    group: Mapping[str, Any], saved: Mapping[str, Any], options: Collection[str]
-) -> dict[str, Any]:
-    """Return a saved group with the parameters of the present one.
-
-    Options that an older checkpoint does not know keep the values they have now. Nothing else
-    does: what a scheduler has left there since would count for the next one.
-    """
-    kept = {key: value for key, value in group.items() if key in options}
-    return {**kept, **saved, "params": group["params"]}
+                f"loaded state {name!r} of {label} is {value.dtype}, in no format that is known: "
+                "register its format (steprule.register_state_format) before loading"
+            ) from None
+        shape = slot.shape_for(param.shape)
+        if shape is None:
+            continue
+        for column, tensor in zip(storage.columns, columns_in(name, entry, storage), strict=True):
+            expected = column_shape(column, torch.Size(shape))
+            if tensor.shape != expected:
+                raise ValueError(
+                    f"loaded state {name!r} of {label} has shape {tuple(tensor.shape)}, the "
+                    f"parameter has {tuple(param.shape)}: the model differs from the one saved, "
+                    "or its parameters are in another order"
+                )
 
 
 def cast_state(param: Tensor, value: Any, key: str | None, flags: Mapping[str, Any]) -> Any:
@@ -168,16 +164,3 @@ def moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(moved(v, device) for v in value)
     return value
-
-
-def state_bytes(state: Mapping[Any, Any]) -> int:
-    """Return the bytes held by all tensors of the state."""
-
-    def of(value: Any) -> int:
-        if isinstance(value, Tensor):
-            return value.numel() * value.element_size()
-        if isinstance(value, Mapping):
-            return sum(map(of, value.values()))
-        return sum(map(of, value)) if isinstance(value, (list, tuple)) else 0
-
-    return sum(map(of, chain(state.values())))
