@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -67,19 +68,25 @@ _STATE_FORMATS: dict[str, StateFormat] = {
 def register_state_format(name: str, signed: Format, unsigned: Format | None = None) -> None:
     """Let ``state_format=name`` be said of every optimizer.
 
+    What is stored must tell its format: by the name of a column beside the array's own, or by a
+    dtype that is not floating. The same must be registered before a state dict is loaded.
+
     Args:
         name: a word that is not taken.
         signed: how slots that may be negative are stored.
         unsigned: how those are that are never negative; as the others by default.
 
     Raises:
-        ValueError: there is such a format, or one with columns of the same name.
+        ValueError: there is such a format, or one with the same columns.
     """
     found = StateFormat(signed, unsigned or signed)
-    parts = {column.part for part in (signed, found.unsigned) for column in part.columns} - {""}
-    if name in state_format_names() or not parts.isdisjoint(formats_by_part()):
+    known = formats_by_column()
+    if name in state_format_names() or any(
+        column_that_tells(x) in known for x in (found.signed, found.unsigned)
+    ):
         raise ValueError(f"state format {name!r} is known already, or one of its columns is")
     _STATE_FORMATS[name] = found
+    formats_by_column.cache_clear()
 
 
 def state_format_names() -> tuple[str, ...]:
@@ -87,15 +94,23 @@ def state_format_names() -> tuple[str, ...]:
     return ("param", *_STATE_FORMATS)
 
 
-def formats_by_part() -> dict[str, Format]:
-    """Return the formats with more than one column by the name of the second."""
+def column_that_tells(storage: Format) -> tuple[str, torch.dtype]:
+    """Return the part and dtype of the column by which a format is known in a state dict."""
+    column = storage.columns[-1]
+    return column.part, column.dtype
+
+
+@functools.cache
+def formats_by_column() -> Mapping[tuple[str, torch.dtype], Format]:
+    """Return all formats that are not plain numbers by the column that tells them."""
     found: list[Format] = [
         SplitFormat(16),
         SplitFormat(8),
         *(KahanFormat(dtype) for dtype in _HALF),
         *(x for both in _STATE_FORMATS.values() for x in (both.signed, both.unsigned)),
     ]
-    return {column.part: storage for storage in found for column in storage.columns if column.part}
+    by_column = {column_that_tells(storage): storage for storage in found}
+    return {key: x for key, x in by_column.items() if key[0] or key[1] not in FLOATING}
 
 
 def kept_storing(

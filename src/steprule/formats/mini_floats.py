@@ -164,7 +164,7 @@ class MiniFloat:
             chosen = torch.where(magnitude < least, small - _ONE_EXPONENT, magnitude)
         codes = (chosen + random >> self._shift) - ((exponents - self._top) << self.mantissa)
         if not self.is_signed:
-            codes = torch.maximum(codes, bits.clamp_max(1))
+            codes = torch.maximum(codes, torch.where(magnitude == 0, 0, bits).clamp_max(1))
         if self._has_infinity:
             codes = torch.where(magnitude == INFINITY, self._infinity, codes)
         is_nan = magnitude > INFINITY if self._has_infinity else ~is_finite

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from steprule.formats.choices import STORING, check_storing, kept_storing, storing_of
+from steprule.formats.choices import (
+    STORING,
+    check_param,
+    check_storing,
+    kept_storing,
+    storing_of,
+)
 from steprule.formats.storage import ROUNDING_STEP
 from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
@@ -41,6 +47,7 @@ from steprule.planning.plan import PassedOver, Plan
 from steprule.planning.settings import FLAGS, Context, Kind, requested_engine
 from steprule.planning.step_record import LastStep, StepRecord
 from steprule.schedules import Schedule
+from steprule.state.labels import label_of
 from steprule.state.loading import loaded_entry, plain_entry
 from steprule.state.making import ensure_state, unchanged_state
 from steprule.state.sizes import StateBytes, state_bytes_of
@@ -200,6 +207,11 @@ class Optimizer(torch.optim.Optimizer):
                 )
         self._check_group({**self.extras, **group}, where)
         check_tensors(params, names, where, bool(group.get("differentiable")))
+        kind = self._kind_of(group)
+        if kind is not None:
+            storing = storing_of(kind.options_of(group), kind.rule.options)
+            for i, param in enumerate(params):
+                check_param(storing, param, label_of(group, len(self.param_groups), i))
         self._check_params(params, names, where)
         return group
 

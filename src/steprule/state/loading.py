@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steprule.formats import Format
 from steprule.formats.choices import param_format, storing_of
-from steprule.formats.floating import FLOATING, compute_dtype
+from steprule.formats.floating import FLOATING, FloatingFormat, compute_dtype
 from steprule.formats.storage import ROUNDING_STEP, key_of
 from steprule.language.rule import Rule
 from steprule.state.state_dict import cast_state
@@ -45,7 +45,7 @@ def loaded_entry(
             continue
         present = format_in(name, entry)
         wanted = wanted_format(slot, options, storing, param)
-        is_plain = len(present.columns) == 1
+        is_plain = isinstance(present, FloatingFormat)
         if wanted is None and is_plain:
             continue  # cast as in torch
         wanted = wanted or FLOATING[param.dtype]
@@ -104,7 +104,7 @@ def plain_entry(rule: Rule, param: Tensor, entry: Mapping[str, Any]) -> dict[str
             plain[key] = value
             continue
         present = format_in(key, entry)
-        if len(present.columns) == 1:
+        if isinstance(present, FloatingFormat):
             plain[key] = value.to(param.dtype)
         else:
             columns = columns_in(key, entry, present)

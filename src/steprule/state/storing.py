@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from steprule.formats import Column, Format
-from steprule.formats.choices import StoringOptions, formats_by_part, param_format, slot_format
-from steprule.formats.floating import FLOATING, compute_dtype
+from steprule.formats.choices import StoringOptions, formats_by_column, param_format, slot_format
+from steprule.formats.floating import FLOATING, FloatingFormat, compute_dtype
 from steprule.formats.storage import key_of
 from steprule.language.rule import Slot
 
@@ -27,11 +27,12 @@ def format_in(name: str, entry: Mapping[str, Any]) -> Format:
         KeyError: none that is known.
     """
     prefix = f"{name}:"
-    known = formats_by_part()
     for key in entry:
         if isinstance(key, str) and key.startswith(prefix):
-            return known[key.removeprefix(prefix)]
-    return FLOATING[entry[name].dtype]
+            return formats_by_column()[key.removeprefix(prefix), entry[key].dtype]
+    dtype = entry[name].dtype
+    plain = FLOATING.get(dtype)
+    return formats_by_column()["", dtype] if plain is None else plain
 
 
 def columns_in(name: str, entry: Mapping[str, Any], storage: Format) -> list[Tensor]:
@@ -102,7 +103,7 @@ def store_anew(
         The format that it has then.
     """
     present = format_in(name, entry)
-    is_plain = len(present.columns) == 1
+    is_plain = isinstance(present, FloatingFormat)
     if wanted is None and is_plain:
         return FLOATING[entry[name].dtype]
     target = FLOATING[param.dtype] if wanted is None else wanted

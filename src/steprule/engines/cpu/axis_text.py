@@ -12,7 +12,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 
-from steprule.engines.cpu.element_text import element_body
+from steprule.engines.cpu.element_text import (
+    element_body,
+    element_write,
+    random_keys,
+    random_origins,
+    written_arrays,
+)
 from steprule.engines.cpu.kernel_text import chunk_reads, prepare_source, table_reads
 from steprule.engines.cpu.layout import (
     Layout,
@@ -242,12 +248,13 @@ class _Printer:
         operations = update_operations(recording)
         before, inner = self._each_reads(_operands(operations), names)
         inner += element_body(self._layout, printer, operations)
-        for name, value in recording.array_inputs.items():
-            output = recording.outputs.get(name)
-            if output is not None and output != value:
-                storage, text = self._layout.element_format(name), printer.number(output)
-                inner += storage.kernel_write(column_names(name, storage), "i", text)
-        return _over_elements(before, inner, [])
+        written = [name for name in written_arrays(self._layout) if name in recording.array_inputs]
+        for name in written:
+            text = printer.number(recording.outputs[name] or 0.0)
+            inner += element_write(self._layout, name, text)
+        keys = random_keys(self._layout, written)
+        origins = random_origins(self._layout, written, "int32(start)")
+        return [*keys, *origins, *_over_elements(before, inner, [])]
 
     def _slot_stores(self, name: str, value: Value) -> list[str]:
         """Return what writes a slot of rows or columns."""

@@ -120,8 +120,8 @@ def _state_refusal(leaf: Leaf, form: Form) -> str | None:
             return f"the format of {name!r}, {kept.name}, has no text for kernels"
     if not storage.is_plain and not leaf.param.is_contiguous():
         return "the parameter's elements are not in the order of its axes, as its format needs"
-    if not storage.is_plain and form.recording().has_axes:
-        return "the rule tells rows from columns, and the parameter or its state has a format"
+    if storage.has_blocks and form.recording().has_axes:
+        return "the rule tells rows from columns, and its state is stored in blocks"
     for name in storage.keys:
         slot = leaf.state[name]
         if type(slot) not in PLAIN or slot.device.type != "cpu":
