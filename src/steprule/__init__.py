@@ -26,6 +26,8 @@ from steprule.language.rule import Range as Range
 from steprule.language.rule import Slot as Slot
 from steprule.language.rule import rule as rule
 from steprule.optimizer import Optimizer as Optimizer
+from steprule.optimizer.backward_steps import accumulating as accumulating
+from steprule.optimizer.backward_steps import step_in_backward as step_in_backward
 from steprule.optimizer.combined import combine as combine
 from steprule.optimizer.custom import make_optimizer as make_optimizer
 from steprule.optimizer.learning_rate import set_learning_rate as set_learning_rate
@@ -41,6 +43,7 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "Optimizer",
         "Range",
         "Slot",
+        "accumulating",
         "combine",
         "lr_scheduler",
         "make_optimizer",
@@ -54,6 +57,7 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "schedules",
         "set_learning_rate",
         "set_native_loops",
+        "step_in_backward",
         "swa_utils",
         "warm",
         *(_optimizer.__name__ for _optimizer in OPTIMIZERS.values()),

@@ -6,7 +6,7 @@ import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, TypeAlias, cast, overload
+from typing import Any, ClassVar, Protocol, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor
@@ -73,6 +73,18 @@ _HOOKS = (
 )
 
 
+class StepsInBackward(Protocol):
+    """What updates parameters as soon as they have a gradient (``backward_steps.py``)."""
+
+    is_accumulating: bool
+
+    def attach(self, group: int) -> None:
+        """Take a group's parameters as well."""
+
+    def end_step(self) -> bool:
+        """End a step; tell whether no gradient was left over."""
+
+
 class Optimizer(torch.optim.Optimizer):
     """Base of all optimizers: holds parameter groups and state, and carries out steps.
 
@@ -128,6 +140,7 @@ class Optimizer(torch.optim.Optimizer):
     _record: StepRecord
     _is_stepping: bool
     _has_warned: bool
+    _backward_steps: StepsInBackward | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -163,6 +176,7 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("_record", StepRecord())
         self.__dict__.setdefault("_is_stepping", False)
         self.__dict__.setdefault("_has_warned", False)
+        self.__dict__.setdefault("_backward_steps", None)
         self._warned_capturable_if_run_uncaptured = True
         self._patch_step_function()
 
@@ -184,6 +198,12 @@ class Optimizer(torch.optim.Optimizer):
         group = self._new_group(param_group, where, steps_seen(self.param_groups))
         check_against_others(group, self.param_groups)
         self.param_groups.append(group)
+        if self._backward_steps is not None:
+            try:
+                self._backward_steps.attach(len(self.param_groups) - 1)
+            except ValueError:
+                self.param_groups.pop()
+                raise
 
     def _new_group(self, param_group: Mapping[str, Any], where: str, step: int) -> dict[str, Any]:
         """Return a checked group with all options, its schedules at this step."""
@@ -281,6 +301,9 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._backward_steps is not None and self._backward_steps.end_step():
+            advance_schedules(self.param_groups)
+            return loss
         plan = self._plan
         if plan is not None and not self._is_own(plan):
             plan = self._plan = None

@@ -18,7 +18,8 @@ from torch import Tensor
 from steprule.engines.square_sums import SquareSums, SumsSquares, is_finite, square_sums_of
 from steprule.language.guards import clip_factor
 from steprule.planning.assignment import PlannedRunner, tell_numbers
-from steprule.planning.settings import Settings
+from steprule.planning.lagged_norms import LaggedNorms
+from steprule.planning.settings import Place, Settings
 from steprule.planning.step_record import StepRecord, exact_sum
 from steprule.state.labels import label_of
 
@@ -33,6 +34,8 @@ class GradientGuards:
         settings: of each group; the plan's own list.
         parts: the plan's runners.
         record: what is left for who asks.
+        origin: where the only parameter stands in the optimizer, if there is no other.
+        norms: those of the step before, by which it is clipped then.
 
     Attributes:
         factors: what each group's gradients are multiplied by.
@@ -44,8 +47,11 @@ class GradientGuards:
         settings: Sequence[Settings],
         parts: Sequence[PlannedRunner],
         record: StepRecord,
+        origin: Place | None = None,
+        norms: LaggedNorms | None = None,
     ) -> None:
         self._settings, self._parts, self._record = settings, parts, record
+        self._origin, self._norms = origin, norms
         runners = [part.runner for part in parts]
         self._summing = [one if isinstance(one, SumsSquares) else None for one in runners]
         self.factors: list[Any] = [1.0] * len(settings)
@@ -77,6 +83,9 @@ class GradientGuards:
             for part, summing in zip(self._parts, self._summing, strict=True)
         ]
         settings = self._settings
+        if self._norms is not None and self._origin is not None:
+            self._clip_by_known(self._norms, self._origin.group, sums)
+            return True
         watched = [i for i, s in enumerate(settings) if s.on_nonfinite != "propagate"]
         total: Any = None
         over_all = [i for i, s in enumerate(settings) if s.clip_over == "all"]
@@ -96,6 +105,18 @@ class GradientGuards:
                 self._put(i, factors[i])
         self._record.note(sums, factors)
         return True
+
+    def _clip_by_known(
+        self, norms: LaggedNorms, group: int, sums: Sequence[tuple[SquareSums, Any]]
+    ) -> None:
+        """Clip the only parameter by norms that are known, to which its own is added."""
+        for of_part, _ in sums:
+            numbers = of_part.tolist() if isinstance(of_part, Tensor) else of_part
+            norms.add(group, sum(numbers))
+        (settings,) = self._settings
+        over = settings.clip_over
+        assert over is not None
+        self._put(0, norms.factor(group, settings.numbers["clip_grad_norm"], over))
 
     def _put(self, group: int, factor: Any) -> None:
         if isinstance(factor, Tensor) or factor != self.factors[group]:

@@ -10,7 +10,6 @@ from steprule.formats.choices import check_param, storing_of
 from steprule.formats.floating import FLOATING
 from steprule.formats.random_bits import param_key
 from steprule.planning.settings import Context, Kind, Settings
-from steprule.state.labels import label_of
 from steprule.state.making import check_state, ensure_state
 
 
@@ -39,18 +38,9 @@ def make_state(context: Context, leaf: Leaf) -> None:
     leaf.storage = ensure_state(kind.rule, options, leaf.param, context.state, context.fresh)
     if leaf.storage.count is not None:
         seed = storing_of(options, kind.rule.options).rounding_seed
-        leaf.random_key = param_key(seed, _identity(context, leaf))
+        leaf.random_key = param_key(seed, context.place_of(leaf.group, leaf.position).identity)
     leaf.state = context.state.get(leaf.param, {})
     leaf.is_first = leaf.param in context.fresh
-
-
-def _identity(context: Context, leaf: Leaf) -> str:
-    """Return what tells a parameter from others for good: its name, or its index."""
-    names = context.groups[leaf.group].get("param_names")
-    if names is not None:
-        return str(names[leaf.position])
-    before = sum(len(group["params"]) for group in context.groups[: leaf.group])
-    return str(before + leaf.position)
 
 
 def _checked_leaf(context: Context, settings: Settings, group: int, position: int) -> Leaf:
@@ -58,7 +48,7 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
     grad = param.grad
     assert grad is not None
     options = context.groups[group]
-    label = label_of(options, group, position)
+    label = context.place_of(group, position).label
     if param.is_meta and options.get("fused"):
         # As torch: somebody forgot to give a model its memory, and a step would do nothing.
         raise RuntimeError(

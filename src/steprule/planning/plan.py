@@ -71,7 +71,9 @@ class Plan:
         self.assignments = [*assigned, *without]
         self._without_grad = [assignment.param for assignment in without]
         self._same_states = IdentityGuard(context.state.values())
-        self._guards = GradientGuards(self.settings, self._parts, context.record)
+        self._guards = GradientGuards(
+            self.settings, self._parts, context.record, context.origin, context.norms
+        )
         for i in range(len(self.settings)):
             self._tell_numbers(i)
         self._whole = WholeSteps.of(context, self.settings, self.assignments, self._parts)

@@ -15,7 +15,9 @@ from steprule.formats.choices import STORING, StoringOptions, check_storing, sto
 from steprule.language.form import Form, form_of
 from steprule.language.guards import GUARDS, check_guards, guards_of
 from steprule.language.rule import Rule
+from steprule.planning.lagged_norms import LaggedNorms
 from steprule.planning.step_record import StepRecord
+from steprule.state.labels import label_of
 
 _ENGINE_OPTIONS = ("foreach", "fused", "capturable", "differentiable")
 _SHARED_OPTIONS = ("maximize", "weight_decay", "decoupled_weight_decay")
@@ -47,11 +49,36 @@ class Kind:
         return {**self.extras, **group}
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter stands: in which group of an optimizer's, and where in it."""
+
+    groups: Sequence[Mapping[str, Any]]
+    group: int
+    position: int
+
+    @property
+    def label(self) -> str:
+        """The parameter's name in messages."""
+        return label_of(self.groups[self.group], self.group, self.position)
+
+    @property
+    def identity(self) -> str:
+        """What tells it from others for good: its name, or its index."""
+        names = self.groups[self.group].get("param_names")
+        if names is not None:
+            return str(names[self.position])
+        before = sum(len(group["params"]) for group in self.groups[: self.group])
+        return str(before + self.position)
+
+
 @dataclass
 class Context:
     """What a plan is made of: the optimizer's parts, without the optimizer.
 
-    ``kinds`` are those of a combined optimizer, by name, ``kind`` that of any other group.
+    ``kinds`` are those of a combined optimizer, by name, ``kind`` that of any other group. Where
+    the only group has one parameter of a larger optimizer, ``origin`` is its place there, and
+    ``norms`` are those that its gradients are clipped by.
     """
 
     kind: Kind
@@ -62,10 +89,16 @@ class Context:
     takers_of_sparse: Sequence[str] = ()
     record: StepRecord = field(default_factory=StepRecord)
     kinds: Mapping[str, Kind] = field(default_factory=dict)
+    origin: Place | None = None
+    norms: LaggedNorms | None = None
 
     def kind_of(self, group: Mapping[str, Any]) -> Kind:
         """Return what updates a group."""
         return self.kinds.get(group[KIND], self.kind) if self.kinds else self.kind
+
+    def place_of(self, group: int, position: int) -> Place:
+        """Return where a parameter stands among all of the optimizer."""
+        return self.origin or Place(self.groups, group, position)
 
 
 @dataclass

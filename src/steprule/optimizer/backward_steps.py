@@ -1,0 +1,251 @@
+"""Steps within the backward pass: each parameter is updated as soon as its gradient is there."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steprule.language.form import form_of
+from steprule.optimizer.base import Optimizer
+from steprule.planning.lagged_norms import LaggedNorms
+from steprule.planning.plan import Plan
+from steprule.planning.settings import Context, Kind, Place
+from steprule.planning.step_record import StepRecord
+
+# Wrappers that average gradients after the backward pass, by the names of their classes.
+_AVERAGING = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
+
+
+def step_in_backward(
+    model: nn.Module, make_optimizer: Callable[[Iterator[nn.Parameter]], Optimizer]
+) -> Optimizer:
+    """Make an optimizer that updates each parameter in the backward pass, and frees its gradient.
+
+    So there are never more gradients than a few: for large models the memory of one copy of the
+    weights less. Everything else is as with the optimizer that ``make_optimizer`` returns, which
+    is returned: state dicts, ``param_groups`` and schedules are its own, and ``step()`` is still
+    called once an iteration. It has nothing left to update, runs hooks and moves schedules on.
+
+    Gradients that are accumulated over several backward passes are kept inside
+    :func:`accumulating`, and released in the pass outside it.
+
+    Clipping: ``clip_grad_norm`` over each ``"param"`` as always; over ``"group"`` or ``"all"`` by
+    the norm of the *step before*, since this step's is known when all is done (nothing is clipped
+    at the first step). ``last_step`` has the norm of the last backward pass.
+
+    Args:
+        model: the module whose ``parameters()`` are handed on.
+        make_optimizer: makes the optimizer of them: a class of ours, or a function.
+
+    Raises:
+        TypeError: the optimizer is not one of ours, needs a closure, or the model averages its
+            gradients after the backward pass (``DistributedDataParallel``).
+        ValueError: an option that must see all gradients at once, named.
+
+    Example:
+        >>> import torch, steprule
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = steprule.step_in_backward(model, lambda p: steprule.AdamW(p, lr=1e-3))
+        >>> model(torch.ones(2, 4)).sum().backward()
+        >>> model.weight.grad is None, optimizer.state[model.weight]["step"].item()
+        (True, 1.0)
+        >>> optimizer.step()
+    """
+    kinds = [type(module).__name__ for module in model.modules()]
+    for name in _AVERAGING:
+        if name in kinds:
+            raise TypeError(
+                f"step_in_backward: {name} averages gradients after they are there; step as usual"
+            )
+    optimizer = make_optimizer(model.parameters())
+    if not isinstance(optimizer, Optimizer) or optimizer.needs_closure:
+        raise TypeError(
+            "step_in_backward needs an optimizer of steprule that takes a step without a closure, "
+            f"got {type(optimizer).__name__}"
+        )
+    optimizer._backward_steps = BackwardSteps(optimizer._context())
+    return optimizer
+
+
+@contextlib.contextmanager
+def accumulating(optimizer: Optimizer) -> Iterator[None]:
+    """Keep gradients in the backward passes inside, to be added to; nothing is updated.
+
+    Args:
+        optimizer: what :func:`step_in_backward` returned.
+
+    Raises:
+        ValueError: it is another one.
+
+    Example:
+        >>> import torch, steprule
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = steprule.step_in_backward(model, steprule.SGD)
+        >>> with steprule.accumulating(optimizer):
+        ...     model(torch.ones(2, 4)).sum().backward()
+        >>> model(torch.ones(2, 4)).sum().backward()  # the last one
+        >>> optimizer.step()
+    """
+    steps = optimizer._backward_steps
+    if steps is None:
+        raise ValueError(
+            "accumulating() is for optimizers that step in the backward pass (step_in_backward); "
+            "others add gradients up until step()"
+        )
+    before, steps.is_accumulating = steps.is_accumulating, True
+    try:
+        yield
+    finally:
+        steps.is_accumulating = before
+
+
+@dataclass
+class _Single:
+    """One parameter as a group of its own, and the plan of its steps."""
+
+    group: int
+    position: int
+    own: dict[str, Any] = field(default_factory=dict)
+    state: dict[Tensor, Any] = field(default_factory=lambda: defaultdict(dict))
+    plan: Plan | None = None
+
+
+class BackwardSteps:
+    """Hooks on an optimizer's parameters that update them one by one.
+
+    Args:
+        context: the optimizer's parts: not the optimizer, which holds this.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.is_accumulating = False
+        self._context = context
+        self._norms = LaggedNorms(context.record)
+        self._singles: dict[Tensor, _Single] = {}
+        self._handles: list[Any] = []
+        for i in range(len(context.groups)):
+            self.attach(i)
+
+    def attach(self, group: int) -> None:
+        """Put hooks on a group's parameters.
+
+        Raises:
+            ValueError: an option of the group that must see all gradients at once.
+        """
+        context = self._context
+        options = context.groups[group]
+        check_steps_in_backward(context.kind_of(options), options, f"group {group}: ")
+        me = weakref.ref(self)
+
+        def update(param: Tensor) -> None:
+            steps = me()
+            if steps is not None:
+                steps.step_one(param)
+
+        for position, param in enumerate(options["params"]):
+            self._singles[param] = _Single(group, position)
+            if param.requires_grad:
+                self._handles.append(param.register_post_accumulate_grad_hook(update))
+
+    def __del__(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def step_one(self, param: Tensor) -> None:
+        """Update a parameter by the gradient that it has got, and free that."""
+        if self.is_accumulating or param.grad is None:
+            return
+        single, context = self._singles[param], self._context
+        if param.grad.requires_grad:
+            raise RuntimeError(
+                "step_in_backward frees gradients in the backward pass, which create_graph=True "
+                f"keeps: {self._place(single).label}"
+            )
+        group = context.groups[single.group]
+        own = {key: value for key, value in group.items() if key != "params"}
+        if single.own.keys() != own.keys() | {"params"}:
+            single.own.clear()
+        single.own.update(own)
+        single.own.setdefault("params", [param])
+        self._share_state(single, param)
+        with torch.no_grad():
+            self._run(single)
+        if param in single.state:
+            context.state[param] = single.state[param]
+        param.grad = None
+
+    def _share_state(self, single: _Single, param: Tensor) -> None:
+        """Let the parameter's plan see its entry in the optimizer's state."""
+        state = self._context.state
+        if param in state:
+            single.state[param] = state[param]
+        else:
+            single.state.pop(param, None)
+
+    def _run(self, single: _Single) -> None:
+        plan = single.plan
+        if single.own.get("on_nonfinite", "propagate") != "propagate":  # set since
+            plan = None
+        try:
+            if plan is not None and plan.step_whole() is not None:
+                return
+            if plan is not None and plan.collect():
+                plan.run()
+                return
+            single.plan = plan = None
+            options = self._context.groups[single.group]
+            kind = self._context.kind_of(options)
+            check_steps_in_backward(kind, options, f"group {single.group}: ")
+            plan = single.plan = Plan(self._context_of(single), for_step=True)
+            plan.run_admitted()
+        except BaseException:
+            if plan is not None:
+                plan.let_go()
+            raise
+
+    def _context_of(self, single: _Single) -> Context:
+        """Return the context of one parameter, in which it is the only one."""
+        return replace(
+            self._context,
+            groups=[single.own],
+            state=single.state,
+            record=StepRecord(),
+            origin=self._place(single),
+            norms=self._norms,
+        )
+
+    def _place(self, single: _Single) -> Place:
+        return Place(self._context.groups, single.group, single.position)
+
+    def end_step(self) -> bool:
+        """End a step; tell whether no gradient was left over."""
+        groups = self._context.groups
+        self._norms.turn(len(groups))
+        return not any(param.grad is not None for group in groups for param in group["params"])
+
+
+def check_steps_in_backward(kind: Kind, options: Mapping[str, Any], where: str) -> None:
+    """Refuse what must see all gradients at once.
+
+    Raises:
+        ValueError: naming it.
+    """
+    given, rule = kind.options_of(options), kind.rule
+    reason = ""
+    if given.get("on_nonfinite", "propagate") != "propagate":
+        reason = f"on_nonfinite={given['on_nonfinite']!r} must see all gradients before any update"
+    elif given.get("differentiable"):
+        reason = "differentiable=True needs the gradients after the update"
+    elif rule.is_recorded and form_of(rule, given).recording().shared_reductions:
+        reason = f"{kind.name} sums over several parameters"
+    if reason:
+        raise ValueError(
+            f"{where}{reason}: it can't step in the backward pass. Step as usual, or leave it out"
+        )
