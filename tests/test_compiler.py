@@ -37,11 +37,14 @@ class InPython:
         self.functions = functions_of(source, names)
 
 
-def trained(case: Case, dtype: torch.dtype) -> list[torch.Tensor]:
+# Few, for Python takes microseconds where a kernel takes nanoseconds; some fill no vector.
+SIZES = (67, 1, 32)
+
+
+def trained(case: Case, dtype: torch.dtype, sizes: tuple[int, ...] = SIZES) -> list[torch.Tensor]:
     """Parameters and state after some steps by the fused engine."""
     torch.manual_seed(0)
-    # Few, for Python takes microseconds where a kernel takes nanoseconds; some fill no vector.
-    params = [torch.randn(size).to(dtype).requires_grad_() for size in (67, 1, 32)]
+    params = [torch.randn(size).to(dtype).requires_grad_() for size in sizes]
     optimizer = case.ours(params, engine="fused", **case.options)
     for _ in gradients(params, 4):
         with np.errstate(all="ignore"):
@@ -69,6 +72,38 @@ def test_kernels_do_what_their_text_says(
     bound = 1e-13 if has_reductions(case.name) and dtype is torch.float64 else 0.0
     for one, other in zip(made, trained(case, dtype), strict=True):
         torch.testing.assert_close(one, other, rtol=bound, atol=bound, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "state_format", "rounding"),
+    [
+        ("Adam", torch.float32, "int8", "nearest"),
+        ("Adam", torch.bfloat16, "int4", "split24"),
+        ("Adam", torch.bfloat16, "bfloat16", "split"),
+        ("SGD", torch.bfloat16, "int8", "kahan"),
+        ("LAMB", torch.float16, "int4", "stochastic"),
+        ("NAdam", torch.float64, "int8", "nearest"),
+    ],
+)
+def test_kernels_of_formats_do_what_their_text_says(
+    name: str,
+    dtype: torch.dtype,
+    state_format: str,
+    rounding: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options: dict[str, Any] = {
+        "state_format": state_format,
+        "param_rounding": rounding,
+        "state_format_min_size": 0,
+        **({"momentum": 0.9} if name == "SGD" else {}),
+    }
+    case, sizes = Case(name, options), (259, 7)  # whole blocks, and an odd rest
+    made = trained(case, dtype, sizes)
+    monkeypatch.setattr(NativeStep, "takes", lambda _: False)
+    monkeypatch.setattr(runner, "library_for", lambda s, n, **_: InPython(s, n))
+    for one, other in zip(made, trained(case, dtype, sizes), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 PROGRAMS = {

@@ -205,6 +205,31 @@ def list_command() -> None:
     print_optimizers()
 
 
+@app.command("memory")
+def memory_command(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Shapes (4096x4096,32*4096), a safetensors file, or module:function that makes "
+            "a model.",
+        ),
+    ],
+    optimizer: Annotated[str, typer.Option(help="A name as in `steprule list`.")] = "adamw",
+    dtype: Annotated[
+        str | None, typer.Option(help="Of the parameters.", show_default="their own")
+    ] = None,
+    options: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=VALUE,...", help="Options of the optimizer: momentum=0.9."),
+    ] = None,
+) -> None:
+    """Print the bytes that weights, state and gradients take for each choice of formats."""
+    from steprule.cli.memory import print_memory
+
+    print_memory(sources, optimizer, dtype, options)
+
+
 @app.command("warm")
 def warm_command(
     optimizers: Annotated[
