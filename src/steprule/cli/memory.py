@@ -95,7 +95,7 @@ def print_memory(
         f"{_size(rows[0].weights)} of weights"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("state_format", "param_rounding"):
+    for name in ("format", "rounding"):
         table.add_column(f"\n{name}", no_wrap=True)
     for name in ("state", "step", "backward"):
         table.add_column(f"{name}\neach", justify="right", no_wrap=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from steprule.bench.tables.clipping import CLIPPING
 from steprule.bench.tables.epoch import EPOCH
+from steprule.bench.tables.formats import FORMATS
 from steprule.bench.tables.matrices import MATRICES
 from steprule.bench.tables.memory import MEMORY
 from steprule.bench.tables.mixes import MIXES
@@ -19,5 +20,16 @@ __all__ = ["TABLES", "Job", "Table"]
 
 TABLES: Mapping[str, Table] = {
     table.name: table
-    for table in (STEPS, EPOCH, STARTUP, MEMORY, ZERO_GRAD, MIXES, SCALING, CLIPPING, MATRICES)
+    for table in (
+        STEPS,
+        EPOCH,
+        STARTUP,
+        MEMORY,
+        ZERO_GRAD,
+        MIXES,
+        SCALING,
+        CLIPPING,
+        MATRICES,
+        FORMATS,
+    )
 }
