@@ -35,9 +35,10 @@ class MiniFloat:
     """Codes of ``bits`` bits, ``mantissa`` of them a mantissa, and a byte of scale for each block.
 
     A code of exponent e and mantissa m is ``2**(e - top) * (1 + m / 2**mantissa)`` times the
-    block's power of two. A code that is signed has a sign bit, and with exponent 0 it is
-    ``2**(1 - top) * m / 2**mantissa``. Of those without a sign only code 0 is 0, and no number
-    but 0 gets it: a denominator must not vanish before its numerator does.
+    block's power of two. Code 0 is the number 0, and no other number gets it where there is no
+    sign: a denominator must not vanish before its numerator does. A code that is signed has a sign
+    bit, and stands for the distance from code 0, so that numbers near 0 are rounded evenly (and
+    without asking which they are).
 
     Infinity and nan have codes of their own (with 4 bits one for both, read as nan), so that no
     other element of the block is lost with them.
@@ -109,7 +110,9 @@ class MiniFloat:
         Rounded up it must not exceed the largest code.
         """
         codes_above = ((self._top + 1) << self.mantissa) - self._most
-        return (codes_above << self._shift) - 1
+        # What is added to a signed number may be so much of the largest.
+        offset = 1 << (24 - self._top) if self.is_signed else 0
+        return (codes_above << self._shift) - 1 + offset
 
     # Tensors
 
@@ -123,9 +126,7 @@ class MiniFloat:
         moved = (magnitude << self._shift) + lowest
         number = moved.view(torch.float32)
         if self.is_signed:
-            least = (lowest + _ONE_EXPONENT).view(torch.float32)
-            small = (moved + _ONE_EXPONENT).view(torch.float32) - least
-            number = torch.where(magnitude < (1 << self.mantissa), small, number)
+            number = number - lowest.view(torch.float32)
         else:
             number = torch.where(magnitude == 0, 0.0, number)
         is_special = scales >= _SPECIAL
@@ -159,9 +160,8 @@ class MiniFloat:
             random = shifted_right(padded, 32 - self._shift)
         chosen = magnitude
         if self.is_signed:
-            least = (exponents - (self._top - 1)) << 23
-            small = (magnitude.view(torch.float32) + least.view(torch.float32)).view(torch.int32)
-            chosen = torch.where(magnitude < least, small - _ONE_EXPONENT, magnitude)
+            lowest = ((exponents - self._top) << 23).view(torch.float32)
+            chosen = (magnitude.view(torch.float32) + lowest).view(torch.int32)
         codes = (chosen + random >> self._shift) - ((exponents - self._top) << self.mantissa)
         if not self.is_signed:
             codes = torch.maximum(codes, torch.where(magnitude == 0, 0, bits).clamp_max(1))
@@ -188,8 +188,7 @@ class MiniFloat:
             f"{name}_scale = load_uint8({addresses[1]}, first >> 7)",
             f"{name}_exponent = {_exponent_text(f'{name}_scale')}",
             f"{name}_lowest = {name}_exponent - {_int(self._top)} << {_int(23)}",
-            f"{name}_above = {name}_lowest + {_int(_ONE_EXPONENT)}",
-            f"{name}_least = float_of({name}_above)",
+            f"{name}_least = float_of({name}_lowest)",
         ]
 
     def kernel_is_special(self, name: str) -> str:
@@ -207,10 +206,7 @@ class MiniFloat:
         ]
         number = f"float_of(moved + {name}_lowest)"
         if self.is_signed:
-            lines.append(f"small = float_of(moved + {name}_above) - {name}_least")
-            lines.append(
-                f"{result} = (small if magnitude < {_int(1 << self.mantissa)} else {number})"
-            )
+            lines.append(f"{result} = {number} - {name}_least")
         else:
             lines.append(f"{result} = ({number} if magnitude > int32(0) else float32(0.0))")
         if is_special and self._has_infinity:
@@ -251,8 +247,7 @@ class MiniFloat:
             f"    {name}_scale = {exponent} - {_int(_LEAST)}",
             f"store_uint8({addresses[1]}, first >> 7, {name}_scale)",
             f"{name}_exponent = {_exponent_text(f'{name}_scale')}",
-            f"{name}_above = {name}_exponent - {_int(self._top - 1)} << {_int(23)}",
-            f"{name}_least = float_of({name}_above)",
+            f"{name}_least = float_of({name}_exponent - {_int(self._top)} << {_int(23)})",
             f"{name}_base = {name}_exponent - {_int(self._top)} << {_int(self.mantissa)}",
         ]
 
@@ -263,9 +258,7 @@ class MiniFloat:
         lines = [f"bits = bits_of({value})", f"magnitude = bits & {literal(MAGNITUDE)}"]
         chosen = "magnitude"
         if self.is_signed:
-            small = f"bits_of(float_of(magnitude) + {name}_least) - {_int(_ONE_EXPONENT)}"
-            lines.append(f"chosen = ({small} if magnitude < {name}_above else magnitude)")
-            chosen = "chosen"
+            chosen = f"bits_of(float_of(magnitude) + {name}_least)"
         random = f"lshr({word}, {_int(32 - self._shift)})"
         lines.append(f"code = lshr({chosen} + {random}, {_int(self._shift)}) - {name}_base")
         if not self.is_signed:
