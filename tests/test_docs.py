@@ -32,7 +32,15 @@ def test_its_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["language.rule", "optimizer.custom", "schedules", "schedules.base", "warming.warm"]
+    "module",
+    [
+        "language.rule",
+        "optimizer.backward_steps",
+        "optimizer.custom",
+        "schedules",
+        "schedules.base",
+        "warming.warm",
+    ],
 )
 def test_examples_in_docstrings_hold(module: str) -> None:
     result = doctest.testmod(importlib.import_module(f"steprule.{module}"))

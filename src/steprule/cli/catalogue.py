@@ -43,6 +43,17 @@ def state_bytes_of(cls: type[Optimizer]) -> str:
     return str(sum(4 for s in present if s.shape == "param"))
 
 
+def precise_slots_of(cls: type[Optimizer]) -> list[str]:
+    """Return which slots formats of low precision leave alone, and why."""
+    slots = cls.rule.slots if cls.rule is not None else {}
+    return [
+        f"`{name}`{f' with `{slot.precise_when}`' if slot.precise_when else ''}: "
+        f"{slot.full_precision}"
+        for name, slot in slots.items()
+        if slot.full_precision
+    ]
+
+
 def markdown(classes: dict[str, type[Optimizer]]) -> str:
     """Return the page docs/optimizers.md."""
     lines = [
@@ -51,6 +62,8 @@ def markdown(classes: dict[str, type[Optimizer]]) -> str:
         "Written by `python -m steprule.cli.catalogue` from the classes; a test holds it to them.",
         "Bytes of state are for each float32 parameter, with the default options.",
         "All but LBFGS take [guards](guards.md) as well: clipping, and steps that are not finite.",
+        "All but LBFGS and SparseAdam have [state in 8 or 4 bits](memory.md); slots that keep full",
+        "precision there are named below.",
         "",
         "| optimizer | state, bytes | defaults |",
         "|---|---|---|",
@@ -65,6 +78,8 @@ def markdown(classes: dict[str, type[Optimizer]]) -> str:
         lines += ["", f"## {cls.__name__}", "", summary, ""]
         if formula_of(cls):
             lines += ["```text", formula_of(cls), "```", ""]
+        if precise_slots_of(cls):
+            lines += [f"Kept in full precision: {'; '.join(precise_slots_of(cls))}.", ""]
         lines.append(f"Source: {source_of(cls)}")
     return "\n".join(lines) + "\n"
 
