@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from formats import FULL, NAMES, ROUNDINGS, STATE_FORMATS, Run, check_same, made, trained
-from helpers import ENGINES, needs_torchs, recording_of
+from helpers import ENGINES, needs_native_loops, needs_torchs, recording_of
 from torch import Tensor
 
 import steprule
@@ -130,6 +130,23 @@ def test_groups_have_formats_of_their_own() -> None:
     assert "state_format" not in optimizer.param_groups[1]
 
 
+def test_a_combined_optimizers_groups_have_formats() -> None:
+    matrix = torch.randn(80, 80, requires_grad=True)
+    vector = torch.randn(5000, requires_grad=True)
+    optimizer = steprule.combine(
+        steprule.Muon([matrix], state_format="bfloat16"),
+        steprule.AdamW([vector], state_format="int8"),
+    )
+    for _ in range(3):
+        matrix.grad, vector.grad = torch.randn_like(matrix), torch.randn_like(vector)
+        optimizer.step()
+    assert optimizer.state[matrix]["momentum_buffer"].dtype is torch.bfloat16
+    assert optimizer.state[vector]["exp_avg:int8"].dtype is torch.uint8
+    again = copy.deepcopy(optimizer)
+    again.load_state_dict(optimizer.state_dict())
+    assert again.state_bytes() == optimizer.state_bytes()
+
+
 @pytest.mark.parametrize("before", STATE_FORMATS)
 @pytest.mark.parametrize("after", STATE_FORMATS)
 def test_state_is_loaded_across_formats(before: str, after: str) -> None:
@@ -209,6 +226,50 @@ def test_split_is_the_float32_run_bit_for_bit(name: str, engine: str) -> None:
         assert torch.equal(bits.view(torch.float32), whole.detach())
         for key, value in wholes.optimizer.state[whole].items():
             assert torch.equal(torch.as_tensor(halves.optimizer.state[half][key]), value)
+
+
+@pytest.mark.parametrize(
+    ("state_format", "rounding"), [("int8", "nearest"), ("int4", "split24"), ("bfloat16", "kahan")]
+)
+def test_native_steps_store_the_same_bits(state_format: str, rounding: str) -> None:
+    needs_native_loops()
+    dtype = torch.float32 if rounding == "nearest" else torch.bfloat16
+    options: dict[str, Any] = {"state_format": state_format, "param_rounding": rounding}
+    found = []
+    try:
+        for is_native in (True, False):
+            steprule.set_native_loops(is_native)
+            run = trained(made("Adam", dtype, clip_grad_norm=1.0, **options), 0, 30)
+            plan = run.optimizer._plan
+            assert plan is not None
+            assert (plan._whole is not None and plan._whole.is_ready()) is is_native
+            found.append(run)
+    finally:
+        steprule.set_native_loops(True)
+    check_same(*found)
+
+
+@pytest.mark.parametrize(
+    ("state_format", "rounding"), [("int8", "nearest"), ("bfloat16", "split"), ("int4", "split24")]
+)
+def test_muon_agrees_with_itself(state_format: str, rounding: str) -> None:
+    """A matrix operation in the midst: its iteration is in bfloat16, in other orders."""
+    dtype = torch.float32 if rounding == "nearest" else torch.bfloat16
+    found = []
+    for engine in ENGINES:
+        torch.manual_seed(0)
+        param = torch.randn(80, 100).to(dtype).requires_grad_()
+        optimizer = steprule.Muon(
+            [param], engine=engine, state_format=state_format, param_rounding=rounding
+        )
+        for k in range(4):
+            generator = torch.Generator().manual_seed(k)
+            param.grad = torch.randn(80, 100, generator=generator).to(dtype)
+            optimizer.step()
+        assert optimizer.explain().rows[0].engine == engine
+        found.append(param.detach().float())
+    for other in found[1:]:
+        assert (other - found[0]).abs().max() <= 2**-6
 
 
 def test_small_updates_of_bfloat16_count() -> None:

@@ -207,6 +207,18 @@ def test_what_has_no_kernel_is_said(folder: Path, compilations: list[str]) -> No
     assert "0 compiled, 0 there already" in str(warmed)
 
 
+def test_formats_are_compiled_for_large_parameters(folder: Path, compilations: list[str]) -> None:
+    options = {"state_format": "int8", "param_rounding": "split24"}
+    (job,) = jobs_for(["adamw"], ["bfloat16"], [options])[2:]
+    with pytest.raises(AskedError):
+        job.run()
+    param = torch.zeros(5000, dtype=torch.bfloat16, requires_grad=True)
+    param.grad = torch.zeros_like(param)
+    with pytest.raises(AskedError):
+        steprule.AdamW([param], **options).step()
+    assert len(set(compilations)) == 1
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype(dtype: str, folder: Path, compilations: list[str]) -> None:
     labels = []

@@ -185,6 +185,12 @@ def check_param(storing: StoringOptions, param: Tensor, label: str) -> None:
         ValueError: naming it, and what it can have.
     """
     state = _STATE_FORMATS.get(storing.state_format)
+    is_default = (storing.state_format, storing.param_rounding) == ("param", "nearest")
+    if type(param).__name__ == "DTensor" and not is_default:
+        raise ValueError(
+            f"state_format={storing.state_format!r} and param_rounding={storing.param_rounding!r} "
+            f"know nothing of shards yet, but {label} is a DTensor: take 'param' and 'nearest'"
+        )
     if param.is_complex() and state is not None and state.signed != _FLOAT32:
         raise ValueError(
             f"state_format={storing.state_format!r} is for real numbers, but {label} is "

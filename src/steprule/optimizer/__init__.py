@@ -1,5 +1,6 @@
 """The optimizer base, its groups, hooks and options; the names of ``torch.optim.optimizer``."""
 
+from steprule.optimizer.base import SHARED as SHARED
 from steprule.optimizer.base import Number as Number
 from steprule.optimizer.base import Optimizer as Optimizer
 from steprule.optimizer.base import ParamsT as ParamsT

@@ -51,7 +51,9 @@ def made(cls: type[Optimizer], options: Mapping[str, Any], dtype: torch.dtype) -
     with torch.inference_mode(False):
         param = torch.zeros(2, 2, dtype=dtype, device="cpu", requires_grad=True)
         make: Callable[..., Optimizer] = cls
-        return make([param], **options)
+        # The formats that large parameters will have.
+        sized = {"state_format_min_size": 0} if "state_format" in options else {}
+        return make([param], **{**options, **sized})
 
 
 def jobs_of(cls: type[Optimizer], options: Mapping[str, Any], dtype: torch.dtype) -> list[Job]:

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from steprule.language.guards import GUARDS
-from steprule.optimizer import Optimizer
+from steprule.optimizer import SHARED, Optimizer
 from steprule.optimizer.options import suggestion
 from steprule.quasi_newton import LBFGS
 from steprule.rules import OPTIMIZERS
@@ -78,7 +77,7 @@ def _checked(
     """Return the sets of options to compile for, all of which the class takes."""
     given = inspect.signature(cls).parameters.values()
     known = [p.name for p in given if p.name != "params" and p.kind is not p.VAR_KEYWORD]
-    known += [name for name in GUARDS if name not in known and name in cls.extras]
+    known += [name for name in SHARED if name not in known and name in cls.extras]
     for options in variants:
         for name in options:
             if name not in known:
