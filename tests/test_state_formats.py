@@ -477,6 +477,26 @@ def test_a_format_of_ones_own() -> None:
         steprule.register_state_format("int8", Half())
 
 
+def test_a_resized_parameter_or_a_column_of_another_kind_is_refused() -> None:
+    """Before anything is changed, and before a kernel reads past its end."""
+    param = torch.zeros(5000, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = steprule.SGD([param], param_rounding="split", lr=0.1)
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    param.data = torch.zeros(9000, dtype=torch.bfloat16)
+    param.grad = torch.ones_like(param)
+    with pytest.raises(RuntimeError, match=r"'param:split' of parameter 0 .* has shape .5000,."):
+        optimizer.step()
+    assert (param == 0).all()
+    param = torch.zeros(5000, requires_grad=True)
+    adam = steprule.Adam([param], state_format="int8")
+    param.grad = torch.ones_like(param)
+    adam.step()
+    adam.state[param]["exp_avg"] = torch.zeros(5000)
+    with pytest.raises(RuntimeError, match=r"is torch.float32, in format 'int8' it is torch.uint8"):
+        adam.step()
+
+
 def test_state_in_a_format_that_nobody_knows_is_refused() -> None:
     run = trained(made("Adam"), 0, 1)
     packed = run.optimizer.state_dict()

@@ -111,37 +111,49 @@ def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str)
     Raises:
         RuntimeError: naming the parameter and the entry.
     """
-    for name in ("step", *rule.slots):
+    for name in ("step", ROUNDING_STEP, *rule.slots):
         value = state.get(name)
         if not isinstance(value, Tensor):
             continue
         slot = rule.slots.get(name)
         if slot is None or slot.is_scalar:
             if value.numel() != 1:
-                _check_shape(name, value, (), param, label)
+                raise RuntimeError(_resized(name, value, param, label))
             continue
-        try:
-            storage = format_in(name, state)
-        except KeyError:
-            raise RuntimeError(
-                f"state {name!r} of {label} is {value.dtype} and in no format that is known: it "
-                "must be floating, or have its format's other columns beside it"
-            ) from None
-        shape = torch.Size(slot.shape_for(param.shape) or ())
-        for column, tensor in zip(storage.columns, columns_in(name, state, storage), strict=True):
-            key = key_of(name, column.part)
-            _check_shape(key, tensor, column_shape(column, shape), param, label)
+        _check_columns(name, state, torch.Size(slot.shape_for(param.shape) or ()), param, label)
+    if any(str(key).startswith("param:") for key in state):
+        _check_columns("param", {**state, "param": param}, param.shape, param, label)
 
 
-def _check_shape(
-    name: str, value: Tensor, expected: Sequence[int], param: Tensor, label: str
+def _check_columns(
+    name: str, state: Mapping[str, Any], shape: torch.Size, param: Tensor, label: str
 ) -> None:
-    if value.shape != torch.Size(expected):
+    """Refuse an array whose columns are not those of a format, or of another size."""
+    try:
+        storage = format_in(name, state)
+        tensors = columns_in(name, state, storage)
+    except KeyError:
         raise RuntimeError(
-            f"state {name!r} of {label} has shape {tuple(value.shape)}, the parameter has "
-            f"{tuple(param.shape)}: if the parameter was resized, resize its state too or "
-            "delete it (del optimizer.state[param])"
-        )
+            f"state {name!r} of {label} is {state[name].dtype} and in no format that is known: it "
+            "must be floating, or have its format's other columns beside it"
+        ) from None
+    for column, tensor in zip(storage.columns, tensors, strict=True):
+        key = key_of(name, column.part)
+        if tensor.shape != column_shape(column, shape):
+            raise RuntimeError(_resized(key, tensor, param, label))
+        if tensor.dtype is not column.dtype:
+            raise RuntimeError(
+                f"state {key!r} of {label} is {tensor.dtype}, in format {storage.name!r} it is "
+                f"{column.dtype}"
+            )
+
+
+def _resized(name: str, value: Tensor, param: Tensor, label: str) -> str:
+    return (
+        f"state {name!r} of {label} has shape {tuple(value.shape)}, the parameter has "
+        f"{tuple(param.shape)}: if the parameter was resized, resize its state too or "
+        "delete it (del optimizer.state[param])"
+    )
 
 
 @contextlib.contextmanager

@@ -120,6 +120,7 @@ def _check_entry(rule: Rule | None, param: Tensor, entry: Any, label: str) -> No
             continue
         try:
             storage = format_in(name, entry)
+            tensors = columns_in(name, entry, storage)
         except KeyError:
             raise ValueError(
                 f"loaded state {name!r} of {label} is {value.dtype}, in no format that is known: "
@@ -128,9 +129,8 @@ def _check_entry(rule: Rule | None, param: Tensor, entry: Any, label: str) -> No
         shape = slot.shape_for(param.shape)
         if shape is None:
             continue
-        for column, tensor in zip(storage.columns, columns_in(name, entry, storage), strict=True):
-            expected = column_shape(column, torch.Size(shape))
-            if tensor.shape != expected:
+        for column, tensor in zip(storage.columns, tensors, strict=True):
+            if tensor.shape != column_shape(column, torch.Size(shape)):
                 raise ValueError(
                     f"loaded state {name!r} of {label} has shape {tuple(tensor.shape)}, the "
                     f"parameter has {tuple(param.shape)}: the model differs from the one saved, "
