@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class FloatingFormat:
         """The dtype of one real number: float32 for complex64."""
         return str(self.dtype.to_real()).removeprefix("torch.")
 
-    @property
+    @functools.cached_property
     def columns(self) -> tuple[Column, ...]:
         """The tensor itself."""
         return (Column("", self.dtype),)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.formats import BlockFormat, Format
+from steprule.formats import BlockFormat, ElementFormat, Format
 from steprule.formats.floating import FloatingFormat
 from steprule.formats.random_bits import array_key, random_words
 
@@ -52,6 +52,14 @@ class Storage:
         return any(isinstance(storage, BlockFormat) for _, storage in self.formats)
 
     @functools.cached_property
+    def without_text(self) -> str | None:
+        """The first array whose format the kernels have no text for; None if there is none."""
+        for name, storage in self.formats:
+            if not isinstance(storage, (FloatingFormat, ElementFormat, BlockFormat)):
+                return f"{name!r}, {storage.name}"
+        return None
+
+    @functools.cached_property
     def keys(self) -> tuple[str, ...]:
         """The keys of the state that hold arrays, or what belongs to them and the parameter."""
         return tuple(key for name, _ in self.formats for key in self._keys_of(name))
@@ -87,6 +95,14 @@ class Storage:
             number = self.numbers[list(self._by_name).index(name)]
             words = random_words(array_key(key, step, number), value.shape, value.device)
         storage.write(self.columns(name, param, state), value, words)
+
+
+@functools.cache
+def storage_of(
+    formats: tuple[tuple[str, Format], ...], numbers: tuple[int, ...], count: str | None = None
+) -> Storage:
+    """Return the one storage that is so: what it finds out about itself is found out once."""
+    return Storage(formats, numbers, count)
 
 
 def key_of(name: str, part: str) -> str:

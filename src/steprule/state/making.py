@@ -12,7 +12,7 @@ from torch import Tensor
 from steprule.formats import Format
 from steprule.formats.choices import param_format, storing_of
 from steprule.formats.floating import FLOATING, FloatingFormat
-from steprule.formats.storage import ROUNDING_STEP, Storage, key_of
+from steprule.formats.storage import ROUNDING_STEP, Storage, key_of, storage_of
 from steprule.language.rule import Rule
 from steprule.state.storing import (
     column_shape,
@@ -54,7 +54,7 @@ def ensure_state(
     storing = storing_of(options, rule.options)
     of_param = param_format(storing, param)
     if not slots and not rule.counts_steps and isinstance(of_param, FloatingFormat):
-        return Storage((("param", of_param),), (0,))  # torch keeps no entry without state
+        return storage_of((("param", of_param),), (0,))  # torch keeps no entry without state
     entry = state[param]
     formats: list[tuple[str, Format]] = [("param", store_param(entry, storing, param))]
     count_device = param.device if options.get("capturable") else torch.device("cpu")
@@ -83,7 +83,7 @@ def ensure_state(
         formats.append((name, wanted))
     if missing and len(missing) == len(slots):
         fresh.add(param)
-    return Storage(tuple(formats), _numbers(rule, formats), _count_key(rule, formats, entry))
+    return storage_of(tuple(formats), _numbers(rule, formats), _count_key(rule, formats, entry))
 
 
 def _numbers(rule: Rule, formats: Sequence[tuple[str, Format]]) -> tuple[int, ...]:

@@ -18,7 +18,6 @@ from steprule.engines.cpu.matrix_operands import matrix_refusal
 from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
 from steprule.engines.engine import Leaf, Runner, UnavailableError
 from steprule.engines.whole_step import Contents, WholeStep
-from steprule.formats import BlockFormat, ElementFormat
 from steprule.formats.floating import FLOATING
 from steprule.language.form import Form
 
@@ -115,9 +114,8 @@ def _param_refusal(leaf: Leaf) -> str | None:
 
 def _state_refusal(leaf: Leaf, form: Form) -> str | None:
     storage = leaf.storage
-    for name, kept in storage.formats:
-        if not isinstance(kept, (ElementFormat, BlockFormat)):
-            return f"the format of {name!r}, {kept.name}, has no text for kernels"
+    if storage.without_text is not None:
+        return f"the format of {storage.without_text}, has no text for kernels"
     if not storage.is_plain and not leaf.param.is_contiguous():
         return "the parameter's elements are not in the order of its axes, as its format needs"
     if storage.has_blocks and form.recording().has_axes:
