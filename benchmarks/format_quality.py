@@ -1,6 +1,6 @@
 """Training with state in 8 bits and weights in 16, beside float32: does the loss tell a difference?
 
-    python benchmarks/format_quality.py [--seeds 5] [--steps 300] [--optimizers adam] [--task lm]
+    python benchmarks/format_quality.py [--seeds 5] [--steps 200] [--optimizers adam] [--task lm]
 
 Two tasks. *digits*: scikit-learn's 8x8 digits, a 64-128-10 network, batches of 64. *lm*: a
 transformer that predicts the next byte of this project's own documentation (2 layers of width 128,
@@ -147,12 +147,12 @@ def main() -> None:
     """Print a table for each task."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=0, help="default: 400 digits, 300 lm")
+    parser.add_argument("--steps", type=int, default=0, help="default: 400 digits, 200 lm")
     parser.add_argument("--optimizers", default=",".join(OPTIMIZERS))
     parser.add_argument("--task", default="digits,lm")
     asked = parser.parse_args()
     for task in asked.task.split(","):
-        steps = asked.steps or {"digits": 400, "lm": 300}[task]
+        steps = asked.steps or {"digits": 400, "lm": 200}[task]
         print(
             f"\n{task}, {steps} steps, {asked.seeds} seeds: held-out loss, mean (least to most)\n"
         )
