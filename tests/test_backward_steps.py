@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import weakref
@@ -194,6 +195,112 @@ def test_clipping_is_by_the_norm_of_the_step_before(over: Any) -> None:
     assert optimizer.last_step.clip_factor < 1
 
 
+def test_what_was_left_over_is_used_once() -> None:
+    """By a layer without a hook, being frozen at first."""
+    pair = Pair("SGD", lr=0.1)
+    for p in (*pair.after[0].parameters(), *pair.within[0].parameters()):
+        p.requires_grad_(False)
+    within = steprule.step_in_backward(pair.within, lambda p: steprule.SGD(p, lr=0.1))
+    for k in range(6):
+        if k == 2:
+            for p in (*pair.after[0].parameters(), *pair.within[0].parameters()):
+                p.requires_grad_(True)
+        pair.usual.zero_grad()
+        loss_of(pair.after, k).backward()
+        pair.usual.step()
+        loss_of(pair.within, k).backward()
+        within.step()
+        assert all(p.grad is None for p in pair.within.parameters())
+    for one, other in zip(pair.after.parameters(), pair.within.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def clipped(model: nn.Module) -> steprule.Optimizer:
+    return steprule.step_in_backward(
+        model, lambda p: steprule.SGD(p, lr=0.1, momentum=0.9, clip_grad_norm=1e-2)
+    )
+
+
+def test_the_norm_of_the_step_before_is_saved() -> None:
+    models = network(), network(1)
+    optimizers = [clipped(model) for model in models]
+    for k in range(3):
+        loss_of(models[0], k).backward()
+        optimizers[0].step()
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    for model, optimizer in zip(models, optimizers, strict=True):
+        loss_of(model, 3).backward()
+        optimizer.step()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_norm_that_is_not_finite_bounds_no_later_step(bad: float) -> None:
+    model = network()
+    optimizer = clipped(model)
+    for k in range(2):
+        loss_of(model, k).backward()
+        optimizer.step()
+    before = optimizer.param_groups[0]["last_grad_squares"]
+    kept = [p.detach().clone() for p in model.parameters()]
+    (loss_of(model, 2) * bad).backward()
+    optimizer.step()
+    assert optimizer.param_groups[0]["last_grad_squares"] == before
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), kept, strict=True):
+            p.copy_(value)
+            optimizer.state[p]["momentum_buffer"].zero_()
+    loss_of(model, 3).backward()
+    optimizer.step()
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert not all(torch.equal(p, q) for p, q in zip(model.parameters(), kept, strict=True))
+
+
+def test_groups_may_be_changed() -> None:
+    model = network()
+    optimizer = steprule.step_in_backward(
+        model,
+        lambda _: steprule.SGD(
+            [{"params": model[0].parameters()}, {"params": model[2].parameters()}], lr=0.1
+        ),
+    )
+    loss_of(model, 0).backward()
+    optimizer.step()
+    first = model[0].weight.detach().clone()
+    last = model[2].bias.detach().clone()
+    del optimizer.param_groups[0]
+    optimizer.param_groups[0]["params"].pop(0)
+    loss_of(model, 1).backward()
+    optimizer.step()
+    assert torch.equal(model[0].weight, first)
+    assert not torch.equal(model[2].bias, last)
+
+
+def test_explain_and_warnings_are_of_its_plans() -> None:
+    weight = nn.Parameter(torch.randn(70, 80).t())
+    model = nn.Linear(70, 80)
+    model.weight = weight
+    optimizer = steprule.step_in_backward(
+        model, lambda p: steprule.Adam(p, state_format="int8", engine="fused")
+    )
+    assert {row.engine for row in optimizer.explain().rows} == {"none"}
+    with pytest.warns(UserWarning, match="parameter 0 of group 0 runs on engine 'foreach'"):
+        model(torch.ones(2, 70)).sum().backward()
+    assert [row.engine for row in optimizer.explain().rows] == ["foreach", "fused"]
+
+
+def test_loaded_state_takes_the_place_of_the_old() -> None:
+    model = network()
+    optimizer = steprule.step_in_backward(model, steprule.Adam)
+    loss_of(model, 0).backward()
+    packed = copy.deepcopy(optimizer.state_dict())
+    old = [weakref.ref(x["exp_avg"]) for x in optimizer.state.values()]
+    optimizer.load_state_dict(packed)
+    assert all(reference() is None for reference in old)
+
+
 def test_a_parameter_used_twice_is_stepped_once() -> None:
     pair = Pair("Adam")
     for model in (pair.after, pair.within):
@@ -232,7 +339,7 @@ def test_a_combined_optimizer_steps_in_backward() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-class DataParallel(nn.Module):
+class DistributedDataParallel(nn.Module):
     """By its name a wrapper that averages gradients."""
 
     def __init__(self) -> None:
@@ -240,12 +347,16 @@ class DataParallel(nn.Module):
         self.module = nn.Linear(2, 2)
 
 
+class Wrapper(DistributedDataParallel):
+    """Somebody's own."""
+
+
 @pytest.mark.parametrize(
     ("model", "make", "error", "text"),
     [
         (network(), steprule.LBFGS, TypeError, "without a closure, got LBFGS"),
         (network(), torch.optim.SGD, TypeError, "an optimizer of steprule .* got SGD"),
-        (DataParallel(), steprule.SGD, TypeError, "DataParallel averages gradients"),
+        (Wrapper(), steprule.SGD, TypeError, "DistributedDataParallel averages gradients"),
         (
             network(),
             lambda p: steprule.Adam(p, on_nonfinite="skip"),

@@ -99,6 +99,8 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
         (["3", "--dtype", "int8"], "unknown dtype 'int8'; valid: float64"),
         (["3", "--options", "betas=3"], "betas must be 2 numbers"),
         (["3", "--options", "speed=3"], "speed"),
+        (["3", "--options", "state_format=int8"], "state_format is what the rows"),
+        (["3x0"], "3x0: no parameters there"),
     ],
 )
 def test_refusals_are_one_line(

@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 import torch
-from formats import FULL, NAMES, ROUNDINGS, STATE_FORMATS, Run, check_same, made, trained
+from formats import FULL, NAMES, ROUNDINGS, SIZES, STATE_FORMATS, Run, check_same, made, trained
 from helpers import ENGINES, needs_native_loops, needs_torchs, recording_of
 from torch import Tensor
 
 import steprule
 from steprule.formats import Column
+from steprule.formats.choices import state_format_names
 from steprule.rules import OPTIMIZERS
 
 COMBINATIONS = [
@@ -459,7 +460,7 @@ def test_complex_parameters_take_float32() -> None:
 
 
 def test_a_format_of_ones_own() -> None:
-    if "truncated" not in steprule.formats.choices.state_format_names():
+    if "truncated" not in state_format_names():
         steprule.register_state_format("truncated", Half())
     runs = [
         trained(made("Adam", state_format="truncated", engine=engine), 0, 3)
@@ -497,9 +498,109 @@ def test_a_resized_parameter_or_a_column_of_another_kind_is_refused() -> None:
         adam.step()
 
 
+def test_a_rest_of_another_size_is_not_loaded() -> None:
+    run = trained(made("SGD", torch.bfloat16, param_rounding="split", momentum=0.0), 0, 1)
+    packed = run.optimizer.state_dict()
+    packed["state"][0] = {"param:split": torch.zeros(3, dtype=torch.int16)}
+    before = run.tensors()
+    with pytest.raises(ValueError, match=r"loaded state 'param:split' of parameter 0 .* \(3,\)"):
+        run.optimizer.load_state_dict(packed)
+    for odd in ([1, 2], torch.zeros(SIZES[0])):
+        packed["state"][0] = {"param:split": odd}
+        with pytest.raises(ValueError, match=r"loaded state 'param' of parameter 0 .* no format"):
+            run.optimizer.load_state_dict(packed)
+    after = run.tensors()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_what_was_kept_for_weights_of_another_dtype_is_let_go_of() -> None:
+    for rounding in ("kahan", "split"):
+        param = torch.full((100,), 3.0).bfloat16().requires_grad_()
+        optimizer = steprule.SGD([param], lr=1e-3, param_rounding=rounding)
+        param.grad = torch.ones_like(param)
+        optimizer.step()
+        packed = copy.deepcopy(optimizer.state_dict())
+        optimizer.param_groups[0]["param_rounding"] = "kahan"
+        param.data = param.data.half()
+        param.grad = torch.zeros_like(param)
+        optimizer.step()
+        half = torch.full((100,), 3.0).half().requires_grad_()
+        loading = steprule.SGD([half], lr=1e-3, param_rounding="kahan")
+        loading.load_state_dict(packed)
+        half.grad = torch.zeros_like(half)
+        loading.step()
+        assert ((param - 3).abs() < 0.02).all()
+        assert (half == 3).all()
+
+
+def test_without_slots_nothing_is_left_beside_the_weights() -> None:
+    run = trained(made("SGD", torch.bfloat16, param_rounding="split", momentum=0.0), 0, 2)
+    run.optimizer.param_groups[0]["param_rounding"] = "nearest"
+    trained(run, 2, 3)
+    assert not any(":" in str(key) for entry in run.optimizer.state.values() for key in entry)
+
+
+def test_torchs_default_device_does_not_matter() -> None:
+    plain: dict[str, Any] = {"state_format": "int8", "param_rounding": "split24"}
+    runs = []
+    for device in ("cpu", "meta"):
+        run = made("SGD", torch.bfloat16, **plain)
+        grads = [torch.randn(size).bfloat16() for size in SIZES]
+        torch.set_default_device(device)
+        try:
+            for param, grad in zip(run.params, grads, strict=True):
+                param.grad = grad
+            run.optimizer.step()
+        finally:
+            torch.set_default_device("cpu")
+        runs.append(run)
+    check_same(*runs)
+
+
+def test_a_count_that_came_as_a_number_is_kept() -> None:
+    run = trained(made("SGD", state_format="int8"), 0, 3)
+    packed = copy.deepcopy(run.optimizer.state_dict())
+    for entry in packed["state"].values():
+        if "rounding_step" in entry:
+            entry["rounding_step"] = int(entry["rounding_step"])
+    other = with_params_of(made("SGD", state_format="int8"), run)
+    other.optimizer.load_state_dict(packed)
+    check_same(trained(other, 3, 4), trained(run, 3, 4))
+
+
+def test_roundings_of_half_precision_leave_sparse_float32_alone() -> None:
+    table = torch.zeros(5, 2, requires_grad=True)
+    optimizer = steprule.SGD([table], lr=1.0, param_rounding="split")
+    table.grad = torch.sparse_coo_tensor([[1]], [[1.0, 1.0]], (5, 2), check_invariants=True)
+    optimizer.step()
+    assert table[1].tolist() == [-1.0, -1.0]
+    with pytest.raises(ValueError, match="SparseAdam takes sparse gradients only"):
+        steprule.SparseAdam([table], state_format="int8")
+
+
+def test_formats_that_tell_too_little_are_refused() -> None:
+    class Lone(Half):
+        columns = (Column("", torch.float16),)
+
+    class Unhashable(Half):
+        columns = (Column("", torch.int32),)
+        __hash__ = None  # type: ignore[assignment]
+
+    class Other(Half):
+        columns = (Column("", torch.int64),)
+
+    with pytest.raises(ValueError, match="can't be told from plain numbers"):
+        steprule.register_state_format("lone", Lone())
+    with pytest.raises(TypeError, match="unhashable"):
+        steprule.register_state_format("unhashable", Unhashable())
+    with pytest.raises(ValueError, match="have the same columns"):
+        steprule.register_state_format("twins", Other(), Other())
+    assert not {"lone", "unhashable", "twins"} & set(state_format_names())
+
+
 def test_state_in_a_format_that_nobody_knows_is_refused() -> None:
     run = trained(made("Adam"), 0, 1)
     packed = run.optimizer.state_dict()
     packed["state"][0]["exp_avg:fancy"] = torch.zeros(3)
-    with pytest.raises(ValueError, match="register its format"):
+    with pytest.raises(ValueError, match="must be registered first"):
         made("Adam").optimizer.load_state_dict(packed)

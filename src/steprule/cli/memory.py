@@ -82,10 +82,14 @@ def print_memory(
     params = [param for source in sources for param in params_of(source)]
     if dtype is not None:
         params = [param.to(_dtype_named(dtype)) for param in params]
-    if not params:
+    if not sum(param.numel() for param in params):
         raise CommandError(f"{' '.join(sources)}: no parameters there")
+    given = parse_options(options) if options else {}
+    for name in ("state_format", "param_rounding"):
+        if name in given:
+            raise CommandError(f"--options {options}: {name} is what the rows of the table are")
     try:
-        rows = list(memory_rows(params, cls, parse_options(options) if options else {}))
+        rows = list(memory_rows(params, cls, given))
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from error
     elements = rows[0].elements
@@ -187,7 +191,7 @@ def _params_of_file(source: str) -> list[Tensor]:
             ]
     except (OSError, SafetensorError) as error:
         raise CommandError(f"{source}: {error}") from error
-    # Whole numbers among the tensors are buffers.
+    # Whole numbers among the tensors are buffers; what is in 8 bits already is nothing to train.
     return [
         torch.empty(shape, dtype=_DTYPES[dtype], device="meta")
         for dtype, shape in kinds

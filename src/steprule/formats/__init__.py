@@ -68,14 +68,14 @@ class Format(Protocol):
 class ElementFormat(Protocol):
     """What the fused engine's kernels ask of a format whose elements stand alone.
 
-    Text in the kernels' language: an expression for element ``index``, and statements that store
-    one. ``addresses`` are the variables with the address of each column, ``word`` that of the
-    element's random bits (int32).
+    Statements in the kernels' language: that give ``result`` the number of element ``index``, and
+    that store one. ``addresses`` are the variables with the address of each column, ``word`` that
+    of the element's random bits (int32).
     """
 
     @property
     def columns(self) -> tuple[Column, ...]: ...
-    def kernel_read(self, addresses: Sequence[str], index: str) -> str: ...
+    def kernel_read(self, addresses: Sequence[str], index: str, result: str) -> list[str]: ...
     def kernel_write(
         self, addresses: Sequence[str], index: str, value: str, word: str = ""
     ) -> list[str]: ...

@@ -37,6 +37,11 @@ class StoringOptions:
     state_format_min_size: int = 4096
     rounding_seed: int = 0
 
+    @property
+    def is_default(self) -> bool:
+        """Whether all is stored as torch does."""
+        return (self.state_format, self.param_rounding) == ("param", "nearest")
+
 
 #: Each of these options and its default.
 STORING: Mapping[str, Any] = {field.name: field.default for field in fields(StoringOptions)}
@@ -77,10 +82,23 @@ def register_state_format(name: str, signed: Format, unsigned: Format | None = N
         unsigned: how those are that are never negative; as the others by default.
 
     Raises:
-        ValueError: there is such a format, or one with the same columns.
+        ValueError: there is such a format, or one with the same columns; or its columns don't tell
+            what it is.
+        TypeError: it has no hash (a dataclass needs ``frozen=True``).
     """
     found = StateFormat(signed, unsigned or signed)
     known = formats_by_column()
+    for each in (found.signed, found.unsigned):
+        part, dtype = column_that_tells(each)
+        if not part and dtype in FLOATING:
+            raise ValueError(
+                f"state format {name!r}: a lone column of {dtype} can't be told from plain numbers"
+            )
+        hash(each)  # formats are compared and kept
+    if found.signed != found.unsigned and column_that_tells(found.signed) == column_that_tells(
+        found.unsigned
+    ):
+        raise ValueError(f"state format {name!r}: signed and unsigned slots have the same columns")
     if name in state_format_names() or any(
         column_that_tells(x) in known for x in (found.signed, found.unsigned)
     ):
@@ -185,8 +203,7 @@ def check_param(storing: StoringOptions, param: Tensor, label: str) -> None:
         ValueError: naming it, and what it can have.
     """
     state = _STATE_FORMATS.get(storing.state_format)
-    is_default = (storing.state_format, storing.param_rounding) == ("param", "nearest")
-    if type(param).__name__ == "DTensor" and not is_default:
+    if type(param).__name__ == "DTensor" and not storing.is_default:
         raise ValueError(
             f"state_format={storing.state_format!r} and param_rounding={storing.param_rounding!r} "
             f"know nothing of shards yet, but {label} is a DTensor: take 'param' and 'nearest'"

@@ -29,11 +29,6 @@ class FloatingFormat:
         """The tensor itself."""
         return (Column("", self.dtype),)
 
-    @property
-    def epsilon(self) -> float:
-        """The gap between 1 and the next number."""
-        return torch.finfo(self.dtype).eps
-
     def read(self, columns: Sequence[Tensor], compute: torch.dtype, shape: torch.Size) -> Tensor:
         """Return the stored numbers as reals of dtype ``compute`` (a view where possible)."""
         return real_view(columns[0]).to(compute)
@@ -42,9 +37,13 @@ class FloatingFormat:
         """Round ``value`` into what is stored."""
         real_view(columns[0]).copy_(value)
 
-    def kernel_read(self, addresses: Sequence[str], index: str) -> str:
+    def kernel_load(self, address: str, index: str) -> str:
         """Return an expression for element ``index``."""
-        return f"load_{self.name}({addresses[0]}, {index})"
+        return f"load_{self.name}({address}, {index})"
+
+    def kernel_read(self, addresses: Sequence[str], index: str, result: str) -> list[str]:
+        """Return a statement that reads element ``index``."""
+        return [f"{result} = {self.kernel_load(addresses[0], index)}"]
 
     def kernel_write(
         self, addresses: Sequence[str], index: str, value: str, word: str = ""

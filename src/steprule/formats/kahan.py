@@ -28,8 +28,13 @@ class KahanFormat:
         return Column("", self.dtype), Column(self.name, self.dtype)
 
     def read(self, columns: Sequence[Tensor], compute: torch.dtype, shape: torch.Size) -> Tensor:
-        """Return the sum of the two."""
-        return columns[0].to(compute) + columns[1].to(compute)
+        """Return the sum of the two; the parameter alone where it is not what was written.
+
+        Someone has put another number there, to which what was lost does not belong.
+        """
+        param, lost = columns[0].to(compute), columns[1].to(compute)
+        value = param + lost
+        return torch.where(value.to(self.dtype) == columns[0], value, param)
 
     def write(self, columns: Sequence[Tensor], value: Tensor, words: Tensor | None = None) -> None:
         """Round ``value``, and keep what is lost."""
@@ -41,10 +46,14 @@ class KahanFormat:
     def _dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
-    def kernel_read(self, addresses: Sequence[str], index: str) -> str:
-        """Return an expression for element ``index``."""
+    def kernel_read(self, addresses: Sequence[str], index: str, result: str) -> list[str]:
+        """Return statements that read element ``index``."""
         kind = self._dtype_name
-        return f"load_{kind}({addresses[0]}, {index}) + load_{kind}({addresses[1]}, {index})"
+        return [
+            f"number = load_{kind}({addresses[0]}, {index})",
+            f"{result} = number + load_{kind}({addresses[1]}, {index})",
+            f"{result} = ({result} if rounded_{kind}({result}) == number else number)",
+        ]
 
     def kernel_write(
         self, addresses: Sequence[str], index: str, value: str, word: str = ""

@@ -21,7 +21,8 @@ from steprule.formats.stochastic import INFINITY, MAGNITUDE, QUIET_NAN
 class SplitFormat:
     """A bfloat16 tensor and ``bits`` more of float32's bits: all 16, or 8.
 
-    With 16 nothing is lost: what is read is what was written, bit for bit (of nan there is one).
+    With 16 nothing is lost: what is read is what was written, bit for bit (of nan there is one, and
+    numbers below 2**-134 are 0).
     With 8 what is left over is rounded at random.
     """
 
@@ -48,9 +49,14 @@ class SplitFormat:
         return 16 - self.bits
 
     def read(self, columns: Sequence[Tensor], compute: torch.dtype, shape: torch.Size) -> Tensor:
-        """Return the float32 numbers."""
+        """Return the float32 numbers; 0 where the parameter is 0.
+
+        If someone has changed the parameter, the rest of what was there is still less than half
+        its gap, but for 0.
+        """
         upper = columns[0].contiguous().view(torch.int16).to(torch.int32) << 16
         rest = columns[1].to(torch.int32) << self._dropped
+        rest = torch.where((upper & MAGNITUDE) == 0, 0, rest)
         return (upper + rest).view(torch.float32).to(compute)
 
     def write(self, columns: Sequence[Tensor], value: Tensor, words: Tensor | None = None) -> None:
@@ -65,14 +71,18 @@ class SplitFormat:
         columns[0].copy_(upper.view(torch.float32))
         columns[1].copy_((bits - upper) >> self._dropped)
 
-    def kernel_read(self, addresses: Sequence[str], index: str) -> str:
-        """Return an expression for element ``index``."""
-        upper = f"(load_int16({addresses[0]}, {index}) << int32(16))"
-        if not self._dropped:
-            return f"float_of({upper} + load_int16({addresses[1]}, {index}))"
-        # A byte is read without its sign.
-        rest = f"load_uint8({addresses[1]}, {index}) << int32(24) >> int32({24 - self._dropped})"
-        return f"float_of({upper} + ({rest}))"
+    def kernel_read(self, addresses: Sequence[str], index: str, result: str) -> list[str]:
+        """Return statements that read element ``index``."""
+        rest = f"load_int16({addresses[1]}, {index})"
+        if self._dropped:  # a byte is read without its sign
+            rest = f"load_uint8({addresses[1]}, {index}) << int32(24)"
+            rest = f"{rest} >> int32({24 - self._dropped})"
+        return [
+            f"upper = load_int16({addresses[0]}, {index}) << int32(16)",
+            f"rest = {rest}",
+            f"rest = (rest if upper & {literal(MAGNITUDE)} != int32(0) else int32(0))",
+            f"{result} = float_of(upper + rest)",
+        ]
 
     def kernel_write(
         self, addresses: Sequence[str], index: str, value: str, word: str = ""

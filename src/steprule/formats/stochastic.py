@@ -6,6 +6,7 @@ random it is made as often as it is small.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,11 @@ class StochasticFloat:
             small = (magnitude.view(torch.float32) + least).view(torch.int32)
             magnitude = torch.where(is_small, small, magnitude)
         magnitude = magnitude + shifted_right(words, 32 - self._dropped)
-        rounded = (magnitude & -(1 << self._dropped)).view(torch.float32)
+        magnitude &= -(1 << self._dropped)
+        if least:  # what is nearer to the largest number than to infinity stays finite
+            is_large = (bits & MAGNITUDE) < _bits(self._too_large)
+            magnitude = torch.where(is_large, magnitude.clamp_max(_bits(self._most)), magnitude)
+        rounded = magnitude.view(torch.float32)
         if least:
             rounded = torch.where(is_small, rounded - least, rounded)
         rounded = torch.where(bits < 0, -rounded, rounded)
@@ -70,9 +75,18 @@ class StochasticFloat:
         """The smallest normal number; 0 for bfloat16, whose is float32's own."""
         return 0.0 if self.dtype is torch.bfloat16 else torch.finfo(self.dtype).tiny
 
-    def kernel_read(self, addresses: Sequence[str], index: str) -> str:
-        """Return an expression for element ``index``."""
-        return f"load_{self.name}({addresses[0]}, {index})"
+    @property
+    def _most(self) -> float:
+        return torch.finfo(self.dtype).max
+
+    @property
+    def _too_large(self) -> float:
+        """From where on infinity is the nearest: half a gap above the largest number."""
+        return self._most * (1 + 2.0 ** -(24 - self._dropped))
+
+    def kernel_read(self, addresses: Sequence[str], index: str, result: str) -> list[str]:
+        """Return a statement that reads element ``index``."""
+        return [f"{result} = load_{self.name}({addresses[0]}, {index})"]
 
     def kernel_write(
         self, addresses: Sequence[str], index: str, value: str, word: str = ""
@@ -95,8 +109,11 @@ class StochasticFloat:
             *lines,
             f"is_small = magnitude < {literal(_bits(least))}",
             f"small_bits = bits_of(float_of(magnitude) + float32({least!r}))",
-            f"rounded = (small_bits if is_small else magnitude) + {random}",
-            f"number = float_of(rounded & {mask})",
+            f"rounded = ((small_bits if is_small else magnitude) + {random}) & {mask}",
+            f"least_of_both = smallest(rounded, {literal(_bits(self._most))})",
+            f"is_large = magnitude < {literal(_bits(self._too_large))}",
+            "rounded = (least_of_both if is_large else rounded)",
+            "number = float_of(rounded)",
             f"number = (number - float32({least!r}) if is_small else number)",
             "number = (-number if bits < int32(0) else number)",
             f"number = (number if magnitude < {literal(INFINITY)} else float_of(bits))",
@@ -105,4 +122,6 @@ class StochasticFloat:
 
 
 def _bits(x: float) -> int:
-    return int(torch.tensor(x, dtype=torch.float32).view(torch.int32))
+    """Return a number's bits as float32."""
+    (bits,) = struct.unpack("<i", struct.pack("<f", x))
+    return int(bits)

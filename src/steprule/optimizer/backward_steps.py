@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 
 from steprule.language.form import form_of
 from steprule.optimizer.base import Optimizer
+from steprule.planning.assignment import NO_ENGINE, Assignment
 from steprule.planning.lagged_norms import LaggedNorms
 from steprule.planning.plan import Plan
 from steprule.planning.settings import Context, Kind, Place
 from steprule.planning.step_record import StepRecord
 
-# Wrappers that average gradients after the backward pass, by the names of their classes.
-_AVERAGING = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
+# Wrappers that average gradients among processes, by the names of their classes.
+_AVERAGING = ("DistributedDataParallel", "FullyShardedDataParallel")
 
 
 def step_in_backward(
@@ -37,8 +39,11 @@ def step_in_backward(
     :func:`accumulating`, and released in the pass outside it.
 
     Clipping: ``clip_grad_norm`` over each ``"param"`` as always; over ``"group"`` or ``"all"`` by
-    the norm of the *step before*, since this step's is known when all is done (nothing is clipped
-    at the first step). ``last_step`` has the norm of the last backward pass.
+    the norm of the *step before* that was finite, since this step's is known when all is done
+    (nothing is clipped at the first step). It is kept in the group, and saved with it.
+    ``last_step`` has the norm of the last backward pass.
+
+    Not with GradScaler: gradients are used as they are, scaled.
 
     Args:
         model: the module whose ``parameters()`` are handed on.
@@ -58,7 +63,7 @@ def step_in_backward(
         (True, 1.0)
         >>> optimizer.step()
     """
-    kinds = [type(module).__name__ for module in model.modules()]
+    kinds = {cls.__name__ for module in model.modules() for cls in type(module).__mro__}
     for name in _AVERAGING:
         if name in kinds:
             raise TypeError(
@@ -110,11 +115,10 @@ def accumulating(optimizer: Optimizer) -> Iterator[None]:
 class _Single:
     """One parameter as a group of its own, and the plan of its steps."""
 
-    group: int
-    position: int
     own: dict[str, Any] = field(default_factory=dict)
     state: dict[Tensor, Any] = field(default_factory=lambda: defaultdict(dict))
     plan: Plan | None = None
+    place: Place | None = None
 
 
 class BackwardSteps:
@@ -122,26 +126,34 @@ class BackwardSteps:
 
     Args:
         context: the optimizer's parts: not the optimizer, which holds this.
+
+    Raises:
+        ValueError: an option of a group that must see all gradients at once.
     """
 
     def __init__(self, context: Context) -> None:
         self.is_accumulating = False
         self._context = context
-        self._norms = LaggedNorms(context.record)
+        self._norms = LaggedNorms(context.groups, context.record)
         self._singles: dict[Tensor, _Single] = {}
         self._handles: list[Any] = []
+        self._has_warned = False
+        for i in range(len(context.groups)):
+            self.check(i)
         for i in range(len(context.groups)):
             self.attach(i)
 
-    def attach(self, group: int) -> None:
-        """Put hooks on a group's parameters.
+    def check(self, group: int) -> None:
+        """Refuse a group with an option that must see all gradients at once.
 
         Raises:
-            ValueError: an option of the group that must see all gradients at once.
+            ValueError: naming it.
         """
-        context = self._context
-        options = context.groups[group]
-        check_steps_in_backward(context.kind_of(options), options, f"group {group}: ")
+        options = self._context.groups[group]
+        check_steps_in_backward(self._context.kind_of(options), options, f"group {group}: ")
+
+    def attach(self, group: int) -> None:
+        """Put hooks on a group's parameters, once it is checked."""
         me = weakref.ref(self)
 
         def update(param: Tensor) -> None:
@@ -149,8 +161,8 @@ class BackwardSteps:
             if steps is not None:
                 steps.step_one(param)
 
-        for position, param in enumerate(options["params"]):
-            self._singles[param] = _Single(group, position)
+        for position, param in enumerate(self._context.groups[group]["params"]):
+            self._singles[param] = _Single(place=Place(self._context.groups, group, position))
             if param.requires_grad:
                 self._handles.append(param.register_post_accumulate_grad_hook(update))
 
@@ -158,38 +170,62 @@ class BackwardSteps:
         for handle in self._handles:
             handle.remove()
 
+    def forget(self) -> None:
+        """Let go of plans and of what they know of the state."""
+        for param, single in self._singles.items():
+            self._singles[param] = _Single(place=single.place)
+
     def step_one(self, param: Tensor) -> None:
         """Update a parameter by the gradient that it has got, and free that."""
         if self.is_accumulating or param.grad is None:
             return
-        single, context = self._singles[param], self._context
+        single = self._singles[param]
+        place = self._place_now(single, param)
+        if place is None:  # it is in no group any more
+            return
         if param.grad.requires_grad:
             raise RuntimeError(
                 "step_in_backward frees gradients in the backward pass, which create_graph=True "
-                f"keeps: {self._place(single).label}"
+                f"keeps: {place.label}"
             )
-        group = context.groups[single.group]
+        self._follow(single, place.groups[place.group], param)
+        with torch.no_grad():
+            self._run(single, place)
+        if param in single.state:
+            self._context.state[param] = single.state[param]
+        param.grad = None
+
+    def _place_now(self, single: _Single, param: Tensor) -> Place | None:
+        """Return where a parameter stands now: groups may have been changed."""
+        groups, known = self._context.groups, single.place
+        if known is not None and known.group < len(groups):
+            params = groups[known.group]["params"]
+            if known.position < len(params) and params[known.position] is param:
+                return known
+        single.plan = None
+        places = (
+            Place(groups, i, position)
+            for i, group in enumerate(groups)
+            for position, other in enumerate(group["params"])
+            if other is param
+        )
+        single.place = next(places, None)
+        return single.place
+
+    def _follow(self, single: _Single, group: Mapping[str, Any], param: Tensor) -> None:
+        """Let the parameter's own group and state be as those of the whole are now."""
         own = {key: value for key, value in group.items() if key != "params"}
         if single.own.keys() != own.keys() | {"params"}:
             single.own.clear()
         single.own.update(own)
         single.own.setdefault("params", [param])
-        self._share_state(single, param)
-        with torch.no_grad():
-            self._run(single)
-        if param in single.state:
-            context.state[param] = single.state[param]
-        param.grad = None
-
-    def _share_state(self, single: _Single, param: Tensor) -> None:
-        """Let the parameter's plan see its entry in the optimizer's state."""
         state = self._context.state
         if param in state:
             single.state[param] = state[param]
         else:
             single.state.pop(param, None)
 
-    def _run(self, single: _Single) -> None:
+    def _run(self, single: _Single, place: Place) -> None:
         plan = single.plan
         if single.own.get("on_nonfinite", "propagate") != "propagate":  # set since
             plan = None
@@ -200,15 +236,24 @@ class BackwardSteps:
                 plan.run()
                 return
             single.plan = plan = None
-            options = self._context.groups[single.group]
-            kind = self._context.kind_of(options)
-            check_steps_in_backward(kind, options, f"group {single.group}: ")
+            self.check(place.group)
             plan = single.plan = Plan(self._context_of(single), for_step=True)
+            self._say_what_fell_back(plan, place)
             plan.run_admitted()
         except BaseException:
             if plan is not None:
                 plan.let_go()
             raise
+
+    def _say_what_fell_back(self, plan: Plan, place: Place) -> None:
+        """Warn, once, that an engine asked for by name does not take a parameter."""
+        for fallen in () if self._has_warned else plan.fallen_back():
+            self._has_warned = True
+            warnings.warn(
+                f"{place.label} runs on engine {fallen.engine!r}: {fallen.reason}. "
+                "optimizer.explain() shows all",
+                stacklevel=5,
+            )
 
     def _context_of(self, single: _Single) -> Context:
         """Return the context of one parameter, in which it is the only one."""
@@ -217,18 +262,34 @@ class BackwardSteps:
             groups=[single.own],
             state=single.state,
             record=StepRecord(),
-            origin=self._place(single),
+            origin=single.place,
             norms=self._norms,
         )
 
-    def _place(self, single: _Single) -> Place:
-        return Place(self._context.groups, single.group, single.position)
+    def assignments(self) -> list[Assignment]:
+        """Return who updates what."""
+        found = []
+        for i, group in enumerate(self._context.groups):
+            for position, param in enumerate(group["params"]):
+                single = self._singles.get(param)
+                if single is None or single.plan is None:
+                    found.append(Assignment(param, i, position, NO_ENGINE, "no gradient yet"))
+                    continue
+                (made,) = single.plan.assignments
+                found.append(Assignment(param, i, position, made.engine, made.reason))
+        return found
 
     def end_step(self) -> bool:
         """End a step; tell whether no gradient was left over."""
-        groups = self._context.groups
-        self._norms.turn(len(groups))
-        return not any(param.grad is not None for group in groups for param in group["params"])
+        self._norms.turn()
+        params = (param for group in self._context.groups for param in group["params"])
+        return not any(param.grad is not None for param in params)
+
+    def free_gradients(self) -> None:
+        """Free gradients that were left over, once they have been used."""
+        for group in self._context.groups:
+            for param in group["params"]:
+                param.grad = None
 
 
 def check_steps_in_backward(kind: Kind, options: Mapping[str, Any], where: str) -> None:

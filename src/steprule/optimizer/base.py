@@ -78,8 +78,20 @@ class StepsInBackward(Protocol):
 
     is_accumulating: bool
 
+    def check(self, group: int) -> None:
+        """Refuse a group with an option that must see all gradients at once."""
+
     def attach(self, group: int) -> None:
         """Take a group's parameters as well."""
+
+    def forget(self) -> None:
+        """Let go of plans and of what they know of the state."""
+
+    def assignments(self) -> list[Assignment]:
+        """Return who updates what."""
+
+    def free_gradients(self) -> None:
+        """Free gradients that were left over."""
 
     def end_step(self) -> bool:
         """End a step; tell whether no gradient was left over."""
@@ -199,11 +211,13 @@ class Optimizer(torch.optim.Optimizer):
         check_against_others(group, self.param_groups)
         self.param_groups.append(group)
         if self._backward_steps is not None:
+            added = len(self.param_groups) - 1
             try:
-                self._backward_steps.attach(len(self.param_groups) - 1)
+                self._backward_steps.check(added)
             except ValueError:
                 self.param_groups.pop()
                 raise
+            self._backward_steps.attach(added)
 
     def _new_group(self, param_group: Mapping[str, Any], where: str, step: int) -> dict[str, Any]:
         """Return a checked group with all options, its schedules at this step."""
@@ -241,7 +255,13 @@ class Optimizer(torch.optim.Optimizer):
         if self.rule is not None:  # without one, options are the subclass's own business
             check_options(self.rule, given, where)
             check_guards(guards_of(given, self.rule.options), where)
-            check_storing(storing_of(given, self.rule.options), given, where)
+            storing = storing_of(given, self.rule.options)
+            check_storing(storing, given, where)
+            if self.rule.sparse == "only" and not storing.is_default:
+                raise ValueError(
+                    f"{where}{type(self).__name__} takes sparse gradients only, for which there "
+                    "are no formats: state_format='param' and param_rounding='nearest'"
+                )
         self._check_scheduled(given.get(SCHEDULES, ()), where)
         requested_engine(self.engine, given)
 
@@ -301,9 +321,21 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._backward_steps is not None and self._backward_steps.end_step():
+        if self._backward_steps is not None:
+            return self._end_step_in_backward(self._backward_steps, loss)
+        return self._step_by_gradients(loss)
+
+    def _end_step_in_backward(self, steps: StepsInBackward, loss: float | None) -> float | None:
+        """End a step that the backward pass has taken; update by gradients that it left."""
+        if steps.end_step():
             advance_schedules(self.param_groups)
             return loss
+        loss = self._step_by_gradients(loss)
+        steps.free_gradients()
+        return loss
+
+    def _step_by_gradients(self, loss: float | None) -> float | None:
+        """Carry out a step by the gradients that there are, and return the loss."""
         plan = self._plan
         if plan is not None and not self._is_own(plan):
             plan = self._plan = None
@@ -448,6 +480,13 @@ class Optimizer(torch.optim.Optimizer):
     def init_state(self) -> None:
         """Make the state of every parameter now, as its first step would; no step is taken."""
         context = self._context()
+        for i, group in enumerate(self.param_groups):
+            kind = context.kind_of(group)
+            options = kind.options_of(group)
+            storing = storing_of(options, kind.rule.options)
+            check_storing(storing, options, f"group {i}: ")
+            for position, param in enumerate(group["params"]):
+                check_param(storing, param, label_of(group, i, position))
         for group in self.param_groups:
             kind = context.kind_of(group)
             options = kind.options_of(group)
@@ -523,7 +562,7 @@ class Optimizer(torch.optim.Optimizer):
             self._check_loaded(group, i)
         kept = self.param_groups, self.state
         before = [dict(group) for group in self.param_groups], dict(self.state), set(self._fresh)
-        self._plan = None
+        self._let_go_of_plans()
         try:
             self._put(groups, load.state, ())
             self.__setstate__({"state": self.state, "param_groups": self.param_groups})
@@ -533,6 +572,11 @@ class Optimizer(torch.optim.Optimizer):
             raise
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+
+    def _let_go_of_plans(self) -> None:
+        self._plan = None
+        if self._backward_steps is not None:
+            self._backward_steps.forget()
 
     def _put(
         self, groups: Sequence[dict[str, Any]], state: Mapping[Any, Any], fresh: Iterable[Tensor]
@@ -591,7 +635,7 @@ class Optimizer(torch.optim.Optimizer):
                 is_count = key in ("step", ROUNDING_STEP)
                 is_count &= isinstance(value, Tensor) and value.dim() == 0
                 entry[key] = value if is_count else moved(value, target)
-        self._plan = None
+        self._let_go_of_plans()
         return self
 
     # -- looking at it --------------------------------------------------------------------
@@ -626,6 +670,10 @@ class Optimizer(torch.optim.Optimizer):
                 for position, param in enumerate(group["params"])
             ]
             return explanation_of(assignments, self.param_groups)
+        kinds = [(self._kind_of(group), group) for group in self.param_groups]
+        notes = pass_notes([(kind.rule, kind.options_of(g)) for kind, g in kinds if kind])
+        if self._backward_steps is not None:
+            return explanation_of(self._backward_steps.assignments(), self.param_groups, notes)
         plan = self._plan
         if plan is None or not plan.still_fits():
             self._plan = None
@@ -633,8 +681,6 @@ class Optimizer(torch.optim.Optimizer):
             with torch.no_grad(), unchanged_state(self.state, self._fresh, always=True):
                 plan = Plan(self._context())
                 plan.let_go()
-        kinds = [(self._kind_of(group), group) for group in self.param_groups]
-        notes = pass_notes([(kind.rule, kind.options_of(g)) for kind, g in kinds if kind])
         return explanation_of(plan.assignments, self.param_groups, notes)
 
     def __repr__(self) -> str:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from steprule.engines.engine import Leaf
-from steprule.formats.choices import check_param, storing_of
-from steprule.formats.floating import FLOATING
+from steprule.formats.choices import check_param, param_format, storing_of
+from steprule.formats.floating import FLOATING, FloatingFormat
 from steprule.formats.random_bits import param_key
 from steprule.planning.settings import Context, Kind, Settings
 from steprule.state.making import check_state, ensure_state
@@ -89,8 +89,8 @@ def _check_storing(settings: Settings, param: Tensor, grad: Tensor, label: str) 
         check_param(storing, param, label)
     except ValueError as error:
         raise RuntimeError(str(error)) from None
-    is_default = (storing.state_format, storing.param_rounding) == ("param", "nearest")
-    if grad.is_sparse and not is_default:
+    is_plain = isinstance(param_format(storing, param), FloatingFormat)
+    if grad.is_sparse and not (storing.state_format == "param" and is_plain):
         raise RuntimeError(
             f"state_format={storing.state_format!r} and param_rounding={storing.param_rounding!r} "
             f"are for dense gradients: {label} has a sparse one, which changes some rows only. Put "

@@ -58,7 +58,7 @@ def loaded_entry(
         value = present.read(columns, compute_dtype(param), shape)
         put_array(name, ours, wanted, param, value, shape)
     ours.update(_beside_param(entry, param, param_format(storing, param)))
-    if isinstance(entry.get(ROUNDING_STEP), Tensor):
+    if ROUNDING_STEP in entry:
         ours[ROUNDING_STEP] = entry[ROUNDING_STEP]
     parts = tuple(f"{name}:" for name in ("param", *rule.slots))
     others = {
@@ -81,6 +81,8 @@ def _beside_param(entry: Mapping[str, Any], param: Tensor, wanted: Format) -> di
     if not keys or not any(str(key).startswith("param:") for key in entry):
         return {}
     present = format_in("param", {**entry, "param": param})
+    if present.columns[0].dtype is not param.dtype:  # it was kept for other weights
+        return {}
     if present.columns == wanted.columns:
         return {key: entry[key].to(param.device) for key in keys}
     columns = columns_in("param", {**entry, "param": param.detach()}, present)

@@ -12,12 +12,10 @@ from torch import Tensor
 from steprule.formats import Format
 from steprule.formats.choices import param_format, storing_of
 from steprule.formats.floating import FLOATING, FloatingFormat
-from steprule.formats.storage import ROUNDING_STEP, Storage, key_of, storage_of
+from steprule.formats.storage import ROUNDING_STEP, Storage, storage_of
 from steprule.language.rule import Rule
 from steprule.state.storing import (
-    column_shape,
-    columns_in,
-    format_in,
+    column_problem,
     put_array,
     store_anew,
     store_param,
@@ -54,18 +52,16 @@ def ensure_state(
     storing = storing_of(options, rule.options)
     of_param = param_format(storing, param)
     if not slots and not rule.counts_steps and isinstance(of_param, FloatingFormat):
+        if param in state:
+            store_param(state[param], storing, param)
         return storage_of((("param", of_param),), (0,))  # torch keeps no entry without state
     entry = state[param]
     formats: list[tuple[str, Format]] = [("param", store_param(entry, storing, param))]
     count_device = param.device if options.get("capturable") else torch.device("cpu")
-    if rule.counts_steps:
-        step = entry.get("step", 0.0)
-        if rule.sparse == "only":
-            entry["step"] = int(step)  # torch's SparseAdam counts in Python
-        elif not isinstance(step, Tensor) or not step.is_floating_point():
-            entry["step"] = torch.tensor(float(step), dtype=scalar_dtype(), device=count_device)
-        elif step.device != count_device:
-            entry["step"] = step.to(count_device)  # a count on the GPU would be waited for
+    if rule.sparse == "only":
+        entry["step"] = int(entry.get("step", 0))  # torch's SparseAdam counts in Python
+    elif rule.counts_steps:
+        _make_count("step", entry, count_device)
     missing = [name for name in slots if not isinstance(entry.get(name), Tensor)]
     for name, (slot, shape) in slots.items():
         value = slot.initial_value(options) if name in missing else None
@@ -100,9 +96,17 @@ def _count_key(
         return None
     if rule.counts_steps:
         return "step"
-    if not isinstance(entry.get(ROUNDING_STEP), Tensor):
-        entry[ROUNDING_STEP] = torch.tensor(0.0, dtype=scalar_dtype())
+    _make_count(ROUNDING_STEP, entry, torch.device("cpu"))
     return ROUNDING_STEP
+
+
+def _make_count(key: str, entry: MutableMapping[str, Any], device: torch.device) -> None:
+    """Have a count of steps in a state entry: a floating tensor of one number, on this device."""
+    count = entry.get(key, 0.0)
+    if not isinstance(count, Tensor) or not count.is_floating_point():
+        entry[key] = torch.tensor(float(count), dtype=scalar_dtype(), device=device)
+    elif count.device != device:
+        entry[key] = count.to(device)  # a count on the GPU would be waited for
 
 
 def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str) -> None:
@@ -118,41 +122,26 @@ def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str)
         slot = rule.slots.get(name)
         if slot is None or slot.is_scalar:
             if value.numel() != 1:
-                raise RuntimeError(_resized(name, value, param, label))
+                shape = tuple(value.shape)
+                raise RuntimeError(f"state {name!r} of {label} has shape {shape}{_resized(param)}")
             continue
-        _check_columns(name, state, torch.Size(slot.shape_for(param.shape) or ()), param, label)
+        _check_array(name, state, torch.Size(slot.shape_for(param.shape) or ()), param, label)
     if any(str(key).startswith("param:") for key in state):
-        _check_columns("param", {**state, "param": param}, param.shape, param, label)
+        _check_array("param", {**state, "param": param}, param.shape, param, label)
 
 
-def _check_columns(
+def _check_array(
     name: str, state: Mapping[str, Any], shape: torch.Size, param: Tensor, label: str
 ) -> None:
-    """Refuse an array whose columns are not those of a format, or of another size."""
-    try:
-        storage = format_in(name, state)
-        tensors = columns_in(name, state, storage)
-    except KeyError:
-        raise RuntimeError(
-            f"state {name!r} of {label} is {state[name].dtype} and in no format that is known: it "
-            "must be floating, or have its format's other columns beside it"
-        ) from None
-    for column, tensor in zip(storage.columns, tensors, strict=True):
-        key = key_of(name, column.part)
-        if tensor.shape != column_shape(column, shape):
-            raise RuntimeError(_resized(key, tensor, param, label))
-        if tensor.dtype is not column.dtype:
-            raise RuntimeError(
-                f"state {key!r} of {label} is {tensor.dtype}, in format {storage.name!r} it is "
-                f"{column.dtype}"
-            )
+    problem = column_problem(name, state, shape, label, _resized(param))
+    if problem is not None:
+        raise RuntimeError(problem)
 
 
-def _resized(name: str, value: Tensor, param: Tensor, label: str) -> str:
+def _resized(param: Tensor) -> str:
     return (
-        f"state {name!r} of {label} has shape {tuple(value.shape)}, the parameter has "
-        f"{tuple(param.shape)}: if the parameter was resized, resize its state too or "
-        "delete it (del optimizer.state[param])"
+        f", the parameter has {tuple(param.shape)}: if the parameter was resized, resize its state "
+        "too or delete it (del optimizer.state[param])"
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steprule.language.rule import Rule
 from steprule.state.labels import label_of
-from steprule.state.storing import column_shape, columns_in, format_in
+from steprule.state.storing import column_problem
 
 StateDict = dict[str, Any]
 
@@ -114,28 +114,23 @@ def _check_entry(rule: Rule | None, param: Tensor, entry: Any, label: str) -> No
         return
     if not isinstance(entry, Mapping):
         raise TypeError(f"loaded state of {label} must be a dict, got {entry!r}")
-    for name, slot in rule.slots.items():
-        value = entry.get(name)
-        if not isinstance(value, Tensor) or slot.is_scalar:
-            continue
-        try:
-            storage = format_in(name, entry)
-            tensors = columns_in(name, entry, storage)
-        except KeyError:
-            raise ValueError(
-                f"loaded state {name!r} of {label} is {value.dtype}, in no format that is known: "
-                "register its format (steprule.register_state_format) before loading"
-            ) from None
-        shape = slot.shape_for(param.shape)
-        if shape is None:
-            continue
-        for column, tensor in zip(storage.columns, tensors, strict=True):
-            if tensor.shape != column_shape(column, torch.Size(shape)):
-                raise ValueError(
-                    f"loaded state {name!r} of {label} has shape {tuple(tensor.shape)}, the "
-                    f"parameter has {tuple(param.shape)}: the model differs from the one saved, "
-                    "or its parameters are in another order"
-                )
+    resized = (
+        f", the parameter has {tuple(param.shape)}: the model differs from the one saved, or its "
+        "parameters are in another order"
+    )
+    arrays: dict[str, tuple[int, ...] | None] = {
+        name: slot.shape_for(param.shape)
+        for name, slot in rule.slots.items()
+        if isinstance(entry.get(name), Tensor) and not slot.is_scalar
+    }
+    if any(str(key).startswith("param:") for key in entry):
+        arrays["param"] = tuple(param.shape)
+    for name, shape in arrays.items():
+        if shape is not None:
+            found = {**entry, "param": param}
+            problem = column_problem(name, found, torch.Size(shape), label, resized)
+            if problem is not None:
+                raise ValueError(f"loaded {problem}")
 
 
 def cast_state(param: Tensor, value: Any, key: str | None, flags: Mapping[str, Any]) -> Any:

@@ -40,6 +40,41 @@ def columns_in(name: str, entry: Mapping[str, Any], storage: Format) -> list[Ten
     return [entry[key_of(name, column.part)] for column in storage.columns]
 
 
+def column_problem(
+    name: str, entry: Mapping[str, Any], shape: torch.Size, label: str, resized: str
+) -> str | None:
+    """Say why what a state entry has of an array can't be read; None if it can.
+
+    Args:
+        name: the array's.
+        entry: the state entry.
+        shape: the array's.
+        label: the parameter's name in messages.
+        resized: what is said of another shape, after which shape it is.
+    """
+    try:
+        storage = format_in(name, entry)
+        columns = columns_in(name, entry, storage)
+    except (KeyError, AttributeError):
+        kind = getattr(entry[name], "dtype", type(entry[name]).__name__)
+        return (
+            f"state {name!r} of {label} is {kind} and in no format that is known: it must be "
+            "floating, or have its format's other columns beside it; a format of your own must be "
+            "registered first (steprule.register_state_format)"
+        )
+    for column, tensor in zip(storage.columns, columns, strict=True):
+        key = key_of(name, column.part)
+        if tensor.shape != column_shape(column, shape):
+            return f"state {key!r} of {label} has shape {tuple(tensor.shape)}{resized}"
+        # A parameter's own dtype is the model's.
+        if tensor.dtype is not column.dtype and key != "param":
+            return (
+                f"state {key!r} of {label} is {tensor.dtype}, in format {storage.name!r} it is "
+                f"{column.dtype}"
+            )
+    return None
+
+
 def wanted_format(
     slot: Slot, options: Mapping[str, Any], storing: StoringOptions, param: Tensor
 ) -> Format | None:
@@ -124,11 +159,10 @@ def store_param(entry: MutableMapping[str, Any], storing: StoringOptions, param:
         The parameter's format.
     """
     wanted = param_format(storing, param)
-    keys = [key_of("param", column.part) for column in wanted.columns[1:]]
-    if not all(isinstance(entry.get(key), Tensor) for key in keys):
+    parts = {key_of("param", column.part): column.dtype for column in wanted.columns[1:]}
+    is_there = all(getattr(entry.get(key), "dtype", None) is kind for key, kind in parts.items())
+    if not parts or not is_there:
         remove_parts("param", entry)
-        for key, column in zip(keys, wanted.columns[1:], strict=True):
-            entry[key] = torch.zeros_like(param, dtype=column.dtype, requires_grad=False)
-    elif not keys:
-        remove_parts("param", entry)
+        for key, dtype in parts.items():
+            entry[key] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
     return wanted

@@ -199,8 +199,9 @@ class _Printer:
         slots = {value: name for name, value in self._recording.each_inputs.items()}
         for value in inputs:
             storage = self._layout.element_format(slots[value])
-            read = storage.kernel_read(column_names(slots[value], storage), index)
-            body += self._kept(value, f"float64({read})", index, names)
+            stored = f"{slots[value]}_stored"
+            body += storage.kernel_read(column_names(slots[value], storage), index, stored)
+            body += self._kept(value, f"float64({stored})", index, names)
         for reduction in of_arrays:
             if reduction.result.each == each and reduction.name == "mean_of":
                 read = f"load_float64({self._place(reduction.result, index)})"

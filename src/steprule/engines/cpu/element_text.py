@@ -44,14 +44,14 @@ def array_reads(
     recording = layout.form.recording()
     body = []
     for name in arrays:
-        storage, read = dict(layout.formats)[name], f"{name}_stored"
+        storage, stored = dict(layout.formats)[name], f"{name}_stored"
         printer.names[recording.array_inputs[name]] = f"{name}_value"
         addresses = column_names(name, storage)
         if isinstance(storage, BlockFormat):
-            body += storage.kernel_decode(name, addresses, read, is_special=is_special)
+            body += storage.kernel_decode(name, addresses, stored, is_special=is_special)
         else:
-            read = layout.element_format(name).kernel_read(addresses, layout.index)
-        body.append(f"{name}_value = {layout.compute}({read})")
+            body += layout.element_format(name).kernel_read(addresses, layout.index, stored)
+        body.append(f"{name}_value = {layout.compute}({stored})")
     return body
 
 
@@ -60,9 +60,10 @@ def matrix_reads(layout: Layout, printer: ExpressionPrinter) -> list[str]:
     body = []
     for value, name in matrix_names(layout.form.recording()).items():
         storage = layout.element_format(name)
-        read = storage.kernel_read(column_names(name, storage), layout.index)
+        addresses = column_names(name, storage)
         printer.names[value] = f"{name}_value"
-        body.append(f"{name}_value = {layout.compute}({read})")
+        body += storage.kernel_read(addresses, layout.index, f"{name}_stored")
+        body.append(f"{name}_value = {layout.compute}({name}_stored)")
     return body
 
 

@@ -54,7 +54,7 @@ def totals(control, _first, _last):
 def square_sums_library(storage: FloatingFormat) -> Library:
     """Return ``square_sums``, which runs over chunks of gradients stored so."""
     source = _SQUARES.format(
-        size=storage.bytes_for(1), read=storage.kernel_read(["grad_address"], "i")
+        size=storage.bytes_for(1), read=storage.kernel_load("grad_address", "i")
     )
     return library_for(source, ("square_sums",), arity=3, reorders_sums=True, title=_TITLE)
 

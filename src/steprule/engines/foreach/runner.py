@@ -234,7 +234,7 @@ def shares_of(params: Sequence[Tensor], storage: Storage, form: Form) -> list[in
 
     Formats are read into float32 tensors, which are not to be there for all parameters at once.
     """
-    if storage.is_plain or form.recording().has_reductions:
+    if storage.is_plain or form.recording().shared_reductions:
         return [0] * len(params)
     before = itertools.accumulate((param.numel() for param in params), initial=0)
     return [elements // _AT_ONCE for elements, _ in zip(before, params, strict=False)]

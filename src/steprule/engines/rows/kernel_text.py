@@ -14,6 +14,7 @@ import functools
 from steprule.engines.cpu.kernel_text import element_loop, scalar_reads, source_of
 from steprule.engines.cpu.layout import Layout, columns_with_offsets, in_flushed_mode, indented
 from steprule.engines.native.control_block import Control
+from steprule.formats.floating import FloatingFormat
 
 # Rows are asked for so many rows before their turn: they lie anywhere in the table.
 _AHEAD = 8
@@ -90,11 +91,11 @@ def rows_source_of(layout: Layout) -> str:
 
 
 def _rows_source(layout: Layout) -> str:
-    storage = layout.element_format("grad")
+    storage = dict(layout.formats)["grad"]
+    assert isinstance(storage, FloatingFormat)
     size = storage.columns[0].bytes_for(1)
     own, other, total = (
-        storage.kernel_read([name], "i")
-        for name in ("grad_address", "other_address", "sum_address")
+        storage.kernel_load(name, "i") for name in ("grad_address", "other_address", "sum_address")
     )
     columns = [(variable, size) for variable, _ in columns_with_offsets(layout)]  # of one dtype
     entry_address = f"values + {size} * count * "
