@@ -212,14 +212,15 @@ def _elements(layout: Layout, body: Sequence[str], count: str) -> list[str]:
             "    at = first + i",
             *indented(body, 4),
         ]
-    each, inside = str(layout.block // parts), str(layout.block // parts)
-    if not count.isdigit():
-        each, inside = f"({count} + {parts - 1}) >> {parts.bit_length() - 1}", "inside"
+    if count.isdigit():
+        inside = each = str(int(count) // parts)
+    else:
+        each = f"({count} + {parts - 1}) >> {parts.bit_length() - 1}"
+        inside = f"min(each, {count} - base)"
     return [
         f"each = {each}",
         f"for part in range({parts}):",
         "    base = part * each",
-        *(["    inside = min(each, tail - base)"] if inside == "inside" else []),
         f"    for i in independent({inside}):",
         "        place = base + i",
         "        at = first + place",
