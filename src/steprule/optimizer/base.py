@@ -321,21 +321,10 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._backward_steps is not None:
-            return self._end_step_in_backward(self._backward_steps, loss)
-        return self._step_by_gradients(loss)
-
-    def _end_step_in_backward(self, steps: StepsInBackward, loss: float | None) -> float | None:
-        """End a step that the backward pass has taken; update by gradients that it left."""
-        if steps.end_step():
+        in_backward = self._backward_steps
+        if in_backward is not None and in_backward.end_step():
             advance_schedules(self.param_groups)
             return loss
-        loss = self._step_by_gradients(loss)
-        steps.free_gradients()
-        return loss
-
-    def _step_by_gradients(self, loss: float | None) -> float | None:
-        """Carry out a step by the gradients that there are, and return the loss."""
         plan = self._plan
         if plan is not None and not self._is_own(plan):
             plan = self._plan = None
@@ -349,6 +338,8 @@ class Optimizer(torch.optim.Optimizer):
                 torch._C._set_grad_enabled(before)
         if is_taken:
             advance_schedules(self.param_groups)
+        if in_backward is not None:
+            in_backward.free_gradients()
         return loss
 
     def _is_own(self, plan: Plan) -> bool:
