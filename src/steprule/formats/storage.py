@@ -18,9 +18,9 @@ from steprule.formats.random_bits import array_key, random_words
 ROUNDING_STEP = "rounding_step"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Storage:
-    """The formats of a parameter and of its array slots.
+    """The formats of a parameter and of its array slots; :func:`storage_of` makes each once.
 
     Attributes:
         formats: by name, ``"param"`` first.

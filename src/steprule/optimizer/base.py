@@ -481,8 +481,9 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             kind = context.kind_of(group)
             options = kind.options_of(group)
+            storing = storing_of(options, kind.rule.options)
             for param in group["params"]:
-                ensure_state(kind.rule, options, param, self.state, self._fresh)
+                ensure_state(kind.rule, options, param, self.state, self._fresh, storing)
 
     def state_dict(self) -> StateDict:
         """Return the state in torch's format: ``state`` by parameter index, ``param_groups``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines.engine import Leaf
-from steprule.formats.choices import check_param, param_format, storing_of
+from steprule.formats.choices import StoringOptions, check_param, param_format
 from steprule.formats.floating import FLOATING, FloatingFormat
 from steprule.formats.random_bits import param_key
 from steprule.planning.settings import Context, Kind, Settings
@@ -30,15 +30,17 @@ def checked_leaves(context: Context, settings: list[Settings]) -> list[Leaf]:
     return found
 
 
-def make_state(context: Context, leaf: Leaf) -> None:
+def make_state(context: Context, leaf: Leaf, storing: StoringOptions) -> None:
     """Give a leaf what state it lacks (someone may have cleared it since the last step)."""
     group = context.groups[leaf.group]
     kind = context.kind_of(group)
     options = kind.options_of(group)
-    leaf.storage = ensure_state(kind.rule, options, leaf.param, context.state, context.fresh)
+    leaf.storage = ensure_state(
+        kind.rule, options, leaf.param, context.state, context.fresh, storing
+    )
     if leaf.storage.count is not None:
-        seed = storing_of(options, kind.rule.options).rounding_seed
-        leaf.random_key = param_key(seed, context.place_of(leaf.group, leaf.position).identity)
+        identity = context.place_of(leaf.group, leaf.position).identity
+        leaf.random_key = param_key(storing.rounding_seed, identity)
     leaf.state = context.state.get(leaf.param, {})
     leaf.is_first = leaf.param in context.fresh
 
@@ -85,6 +87,8 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
 def _check_storing(settings: Settings, param: Tensor, grad: Tensor, label: str) -> None:
     """Refuse a parameter that can't have the formats that its group asks for."""
     storing = settings.storing
+    if storing.is_default:
+        return
     try:
         check_param(storing, param, label)
     except ValueError as error:

@@ -49,7 +49,7 @@ class Plan:
         leaves = checked_leaves(context, self.settings)
         with unchanged_state(context.state, context.fresh):
             for leaf in leaves:
-                make_state(context, leaf)
+                make_state(context, leaf, self.settings[leaf.group].storing)
             self._plan(leaves)
             if for_step and not self._are_admitted():
                 raise PassedOver

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from steprule.formats import Format
-from steprule.formats.choices import param_format, storing_of
+from steprule.formats.choices import StoringOptions, param_format
 from steprule.formats.floating import FLOATING, FloatingFormat
 from steprule.formats.storage import ROUNDING_STEP, Storage, storage_of
 from steprule.language.rule import Rule
 from steprule.state.storing import (
     column_problem,
+    has_parts,
     put_array,
     store_anew,
     store_param,
@@ -34,6 +36,7 @@ def ensure_state(
     param: Tensor,
     state: MutableMapping[Tensor, dict[str, Any]],
     fresh: set[Tensor],
+    storing: StoringOptions,
 ) -> Storage:
     """Give ``param`` the state that the rule keeps under these options, where it is missing.
 
@@ -49,14 +52,16 @@ def ensure_state(
         for name, slot in rule.slots.items()
         if slot.is_present(options) and (shape := slot.shape_for(param.shape)) is not None
     }
-    storing = storing_of(options, rule.options)
     of_param = param_format(storing, param)
     if not slots and not rule.counts_steps and isinstance(of_param, FloatingFormat):
         if param in state:
             store_param(state[param], storing, param)
         return storage_of((("param", of_param),), (0,))  # torch keeps no entry without state
     entry = state[param]
-    formats: list[tuple[str, Format]] = [("param", store_param(entry, storing, param))]
+    is_plain = storing.is_default and not has_parts(entry)
+    if not is_plain:
+        store_param(entry, storing, param)
+    formats: list[tuple[str, Format]] = [("param", of_param)]
     count_device = param.device if options.get("capturable") else torch.device("cpu")
     if rule.sparse == "only":
         entry["step"] = int(entry.get("step", 0))  # torch's SparseAdam counts in Python
@@ -70,6 +75,9 @@ def ensure_state(
                 dtype = torch.float64 if slot.is_float64 else scalar_dtype()
                 entry[name] = torch.tensor(value, dtype=dtype, device=count_device)
             continue
+        if is_plain and value is None:
+            formats.append((name, FLOATING[entry[name].dtype]))
+            continue
         wanted = wanted_format(slot, options, storing, param)
         if value is None:
             wanted = store_anew(name, entry, wanted, param)
@@ -79,13 +87,15 @@ def ensure_state(
         formats.append((name, wanted))
     if missing and len(missing) == len(slots):
         fresh.add(param)
-    return storage_of(tuple(formats), _numbers(rule, formats), _count_key(rule, formats, entry))
+    names = tuple(name for name, _ in formats)
+    return storage_of(tuple(formats), _numbers(rule, names), _count_key(rule, formats, entry))
 
 
-def _numbers(rule: Rule, formats: Sequence[tuple[str, Format]]) -> tuple[int, ...]:
+@functools.cache
+def _numbers(rule: Rule, names: tuple[str, ...]) -> tuple[int, ...]:
     """Return what the random bits of each array know it by."""
-    names = ("param", *rule.slots)
-    return tuple(names.index(name) for name, _ in formats)
+    all_names = ("param", *rule.slots)
+    return tuple(map(all_names.index, names))
 
 
 def _count_key(
@@ -115,6 +125,7 @@ def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str)
     Raises:
         RuntimeError: naming the parameter and the entry.
     """
+    is_plain = not has_parts(state)
     for name in ("step", ROUNDING_STEP, *rule.slots):
         value = state.get(name)
         if not isinstance(value, Tensor):
@@ -125,8 +136,10 @@ def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str)
                 shape = tuple(value.shape)
                 raise RuntimeError(f"state {name!r} of {label} has shape {shape}{_resized(param)}")
             continue
-        _check_array(name, state, torch.Size(slot.shape_for(param.shape) or ()), param, label)
-    if any(str(key).startswith("param:") for key in state):
+        expected = torch.Size(slot.shape_for(param.shape) or ())
+        if not (is_plain and value.dtype in FLOATING and value.shape == expected):
+            _check_array(name, state, expected, param, label)
+    if not is_plain and any(str(key).startswith("param:") for key in state):
         _check_array("param", {**state, "param": param}, param.shape, param, label)
 
 

@@ -20,6 +20,11 @@ def column_shape(column: Column, shape: torch.Size) -> torch.Size:
     return shape if column.elements == 1 else torch.Size([column.length(shape.numel())])
 
 
+def has_parts(entry: Mapping[Any, Any]) -> bool:
+    """Tell whether a state entry has more than plain tensors, which tell their format."""
+    return any(":" in key for key in entry if isinstance(key, str))
+
+
 def format_in(name: str, entry: Mapping[str, Any]) -> Format:
     """Return the format that an array has in a state entry, by its keys and dtype.
 
