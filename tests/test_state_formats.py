@@ -345,6 +345,17 @@ def test_state_bytes_say_what_is_stored(name: str) -> None:
         assert f"{total.total:,}" in str(total)
 
 
+@pytest.mark.parametrize("state_format", STATE_FORMATS)
+def test_a_checkpoint_is_as_small_as_the_state(state_format: str) -> None:
+    param = torch.zeros(300, 1000, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = steprule.Adam([param], state_format=state_format, param_rounding="split24")
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    assert file.tell() <= int(optimizer.state_bytes()) + 8192
+
+
 def test_small_tensors_keep_full_precision() -> None:
     params = [torch.zeros(4095, requires_grad=True), torch.zeros(4096, requires_grad=True)]
     optimizer = steprule.Adam(params, state_format="int8")
