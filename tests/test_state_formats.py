@@ -563,7 +563,7 @@ def test_torchs_default_device_does_not_matter() -> None:
                 param.grad = grad
             run.optimizer.step()
         finally:
-            torch.set_default_device("cpu")
+            torch.set_default_device(None)
         runs.append(run)
     check_same(*runs)
 
