@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from steprule.cli.errors import CommandError
 from steprule.cli.warm import parse_options
-from steprule.formats.choices import state_format_names
+from steprule.formats.choices import HALF, state_format_names
 from steprule.optimizer import Optimizer
 from steprule.optimizer.options import suggestion
 from steprule.rules import OPTIMIZERS
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_HALF = (torch.float16, torch.bfloat16)
 _SHAPE = re.compile(r"(?:(\d+)\*)?(\d+(?:x\d+)*)")
 
 
@@ -128,7 +127,7 @@ def memory_rows(
         cls: the optimizer.
         options: of it, but for the formats.
     """
-    has_half = any(param.dtype in _HALF for param in params)
+    has_half = any(param.dtype in HALF for param in params)
     has_float16 = any(param.dtype is torch.float16 for param in params)
     roundings = ["nearest"]
     if has_half:

@@ -18,7 +18,8 @@ from steprule.formats.split import SplitFormat
 from steprule.formats.stochastic import StochasticFloat
 
 ROUNDINGS = ("nearest", "stochastic", "kahan", "split", "split24")
-_HALF = (torch.bfloat16, torch.float16)
+#: The dtypes whose parameters can be rounded otherwise than to nearest.
+HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def formats_by_column() -> Mapping[tuple[str, torch.dtype], Format]:
     found: list[Format] = [
         SplitFormat(16),
         SplitFormat(8),
-        *(KahanFormat(dtype) for dtype in _HALF),
+        *(KahanFormat(dtype) for dtype in HALF),
         *(x for both in _STATE_FORMATS.values() for x in (both.signed, both.unsigned)),
     ]
     by_column = {column_that_tells(storage): storage for storage in found}
@@ -223,7 +224,7 @@ def check_param(storing: StoringOptions, param: Tensor, label: str) -> None:
 def param_format(storing: StoringOptions, param: Tensor) -> Format:
     """Return the format of a parameter."""
     rounding, dtype = storing.param_rounding, param.dtype
-    if dtype in _HALF:
+    if dtype in HALF:
         if rounding == "stochastic":
             return StochasticFloat(dtype)
         if rounding == "kahan":

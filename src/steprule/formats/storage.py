@@ -81,17 +81,18 @@ class Storage:
         return self[name].read(self.columns(name, param, state), compute, param.shape)
 
     def write(
-        self, name: str, param: Tensor, state: Mapping[str, Any], value: Tensor, key: int, step: int
+        self, name: str, param: Tensor, state: Mapping[str, Any], value: Tensor, key: int
     ) -> None:
-        """Store an array's numbers.
+        """Store an array's numbers, of an update that is not yet counted.
 
         Args:
             key: of the parameter, for random bits.
-            step: the number of updates, this one included.
         """
         storage = self[name]
         words = None
         if storage.is_random:
+            assert self.count is not None
+            step = int(state[self.count]) + 1
             number = self.numbers[list(self._by_name).index(name)]
             words = random_words(array_key(key, step, number), value.shape, value.device)
         storage.write(self.columns(name, param, state), value, words)

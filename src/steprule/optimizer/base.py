@@ -241,11 +241,7 @@ class Optimizer(torch.optim.Optimizer):
                 )
         self._check_group({**self.extras, **group}, where)
         check_tensors(params, names, where, bool(group.get("differentiable")))
-        kind = self._kind_of(group)
-        if kind is not None:
-            storing = storing_of(kind.options_of(group), kind.rule.options)
-            for i, param in enumerate(params):
-                check_param(storing, param, label_of(group, len(self.param_groups), i))
+        self._check_storable(group, len(self.param_groups))
         self._check_params(params, names, where)
         return group
 
@@ -272,6 +268,14 @@ class Optimizer(torch.optim.Optimizer):
         for key in keys:
             if key in flags:
                 raise TypeError(f"{where}{key} is a flag, not a number: it cannot be scheduled")
+
+    def _check_storable(self, group: Mapping[str, Any], index: int) -> None:
+        """Refuse parameters that can't be stored as their group asks."""
+        kind = self._kind_of(group)
+        if kind is not None:
+            storing = storing_of(kind.options_of(group), kind.rule.options)
+            for position, param in enumerate(group["params"]):
+                check_param(storing, param, label_of(group, index, position))
 
     def _check_params(self, params: Sequence[Tensor], names: list[str] | None, where: str) -> None:
         """Refuse tensors that this optimizer has no use for (for subclasses)."""
@@ -476,8 +480,7 @@ class Optimizer(torch.optim.Optimizer):
             options = kind.options_of(group)
             storing = storing_of(options, kind.rule.options)
             check_storing(storing, options, f"group {i}: ")
-            for position, param in enumerate(group["params"]):
-                check_param(storing, param, label_of(group, i, position))
+            self._check_storable(group, i)
         for group in self.param_groups:
             kind = context.kind_of(group)
             options = kind.options_of(group)

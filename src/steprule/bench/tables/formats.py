@@ -56,10 +56,12 @@ def measure(
     }
 
     def parameters() -> list[torch.Tensor]:
-        params = [p.detach().to(dtype).requires_grad_() for p in which.parameters()]
-        for param, like in zip(params, which.parameters(), strict=True):
-            param.grad = like.grad.to(dtype) if like.grad is not None else None
-        return params
+        made = []
+        for like in which.parameters():
+            param = like.detach().to(dtype).requires_grad_()
+            param.grad = None if like.grad is None else like.grad.to(dtype)
+            made.append(param)
+        return made
 
     def ours(params: Any) -> torch.optim.Optimizer:
         make: Any = subject.cls
@@ -71,8 +73,8 @@ def measure(
         makers = {OURS: ours, **subject.modes()}
         return {name: stepping(make, params) for name, make in makers.items()}
 
-    make: Any = subject.cls
-    sized = make([p.detach().to("meta").requires_grad_() for p in parameters()], **options)
+    shapes = [torch.empty(shape, dtype=dtype, device="meta") for shape in which.shapes]
+    sized: Any = ours([shape.requires_grad_() for shape in shapes])
     sized.init_state()
     facts = {"state": sized.state_bytes().per_param}
     readings = interleaved(contenders, rounds=settings.rounds, repeats=which.repeats)

@@ -55,9 +55,7 @@ def read_array(leaf: Leaf, name: str, compute: torch.dtype) -> Tensor:
 
 def write_array(leaf: Leaf, name: str, value: Tensor) -> None:
     """Store an array of a leaf; its step is not yet advanced."""
-    storage = leaf.storage
-    step = 0 if storage.count is None else int(leaf.state[storage.count]) + 1
-    storage.write(name, leaf.param, leaf.state, value, leaf.random_key, step)
+    leaf.storage.write(name, leaf.param, leaf.state, value, leaf.random_key)
 
 
 def _is_other(name: str, value: Any, inputs: dict[str, Any]) -> bool:

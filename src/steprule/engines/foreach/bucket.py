@@ -110,7 +110,8 @@ class Bucket:
                 continue
             for i, (target, value) in enumerate(zip(tensors, made, strict=True)):
                 if value is not target:  # it was not updated in place
-                    self._write(name, i, value)
+                    param, state, key = self._params[i], self._states[i], self._random_keys[i]
+                    self._storage.write(name, param, state, value, key)
         for name, tensors in self._scalar_slots.items():
             new = recording.outputs[name]
             made = values[new] if isinstance(new, Value) else new
@@ -122,11 +123,6 @@ class Bucket:
             self._storage.read(name, param, state, self._compute)
             for param, state in zip(self._params, self._states, strict=True)
         ]
-
-    def _write(self, name: str, i: int, value: Tensor) -> None:
-        param, state, count = self._params[i], self._states[i], self._storage.count
-        step = 0 if count is None else int(state[count]) + 1
-        self._storage.write(name, param, state, value, self._random_keys[i], step)
 
     def _total(self, key: int, own: TensorList) -> Generator[Sequence[Share], Totals, TensorList]:
         """Return for each tensor what they add up to with others, given what each adds."""
