@@ -28,7 +28,8 @@ from helpers import (
 from torch import nn
 
 import steprule
-from steprule.engines.cpu.runner import CHUNK, GRAIN
+from steprule.engines.cpu.runner import GRAIN
+from steprule.engines.kernels.address_runner import CHUNK
 from steprule.rules import OPTIMIZERS
 
 NAMES = elementwise_optimizers()
@@ -444,7 +445,9 @@ def test_a_parameter_reshaped_in_place_is_seen(
 ) -> None:
     """The address stays: only sizes and strides tell."""
     if not native:
-        monkeypatch.setattr("steprule.engines.cpu.runner.is_native_enabled", lambda: False)
+        monkeypatch.setattr(
+            "steprule.engines.kernels.address_runner.is_native_enabled", lambda: False
+        )
     size, reshape = RESHAPES[kind]
     whole = torch.ones(40)
     param = nn.Parameter(whole[:size])

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from steprule.engines.cpu.axis_text import axis_source_of, each_values
-from steprule.engines.cpu.runner import KernelRunner, layout_of
+from steprule.engines.cpu.runner import KernelRunner
 from steprule.engines.engine import Leaf
 from steprule.engines.kernel_cache.cache import Library, library_for
 from steprule.engines.native.control_block import Control
 from steprule.language.form import Form
+from steprule.language.passes import Pass
 
 
 class AxisRunner(KernelRunner):
@@ -30,10 +31,12 @@ class AxisRunner(KernelRunner):
         self._spaces = self._workspace.ctypes.data + 8 * starts
         self._control[Control.WORKSPACE] = self._spaces.ctypes.data
 
+    def _passes(self) -> Sequence[Pass]:
+        return ()
+
     def _compile(self, leaf: Leaf) -> tuple[Library, Library]:
-        self.passes = ()
         title = f"the rule {self.form.rule.name!r} on matrices"
-        source = axis_source_of(layout_of(self.form, leaf))
+        source = axis_source_of(self.layout)
         library = library_for(
             source, ("prepare", "update"), arity=3, reorders_sums=True, title=title
         )

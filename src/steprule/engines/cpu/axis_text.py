@@ -12,15 +12,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 
-from steprule.engines.cpu.element_text import (
+from steprule.engines.cpu.kernel_text import chunk_reads, prepare_source, table_reads
+from steprule.engines.kernels.element_text import (
     element_body,
     element_write,
     random_keys,
     random_origins,
     written_arrays,
 )
-from steprule.engines.cpu.kernel_text import chunk_reads, prepare_source, table_reads
-from steprule.engines.cpu.layout import (
+from steprule.engines.kernels.finish_text import joined, scalar_slot_stores, term_of
+from steprule.engines.kernels.layout import (
     Layout,
     array_names,
     column_names,
@@ -28,8 +29,7 @@ from steprule.engines.cpu.layout import (
     indented,
     scalar_row,
 )
-from steprule.engines.cpu.reduction_text import joined, scalar_slot_stores, term_of
-from steprule.engines.cpu.spelling import KERNEL_SPELLING
+from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
 from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
 from steprule.language.passes import levels_of, operations_for, update_operations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from steprule.engines.cpu.element_text import (
+from steprule.engines.kernels.element_text import (
     array_reads,
     element_write,
     matrix_reads,
@@ -20,8 +20,8 @@ from steprule.engines.cpu.element_text import (
     random_word,
     written_arrays,
 )
-from steprule.engines.cpu.layout import Layout, array_names, column_names, indented
-from steprule.engines.cpu.spelling import KERNEL_SPELLING
+from steprule.engines.kernels.layout import Layout, array_names, column_names, indented
+from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.printing import ExpressionPrinter, truths_of
 from steprule.formats import BlockFormat
 from steprule.formats.random_bits import literal

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from steprule.engines.compiler import can_convert_half
-from steprule.engines.cpu.axis_operands import axis_refusal
-from steprule.engines.cpu.matrix_operands import matrix_refusal
-from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
 from steprule.engines.engine import Leaf, Runner, UnavailableError
+from steprule.engines.kernels.axis_operands import axis_refusal
+from steprule.engines.kernels.matrix_operands import matrix_refusal
+from steprule.engines.kernels.memory import PLAIN, counts_of, has_memory
 from steprule.engines.whole_step import Contents, WholeStep
 from steprule.formats.floating import FLOATING
 from steprule.language.form import Form

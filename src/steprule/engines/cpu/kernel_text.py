@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import functools
 
-import torch
-
 from steprule.engines.cpu.block_text import update_in_blocks
-from steprule.engines.cpu.element_text import (
+from steprule.engines.kernels.element_text import (
     element_body,
     element_write,
     matrix_reads,
@@ -27,7 +25,7 @@ from steprule.engines.cpu.element_text import (
     random_origins,
     written_arrays,
 )
-from steprule.engines.cpu.layout import (
+from steprule.engines.kernels.layout import (
     Layout,
     array_names,
     columns_with_offsets,
@@ -36,17 +34,25 @@ from steprule.engines.cpu.layout import (
     indented,
     scalar_row,
 )
-from steprule.engines.cpu.spelling import KERNEL_SPELLING
+from steprule.engines.kernels.prepare_text import prepare_text, row_length
+from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
 from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
-from steprule.formats.storage import ROUNDING_STEP
 from steprule.language.passes import update_operations
-from steprule.language.recording import Recording, Value
-from steprule.language.rule import OF_SHAPE, SUPPLIED
 
 # Chunks whose memory is asked for while this many before them are updated: small tensors lie
 # anywhere, and the processor would wait for each.
 AHEAD = 4
+_PREPARED_FROM = (
+    Control.TENSORS,
+    Control.GRADS,
+    Control.COUNTS,
+    Control.GROUPS,
+    Control.NUMBERS,
+    Control.FIRSTS,
+    Control.SCALARS,
+    Control.SHAPES,
+)
 
 
 @functools.cache
@@ -56,98 +62,41 @@ def source_of(layout: Layout) -> str:
 
 
 def prepare_source(layout: Layout) -> str:
-    """Return the text of ``prepare``."""
-    form, recording = layout.form, layout.form.recording()
-    hyperparameters = [name for name in form.scalars if name not in SUPPLIED]
-    counts = dict(layout.count_dtypes)
-    names = {v: f"s{v.index}" for v in _scalar_values(recording)}
-    row = scalar_row(recording)
+    """Return the text of ``prepare``: tensors with the inputs of the one before share its row."""
+    text, length = prepare_text(layout), row_length(layout)
     lines = [
         "def prepare(control, _first, _last):",
-        f"    tensors = load_int64(control, {Control.TENSORS})",
-        f"    grads = load_int64(control, {Control.GRADS})",
-        f"    counts = load_int64(control, {Control.COUNTS})",
-        f"    groups = load_int64(control, {Control.GROUPS})",
-        f"    numbers = load_int64(control, {Control.NUMBERS})",
-        f"    firsts = load_int64(control, {Control.FIRST})",
-        f"    scalars = load_int64(control, {Control.SCALARS})",
+        *(f"    {table.name.lower()} = load_int64(control, {table})" for table in _PREPARED_FROM),
+        *indented(text.constants, 4),
+        *(f"    {name} = 0.0" for name in text.held),
         "    previous = -1",
-    ]
-    inputs = ["_group"]  # no slot's name
-    body: list[str] = ["in__group = load_int64(groups, tensor)"]
-    stores: list[str] = []
-    for i, (name, dtype) in enumerate(layout.count_dtypes):
-        body.append(f"{name}_address = load_int64(counts, {i} * tensors + tensor)")
-        if name in ("step", ROUNDING_STEP):
-            body.append(f"in_{name} = float64(load_{dtype}({name}_address, 0)) + 1.0")
-            stores.append(f"store_{dtype}({name}_address, 0, {dtype}(in_{name}))")
-        else:
-            body.append(f"in_{name} = float64(load_{dtype}({name}_address, 0))")
-        inputs.append(name)
-    if "machine_eps" in form.scalars:
-        param = dict(layout.formats)["param"].columns[0]
-        lines.append(f"    in_machine_eps = {torch.finfo(param.dtype).eps!r}")
-        inputs.append("machine_eps")
-    for i, name in enumerate(OF_SHAPE):
-        if name in form.scalars:
-            lines.append(f"    {name}_of = load_int64(control, {Control.SHAPES})")
-            body.append(f"in_{name} = load_float64({name}_of, {i} * tensors + tensor)")
-            inputs.append(name)
-    if "first" in form.scalars:
-        body += ["in_first = load_float64(firsts, tensor)", "store_float64(firsts, tensor, 0.0)"]
-        inputs.append("first")
-    lines += [f"    previous_{name} = {'0.0' if name != '_group' else '0'}" for name in inputs]
-    lines += [
+        *(f"    previous_{name} = {_nothing(name)}" for name in text.inputs),
         "    for tensor in range(tensors):",
         "        if load_int64(grads, tensor) == 0:",
         "            continue",
-        *(f"        {line}" for line in body),
+        *indented(text.reads, 8),
     ]
-    slots = [n for n in counts if n not in ("step", ROUNDING_STEP)]
-    if row or slots:
-        unchanged = " and ".join(["previous >= 0", *(f"in_{n} == previous_{n}" for n in inputs)])
-        computed = [
-            f"{names[recording.scalar_inputs[name]]} = "
-            f"load_float64(numbers, in__group * {len(hyperparameters)} + {i})"
-            for i, name in enumerate(hyperparameters)
-        ]
-        computed += [
-            f"{names[recording.scalar_inputs[n]]} = in_{n}"
-            for n in inputs
-            if n in recording.scalar_inputs
-        ]
-        printer = ExpressionPrinter(KERNEL_SPELLING, names, "float64", truths_of(recording))
-        for operation in recording.scalar_operations:
-            computed.append(f"{names[operation.result]} = {printer.expression(operation)}")
-        computed += [
-            f"store_float64(scalars, tensor * {len(row)} + {i}, {printer.number(v)})"
-            for i, v in enumerate(row)
-            if v in names
-        ]
-        for n in slots:
-            new = recording.outputs[n]
-            if isinstance(new, Value) and new not in names:  # it follows from a reduction
-                continue
-            computed.append(f"new_{n} = {printer.number(new or 0.0)}")
-            stores.append(f"store_{counts[n]}({n}_address, 0, {counts[n]}(new_{n}))")
-            lines.insert(lines.index("    previous = -1"), f"    new_{n} = 0.0")
+    if text.computed:
+        unchanged = ["previous >= 0", *(f"in_{n} == previous_{n}" for n in text.inputs)]
         lines += [
-            f"        if {unchanged}:",
-            f"            for i in range({len(row)}):",
-            f"                store_float64(scalars, tensor * {len(row)} + i, "
-            f"load_float64(scalars, previous * {len(row)} + i))",
+            f"        if {' and '.join(unchanged)}:",
+            f"            for i in range({length}):",
+            f"                store_float64(scalars, tensor * {length} + i, "
+            f"load_float64(scalars, previous * {length} + i))",
             "        else:",
-            *(f"            {line}" for line in computed),
+            *indented(text.computed, 12),
         ]
-    lines += [f"        {line}" for line in stores]
-    lines += [f"        previous_{name} = in_{name}" for name in inputs]
-    lines += ["        previous = tensor", "    return 0"]
+    lines += [
+        *indented(text.stores, 8),
+        *(f"        previous_{name} = in_{name}" for name in text.inputs),
+        "        previous = tensor",
+        "    return 0",
+    ]
     return "\n".join(lines)
 
 
-def _scalar_values(recording: Recording) -> list[Value]:
-    computed = [operation.result for operation in recording.scalar_operations]
-    return [*recording.scalar_inputs.values(), *computed]
+def _nothing(name: str) -> str:
+    return "0" if name == "_group" else "0.0"
 
 
 def _update_source(layout: Layout) -> str:

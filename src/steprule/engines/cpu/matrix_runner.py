@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.engines.cpu.matrix_operands import numbers_by_operand
-from steprule.engines.cpu.runner import CHUNK, UPDATE, KernelRunner
+from steprule.engines.cpu.runner import UPDATE, KernelRunner
 from steprule.engines.engine import Leaf
+from steprule.engines.kernels.address_runner import CHUNK
+from steprule.engines.kernels.matrix_operands import numbers_by_operand
 from steprule.engines.stages import Stages
 from steprule.language.form import Form
 from steprule.language.recording import Value

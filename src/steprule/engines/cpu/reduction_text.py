@@ -19,26 +19,23 @@ one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from steprule.engines.cpu.block_text import over_blocks
-from steprule.engines.cpu.element_text import element_body, element_write
 from steprule.engines.cpu.kernel_text import chunk_reads, table_reads
-from steprule.engines.cpu.layout import (
+from steprule.engines.kernels.element_text import element_body, element_write
+from steprule.engines.kernels.finish_text import finish_statements, joined, term_of
+from steprule.engines.kernels.layout import (
     Layout,
     array_names,
     in_flushed_mode,
     indented,
     matrix_names,
-    scalar_row,
 )
-from steprule.engines.cpu.spelling import KERNEL_SPELLING
+from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
 from steprule.engines.printing import ExpressionPrinter, truths_of
 from steprule.language.passes import Pass, passes_of
-from steprule.language.recording import Operation, Value
-
-_LARGER = "{1} if ({1} > {0}) | ({1} != {1}) else {0}"  # a nan comes through, and stays
 
 
 @functools.cache
@@ -106,30 +103,6 @@ def _reduce_body(layout: Layout, one: Pass, is_special: bool) -> list[str]:
     return body
 
 
-def term_of(reduction: Operation, factors: Sequence[str]) -> str:
-    """Return what an element, or a row, adds to a reduction."""
-    return f"abs({factors[0]})" if reduction.name == "max_of" else " * ".join(factors)
-
-
-def scalar_slot_stores(
-    layout: Layout, printer: ExpressionPrinter, made: Container[Value]
-) -> list[str]:
-    """Return what writes the scalar slots that are among ``made``; ``prepare`` writes others."""
-    lines = []
-    for i, (name, dtype) in enumerate(layout.count_dtypes):
-        new = layout.form.recording().outputs.get(name)
-        if isinstance(new, Value) and new in made:
-            lines.append(f"{name}_address = load_int64(counts, {i} * tensors + tensor)")
-            lines.append(f"store_{dtype}({name}_address, 0, {dtype}({printer.number(new)}))")
-    return lines
-
-
-def joined(operation: Operation, j: int) -> str:
-    """Return a reduction's value so far and one more term, joined."""
-    template = _LARGER if operation.name == "max_of" else "{0} + {1}"
-    return template.format(f"sum{j}", f"term{j}")
-
-
 def _gather_source(k: int, one: Pass) -> str:
     count = len(one.reductions)
     stores = [f"store_float64(sums, {j} * tensors + tensor, sum{j})" for j in range(count)]
@@ -151,30 +124,13 @@ def _sums_over_chunks(one: Pass) -> list[str]:
 
 
 def _finish_source(layout: Layout, k: int, one: Pass) -> str:
-    recording = layout.form.recording()
-    row, truths = scalar_row(recording), truths_of(recording)
-    made = {x.result for x in (*one.reductions, *one.scalar_operations)}
-    names = {v: f"s{v.index}" for v in (*row, *made)}
-    printer = ExpressionPrinter(KERNEL_SPELLING, names, "float64", truths)
     body = _sums_over_chunks(one)
     if one.is_shared:
         body = [
             f"sum{j} = load_float64(sums, {j} * tensors + tensor)"
             for j in range(len(one.reductions))
         ]
-    for j, operation in enumerate(one.reductions):
-        is_own_mean = operation.name == "mean_of" and not operation.is_shared
-        mean = " / load_float64(elements, tensor)" if is_own_mean else ""
-        body.append(f"{names[operation.result]} = sum{j}{mean}")
-    for v in _read(one.scalar_operations, made):
-        read = f"load_float64(scalars, tensor * {len(row)} + {row.index(v)})"
-        body.append(f"{names[v]} = {read}{' != 0.0' if v in truths else ''}")
-    body += [f"{names[x.result]} = {printer.expression(x)}" for x in one.scalar_operations]
-    for i, v in enumerate(row):
-        if v in made:
-            body.append(f"store_float64(scalars, tensor * {len(row)} + {i}, {printer.number(v)})")
-    body += scalar_slot_stores(layout, printer, made)
-    return _over_tensors(f"finish_{k}", body)
+    return _over_tensors(f"finish_{k}", [*body, *finish_statements(layout, one)])
 
 
 def _over_tensors(name: str, body: list[str], without_grad: Sequence[str] = ()) -> str:
@@ -201,9 +157,3 @@ def _over_tensors(name: str, body: list[str], without_grad: Sequence[str] = ()) 
             "    return 0",
         ]
     )
-
-
-def _read(operations: tuple[Operation, ...], made: set[Value]) -> list[Value]:
-    """Return the scalars that operations read and others made, in the order of first use."""
-    read = (x for operation in operations for x in operation.operands)
-    return list(dict.fromkeys(x for x in read if isinstance(x, Value) and x not in made))

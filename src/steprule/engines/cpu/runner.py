@@ -1,289 +1,56 @@
-"""One compiled kernel for all parameters of a form, kept from step to step.
-
-A :class:`KernelRunner` keeps the addresses of everything that a kernel touches. Before each step
-it looks again at all that may have moved (gradients, ``param.data``, replaced state), for a
-stale address is not a wrong number but corrupted memory.
-"""
+"""One compiled kernel for all parameters of a form, kept from step to step."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
-from operator import attrgetter, is_
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from steprule.engines.cpu.kernel_text import source_of
-from steprule.engines.cpu.layout import Layout, matrix_names, scalar_row
-from steprule.engines.cpu.memory import PLAIN, counts_of, has_memory
 from steprule.engines.cpu.reduction_text import (
     finish_names,
     finishes_source_of,
     reductions_source_of,
 )
 from steprule.engines.cpu.square_sums import square_sums_library, totals_library
-from steprule.engines.engine import Leaf, Numbers
-from steprule.engines.guards.addresses import AddressGuard
-from steprule.engines.guards.tensors import TensorGuard
+from steprule.engines.engine import Leaf
 from steprule.engines.kernel_cache.cache import Library, library_for
-from steprule.engines.native.address_guard import NativeAddressGuard
+from steprule.engines.kernels.address_runner import CHANGED, CHUNK, AddressRunner
+from steprule.engines.kernels.layout import Layout
 from steprule.engines.native.control_block import Control
-from steprule.engines.native.loops import enable_native, is_native_enabled
 from steprule.engines.native.loops_text import GuardWord
-from steprule.engines.stages import Share, Stages, run_through
+from steprule.engines.stages import Share, Stages
 from steprule.engines.threads.work_split import WorkSplit
-from steprule.engines.whole_step import Outcome
-from steprule.formats.floating import FLOATING, compute_dtype
+from steprule.formats.floating import FLOATING
 from steprule.language.form import Form
-from steprule.language.passes import Pass, passes_of
-from steprule.language.rule import OF_SHAPE, SUPPLIED, shape_numbers
-from steprule.matrix_ops.orthogonalization import iteration_dtype
+from steprule.language.passes import Pass
 
-# Elements of one chunk: small enough to spread evenly, large enough to hide its set-up.
-CHUNK = 8192
 # Elements for each thread: with fewer, another thread costs more than it saves.
 GRAIN = 1 << 16
-# Steps after which a run is one that the native loops are worth compiling for.
-ENABLE_NATIVE_AFTER = 16
 # Where a kernel's library has `update`.
 UPDATE = 1
-# How often in a row gradients of another kind than before are learned anew.
-TRIES = 4
-
-_CHANGED = "the optimizer was changed by another thread in the midst of a step"
-_grad_of = attrgetter("grad")
 
 
-class KernelRunner:
-    """One kernel and the tables it reads, for the leaves of one layout."""
+class KernelRunner(AddressRunner):
+    """One kernel for the leaves of one layout."""
 
     def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
-        self.form = form
-        self.params = tuple(leaf.param for leaf in leaves)
-        self.grad_dtype = leaves[0].grad.dtype
-        self._states = [leaf.state for leaf in leaves]
-        self.passes: Sequence[Pass] = passes_of(form.recording())
+        super().__init__(form, leaves)
         self._library, self._reductions = self._compile(leaves[0])
         self._grad_format = FLOATING[leaves[0].grad.dtype]
-        self._storage = leaves[0].storage
-        self._shared_keys = form.recording().shared_keys
-        self._groups = [leaf.group for leaf in leaves]
-        self._make_guards()
-        self._make_tables(leaves)
-        self._grads: tuple[Any, ...] | None = None
-        self._active: Sequence[Tensor] = ()
-        self._addresses = array("q")
-        self._steps = 0
         self._splits: dict[tuple[Library, int, int, int, int], WorkSplit] = {}
-        self.is_guarded = False
         self._pass_calls = array("q")
 
     def _compile(self, leaf: Leaf) -> tuple[Library, Library]:
         """Return the kernel, and what reduces before it updates (itself if nothing does)."""
-        return _libraries_of(self.form, leaf, self.passes)
+        return _libraries_of(self.layout, self.passes)
 
-    def _chunk_of(self, size: int) -> int:
-        """Return how many elements make a chunk of a parameter of this size."""
-        return CHUNK
-
-    def _make_guards(self) -> None:
-        """Keep what :meth:`collect` compares with."""
-        params = self.params
-        self._param_addresses = _addresses_of(params)
-        self._sizes = [p.numel() for p in params]
-        self._empty = [i for i, size in enumerate(self._sizes) if size == 0]
-        # While these are alive, no other tensor can be given one of the addresses.
-        self._kept = [p.detach() for p in params]
-        self._names = (*self._storage.keys, *counts_of(self.form, self._storage))
-        self._slots = [tuple(state[name] for state in self._states) for name in self._names]
-        self._address_guard = AddressGuard(params, self._states, self._names)
-        self._grads_guard: TensorGuard | None = None
-        self._native_guard: NativeAddressGuard | None = None
-        self._may_be_guarded = True
-        self._tries = TRIES
-
-    def _make_tables(self, leaves: Sequence[Leaf]) -> None:
-        count = len(leaves)
-        self._control = np.zeros(len(Control), dtype=np.int64)
-        scale = 2 if leaves[0].param.is_complex() else 1
-        sizes = [size * scale for size in self._sizes]
-        self._elements, self.elements = sizes, sum(sizes)
-        arrays = len(self._storage.keys)
-        columns = [self._param_addresses, *map(_addresses_of, self._slots[:arrays])]
-        # What matrix operations work in is there only while it is needed.
-        columns += [array("q", bytes(8 * count))] * len(self.form.recording().matrix_operations)
-        self._columns = np.array(columns, dtype=np.int64)
-        counts = [_addresses_of(tensors) for tensors in self._slots[arrays:]]
-        self._counts = np.array(counts or [array("q", [0])], dtype=np.int64)
-        groups = sorted({leaf.group for leaf in leaves})
-        self._row_of = row_of = {group: i for i, group in enumerate(groups)}
-        self._group_rows = np.array([row_of[leaf.group] for leaf in leaves], dtype=np.int64)
-        self._hyperparameters = [n for n in self.form.scalars if n not in SUPPLIED]
-        self._numbers = array("d", bytes(8 * max(1, len(groups) * len(self._hyperparameters))))
-        self._first = np.array([float(leaf.is_first) for leaf in leaves])
-        row = scalar_row(self.form.recording())
-        self._scalars = np.zeros((count, max(1, len(row))))
-        chunks = [
-            (i, start, min(self._chunk_of(size), size - start))
-            for i, size in enumerate(sizes)
-            for start in range(0, size, self._chunk_of(size))
-        ]
-        self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
-        self._chunk_count = len(chunks)
-        self.square_sums = array("d", bytes(8 * count))
-        self._reduction_tables: dict[Control, np.ndarray[Any, Any]] = {}
-        if self.passes:
-            self._make_tables_of_reductions(max(len(one.reductions) for one in self.passes))
-        shapes = [shape_numbers(leaf.param.shape) for leaf in leaves]
-        self._shapes = np.array([[shape[name] for shape in shapes] for name in OF_SHAPE])
-        tables: Mapping[Control, np.ndarray[Any, Any]] = {
-            Control.COLUMNS: self._columns,
-            Control.COUNTS: self._counts,
-            Control.GROUPS: self._group_rows,
-            Control.FIRST: self._first,
-            Control.SCALARS: self._scalars,
-            Control.CHUNKS: self._chunks,
-            Control.SHAPES: self._shapes,
-        }
-        for word, table in tables.items():
-            self._control[word] = table.ctypes.data
-        self._random_keys = array("q", [leaf.random_key for leaf in leaves])
-        self._control[Control.KEYS] = self._random_keys.buffer_info()[0]
-        self._control[Control.NUMBERS] = self._numbers.buffer_info()[0]
-        self._control[Control.TENSORS] = count
-        self._control[Control.SQUARE_SUMS] = self.square_sums.buffer_info()[0]
-        self._address = self._control.ctypes.data
-
-    def _make_tables_of_reductions(self, most: int) -> None:
-        """Make the tables of sums over a tensor's chunks, up to so many at a time."""
-        sizes = self._elements
-        per_tensor = [-(-size // self._chunk_of(size)) for size in sizes]
-        self._reduction_tables = {
-            Control.PARTIALS: np.zeros(max(1, self._chunk_count * most)),
-            Control.STARTS: np.cumsum([0, *per_tensor], dtype=np.int64),
-            Control.ELEMENTS: np.maximum(np.array(sizes, dtype=np.float64), 1.0),
-        }
-        if any(one.is_shared for one in self.passes):
-            self._reduction_tables[Control.SUMS] = np.zeros((most, len(self.params)))
-        for word, table in self._reduction_tables.items():
-            self._control[word] = table.ctypes.data
-
-    def set_numbers(self, group: int, numbers: Numbers) -> None:
-        names = self._hyperparameters
-        start = self._row_of[group] * len(names)
-        self._numbers[start : start + len(names)] = array("d", [numbers[n] for n in names])
-
-    def collect(self) -> bool:
-        """Look at all that may have moved since the last step, and take this step's gradients.
-
-        Returns:
-            False if anything is no longer as it was planned: plan anew.
-        """
-        grads = tuple(map(_grad_of, self.params))
-        outcome = self._look(grads)
-        self.is_guarded = outcome == Outcome.AS_PLANNED
-        if self._native_guard is not None and self.is_guarded:
-            found = self._native_guard.addresses
-            self._addresses, self._grads = found, grads
-            self._active = self.params if found[len(self.params)] else ()
-            self._tries = TRIES
-            return True
-        return outcome == Outcome.GRADS_CHANGED and self._collect_grads(grads)
-
-    def _look(self, grads: tuple[Any, ...]) -> int:
-        """Tell whether all is as planned; without a guard, all but the gradients."""
-        if self._native_guard is not None:
-            return self._native_guard.check(grads)
-        if not self._address_guard.holds():
-            return Outcome.CHANGED
-        if self._may_be_guarded and is_native_enabled():
-            self._may_be_guarded = False
-            if NativeAddressGuard.takes(self.params, self._states, self._names):
-                self._native_guard = NativeAddressGuard(self.params, self._states, self._names)
-        return Outcome.GRADS_CHANGED
-
-    def _collect_grads(self, grads: tuple[Any, ...]) -> bool:
-        if self._grads_guard is not None and self._grads_guard.holds(grads):
-            self._addresses = _addresses_of(grads)
-            self._active = self.params
-            self._grads = grads
-        elif not self._collect_unusual(grads):
-            return False
-        taken = self._grads or ()
-        if self._native_guard is not None and self._tries and all(map(is_, taken, grads)):
-            self._tries -= 1
-            self._native_guard.expect(grads)
-        grads = taken
-        for i in self._empty:
-            self._addresses[i] = grads[i] is not None
-        found = np.count_nonzero(np.frombuffer(self._addresses, dtype=np.int64))
-        return bool(found == len(self._active))
-
-    def _collect_unusual(self, grads: tuple[Any, ...]) -> bool:
-        """Take gradients one by one: some are missing, or must be copied to be read."""
-        taken = []
-        for i, grad in enumerate(grads):
-            if grad is None or self._fits(i, grad):
-                taken.append(grad)
-                continue
-            readable = type(grad) in PLAIN and grad.layout is torch.strided
-            is_planned = grad.dtype is self.grad_dtype and grad.shape == self.params[i].shape
-            # A zero tensor reads as zeros from no memory at all; from freed memory nothing can be.
-            if not (readable and is_planned and (has_memory(grad) or grad._is_zerotensor())):
-                return False
-            # A copy of what is expanded, permuted, lazily conjugated…
-            like = torch.empty_like(self.params[i], dtype=self.grad_dtype)
-            taken.append(like.copy_(grad))
-        self._grads = tuple(taken)
-        self._active = [p for p, g in zip(self.params, taken, strict=True) if g is not None]
-        self._addresses = array("q", (0 if g is None else g.data_ptr() for g in taken))
-        if all(map(is_, taken, grads)) and len(self._active) == len(self.params):
-            self._grads_guard = TensorGuard(grads)
-        return True
-
-    def _fits(self, i: int, grad: Tensor) -> bool:
-        """Tell whether a gradient can be read where it is."""
-        param = self.params[i]
-        return (
-            type(grad) in PLAIN
-            and grad.layout is torch.strided
-            and grad.dtype is self.grad_dtype
-            and grad.shape == param.shape
-            and (grad.stride() == param.stride() or grad.numel() < 2)
-            and not grad.is_conj()
-            and not grad.is_neg()
-            and not grad._is_zerotensor()
-        )
-
-    def run(self) -> None:
-        """Update the parameters whose gradients :meth:`collect` took."""
-        run_through(self.stages())
-
-    def stages(self) -> Stages:
-        """Update the parameters, by a rule that may have sums over several of them."""
-        if self._grads is None and not self.collect():  # another thread's step has let go of them
-            raise RuntimeError(_CHANGED)
-        # Kept alive here: another thread may step meanwhile.
-        addresses, grads, active = self._addresses, self._grads, self._active
-        is_shared = bool(self._shared_keys)
-        try:
-            if active or is_shared:
-                self._control[Control.GRADS] = addresses.buffer_info()[0]
-                self._library.functions[0](self._address, 0, 0)
-                yield from self._run_passes(addresses)
-                if self._native_guard is not None and self.is_guarded:
-                    self._native_guard.bump_versions()
-                else:
-                    _bump_versions(active)
-                self._steps += 1
-                if self._steps == ENABLE_NATIVE_AFTER:
-                    enable_native()
-        finally:
-            del grads
-            self.let_go()
+    def _update(self, addresses: array[int]) -> Stages:
+        self._control[Control.GRADS] = addresses.buffer_info()[0]
+        self._library.functions[0](self._address, 0, 0)
+        yield from self._run_passes(addresses)
 
     def _run_passes(self, addresses: Sequence[int]) -> Stages:
         """Update all elements, scalars being prepared; with reductions first, if there are any."""
@@ -316,17 +83,13 @@ class KernelRunner:
     def sum_squares(self) -> None:
         """Leave in :attr:`square_sums` those of the gradients that :meth:`collect` took."""
         if self._grads is None and not self.collect():
-            raise RuntimeError(_CHANGED)
+            raise RuntimeError(CHANGED)
         addresses, grads = self._addresses, self._grads
         self._make_ready_for_squares()
         self._control[Control.GRADS] = addresses.buffer_info()[0]
         self._over_chunks(square_sums_library(self._grad_format), 0)
         totals_library().functions[0](self._address, 0, 0)
         del grads
-
-    def _make_ready_for_squares(self) -> None:
-        if not self._reduction_tables:
-            self._make_tables_of_reductions(1)
 
     def _over_chunks(
         self, library: Library, index: int, first: int = 0, last: int | None = None
@@ -339,11 +102,6 @@ class KernelRunner:
             library.functions[index](self._address, first, last)
         else:
             self._split_for(threads, library, index, first, last).run()
-
-    def let_go(self) -> None:
-        """Keep no gradient alive: the step is done, or will not be."""
-        self._grads = None
-        self._active = ()
 
     def threads(self) -> int:
         """Return how many threads the kernel is worth now."""
@@ -428,10 +186,9 @@ class KernelRunner:
         return [first, *cuts.tolist(), last]
 
 
-def _libraries_of(form: Form, leaf: Leaf, passes: Sequence[Pass]) -> tuple[Library, Library]:
+def _libraries_of(layout: Layout, passes: Sequence[Pass]) -> tuple[Library, Library]:
     """Return the kernel, and what reduces before it updates (the kernel again if nothing does)."""
-    layout = layout_of(form, leaf)
-    title = f"the rule {form.rule.name!r}"
+    title = f"the rule {layout.form.rule.name!r}"
     names = ("prepare", "update", *finish_names(passes))
     source = source_of(layout) + finishes_source_of(layout)
     library = library_for(source, names, arity=3, title=title)
@@ -440,35 +197,3 @@ def _libraries_of(form: Form, leaf: Leaf, passes: Sequence[Pass]) -> tuple[Libra
     source, names = reductions_source_of(layout), tuple(f"reduce_{i}" for i in range(len(passes)))
     title = f"the sums of {title}"
     return library, library_for(source, names, arity=3, reorders_sums=True, title=title)
-
-
-def layout_of(form: Form, leaf: Leaf) -> Layout:
-    """Return what a kernel for leaves like this one is compiled for."""
-    storage = leaf.storage
-    formats = [*storage.formats, ("grad", FLOATING[leaf.grad.dtype])]
-    matrix_format = FLOATING[iteration_dtype(leaf.param.device)]
-    formats += [(name, matrix_format) for name in matrix_names(form.recording()).values()]
-    return Layout(
-        form=form,
-        formats=tuple(formats),
-        count_dtypes=tuple(
-            (name, str(leaf.state[name].dtype).removeprefix("torch."))
-            for name in counts_of(form, storage)
-        ),
-        compute=str(compute_dtype(leaf.param)).removeprefix("torch."),
-        numbers=tuple(
-            (name, number)
-            for (name, _), number in zip(storage.formats, storage.numbers, strict=True)
-            if storage[name].is_random
-        ),
-        count=storage.count,
-    )
-
-
-def _addresses_of(tensors: tuple[Tensor, ...]) -> array[int]:
-    return array("q", map(Tensor.data_ptr, tensors))
-
-
-def _bump_versions(params: Sequence[Tensor]) -> None:
-    """Let a graph that saved a parameter know of the change, as an in-place operation does."""
-    torch.autograd.graph.increment_version(params)

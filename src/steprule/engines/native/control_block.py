@@ -14,7 +14,7 @@ class Control(enum.IntEnum):
     COUNTS = 3  # addresses of the step counts and scalar slots, likewise
     GROUPS = 4  # index of each tensor's group
     NUMBERS = 5  # float64: one row of hyperparameters for each group
-    FIRST = 6  # float64: 1 for a tensor never updated before
+    FIRSTS = 6  # float64: 1 for a tensor never updated before
     SCALARS = 7  # float64: one row for each tensor, written by prepare, read by update
     CHUNKS = 8  # tensor, first element, number of elements of each chunk
     PARTIALS = 9  # float64: what each chunk adds to each reduction of a pass

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.engines.cpu.layout import Layout, scalar_row
-from steprule.engines.cpu.memory import PLAIN
 from steprule.engines.engine import Leaf
 from steprule.engines.kernel_cache.cache import CompilationError, Library, library_for
 from steprule.engines.kernel_cache.cached_lookup import cached_lookup
+from steprule.engines.kernels.layout import Layout, scalar_row
+from steprule.engines.kernels.memory import PLAIN
 from steprule.engines.native.control_block import Control
 from steprule.engines.rows.kernel_text import RowsControl, rows_source_of
 from steprule.engines.threads.work_split import WorkSplit
@@ -102,7 +102,7 @@ def update_rows(form: Form, leaf: Leaf, numbers: Mapping[str, Any], step: float)
     for i, table in enumerate(tables):
         words[begin[Control.COLUMNS] + i] = table
     words[begin[Control.COUNTS]] = first_number
-    words[Control.FIRST] = first_number + 8
+    words[Control.FIRSTS] = first_number + 8
     words[Control.NUMBERS] = first_number + 16
     words[Control.TENSORS] = 1
     words[RowsControl.WIDTH] = width

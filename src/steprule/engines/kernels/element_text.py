@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from steprule.engines.cpu.layout import Layout, column_names, matrix_names
+from steprule.engines.kernels.layout import Layout, column_names, matrix_names
 from steprule.engines.printing import ExpressionPrinter, scalar_divisors
 from steprule.formats import BlockFormat
 from steprule.formats.random_bits import kernel_key, kernel_origin, kernel_word

@@ -16,7 +16,8 @@ class Layout:
     """What a kernel is compiled for: a form, and how each of its arrays is stored.
 
     ``numbers`` are what random bits know the arrays by, ``count`` is the step count that these
-    depend on, if there are any.
+    depend on, if there are any. Where kernels over elements can't reach it, ``has_step_in_row``:
+    it is the last number of a tensor's row of scalars.
     """
 
     form: Form
@@ -25,6 +26,7 @@ class Layout:
     compute: str
     numbers: tuple[tuple[str, int], ...] = ()
     count: str | None = None
+    has_step_in_row: bool = False
 
     @functools.cached_property
     def block(self) -> int:
