@@ -422,7 +422,7 @@ def test_native_loops_come_into_use_once_a_run_is_going_on(
 def test_plain_calls_see_what_the_native_loops_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a torch that lacks its compiler's helpers the checks are the same, only slower."""
     reference = run(steprule.Adam, Case("Adam", {}), steps=4)
-    for user in ("cpu.runner", "native.loops"):
+    for user in ("kernels.address_runner", "native.loops"):
         monkeypatch.setattr(f"steprule.engines.{user}.is_native_enabled", lambda: False)
     monkeypatch.setattr("steprule.engines.guards.tensors.guards", None)
     params, optimizer = run(steprule.Adam, Case("Adam", {}), steps=4)

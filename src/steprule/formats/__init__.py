@@ -92,6 +92,8 @@ class BlockFormat(Protocol):
 
     - ``first``, the block's first element in its chunk; ``at``, the element at hand there;
       ``place``, its number in the block;
+    - ``{name}_most``, once all new numbers are known: the bits of the largest magnitude among
+      them that is finite; ``is_special`` says whether there are others;
     - ``part`` and ``i``: a block whose elements share bytes is taken in that many parts, of which
       this is the number, and the element's number in it.
     """
@@ -105,9 +107,8 @@ class BlockFormat(Protocol):
     def kernel_decode(
         self, name: str, addresses: Sequence[str], result: str, *, is_special: bool
     ) -> list[str]: ...
-    def kernel_close(
-        self, name: str, addresses: Sequence[str], number: str, count: str
-    ) -> list[str]: ...
+    def kernel_scale(self, name: str, *, is_special: bool) -> list[str]: ...
+    def kernel_close(self, name: str, addresses: Sequence[str]) -> list[str]: ...
     def kernel_encode(
         self, name: str, addresses: Sequence[str], value: str, word: str, *, is_special: bool
     ) -> list[str]: ...

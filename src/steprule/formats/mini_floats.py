@@ -226,25 +226,22 @@ class MiniFloat:
             return f"load_uint8({codes}, at)"
         return f"lshr(load_uint8({codes} + (first >> 1), i), int32(4 * part)) & int32(15)"
 
-    def kernel_close(
-        self, name: str, addresses: Sequence[str], number: str, count: str
-    ) -> list[str]:
-        """Return what is known of a block when its numbers are, and stores its scale.
+    def kernel_scale(self, name: str, *, is_special: bool) -> list[str]:
+        """Return what makes a block's scale, ``{name}_scale``, of ``{name}_most``.
 
-        ``{name}_most`` has the bits of its largest magnitude; ``number`` is its element ``i``.
+        These are the bits of its largest magnitude; of a block that ``is_special``, of the largest
+        that is finite.
         """
         exponent = f"largest(lshr({name}_most + {_int(self._carry)}, {_int(23)}), {_int(_LEAST)})"
+        if not is_special:
+            return [f"{name}_scale = {exponent} - {_int(_LEAST)}"]
         return [
-            f"{name}_is_special = {name}_most >= {literal(INFINITY)}",
-            f"if {name}_is_special:",
-            f"    {name}_most = int32(0)",
-            f"    for i in independent({count}):",
-            f"        magnitude = bits_of({number}) & {literal(MAGNITUDE)}",
-            f"        finite = (magnitude if magnitude < {literal(INFINITY)} else int32(0))",
-            f"        {name}_most = largest({name}_most, finite)",
-            f"    {name}_scale = lshr({exponent} + int32(7), int32(3)) + {_int(_SPECIAL_ORIGIN)}",
-            "else:",
-            f"    {name}_scale = {exponent} - {_int(_LEAST)}",
+            f"{name}_scale = lshr({exponent} + int32(7), int32(3)) + {_int(_SPECIAL_ORIGIN)}",
+        ]
+
+    def kernel_close(self, name: str, addresses: Sequence[str]) -> list[str]:
+        """Return what stores a block's scale, and what encoding must know of it."""
+        return [
             f"store_uint8({addresses[1]}, first >> 7, {name}_scale)",
             f"{name}_exponent = {_exponent_text(f'{name}_scale')}",
             f"{name}_least = float_of({name}_exponent - {_int(self._top)} << {_int(23)})",

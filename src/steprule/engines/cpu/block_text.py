@@ -25,7 +25,7 @@ from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.printing import ExpressionPrinter, truths_of
 from steprule.formats import BlockFormat
 from steprule.formats.random_bits import literal
-from steprule.formats.stochastic import MAGNITUDE
+from steprule.formats.stochastic import INFINITY, MAGNITUDE
 from steprule.language.passes import operations_for
 from steprule.language.recording import Value
 
@@ -55,7 +55,8 @@ def update_in_blocks(layout: Layout) -> list[str]:
         conditions = []
         for name in in_blocks:
             storage, addresses = update.stored(name)
-            lines += storage.kernel_close(name, addresses, update.in_room(name, "i"), count)
+            lines += _scale(storage, name, update.in_room(name, "i"), count)
+            lines += storage.kernel_close(name, addresses)
             conditions.append(f"{name}_is_special")
         return lines + _both(layout, update.second_body, count, " | ".join(conditions))
 
@@ -177,6 +178,22 @@ def _opened(layout: Layout) -> list[str]:
         for name, storage in layout.formats
         if isinstance(storage, BlockFormat)
         for line in storage.kernel_open(name, column_names(name, storage))
+    ]
+
+
+def _scale(storage: BlockFormat, name: str, number: str, count: str) -> list[str]:
+    """Return what makes a block's scale; ``number`` is its new element ``i``."""
+    return [
+        f"{name}_is_special = {name}_most >= {literal(INFINITY)}",
+        f"if {name}_is_special:",
+        f"    {name}_most = int32(0)",
+        f"    for i in independent({count}):",
+        f"        magnitude = bits_of({number}) & {literal(MAGNITUDE)}",
+        f"        finite = (magnitude if magnitude < {literal(INFINITY)} else int32(0))",
+        f"        {name}_most = largest({name}_most, finite)",
+        *indented(storage.kernel_scale(name, is_special=True), 4),
+        "else:",
+        *indented(storage.kernel_scale(name, is_special=False), 4),
     ]
 
 
