@@ -22,6 +22,7 @@ class Entry:
         where: ``"module:Class"``; called without arguments.
         devices: on which ``"auto"`` offers parameters to it; None for all.
         has_public_name: whether users may ask for it by name.
+        stands_for: names by which it is asked for as well, on its devices.
         is_reference: whether it updates one leaf after the other, as the others must agree with.
     """
 
@@ -29,11 +30,18 @@ class Entry:
     where: str
     devices: tuple[str, ...] | None = None
     has_public_name: bool = True
+    stands_for: tuple[str, ...] = ()
     is_reference: bool = False
 
 
 _entries: list[Entry] = [
     Entry("fused", "steprule.engines.cpu.engine:CpuEngine", devices=("cpu",)),
+    Entry(
+        "triton",
+        "steprule.engines.gpu.engine:TritonEngine",
+        devices=("cuda", "xpu"),
+        stands_for=("fused",),
+    ),
     Entry("foreach", "steprule.engines.foreach.engine:ForeachEngine"),
     Entry("eager", "steprule.engines.eager.engine:EagerEngine", is_reference=True),
     Entry("rows", "steprule.engines.rows.engine:RowsEngine", has_public_name=False),
@@ -73,10 +81,18 @@ def candidates(wanted: str, device: str) -> tuple[str, ...]:
         wanted: the name of an engine, which is the first then; or ``"auto"``.
         device: the type of the parameter's device.
     """
+    if wanted == AUTO:
+        return tuple(e.name for e in _entries if e.devices is None or device in e.devices)
     names = [entry.name for entry in _entries]
-    if wanted != AUTO:
-        return tuple(names[names.index(wanted) :])
-    return tuple(e.name for e in _entries if e.devices is None or device in e.devices)
+    return tuple(names[names.index(asked_for(wanted, device)) :])
+
+
+def asked_for(wanted: str, device: str) -> str:
+    """Return the engine that a name means on a device."""
+    for entry in _entries:
+        if wanted in entry.stands_for and device in (entry.devices or ()):
+            return entry.name
+    return wanted
 
 
 @functools.cache

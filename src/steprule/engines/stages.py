@@ -21,13 +21,14 @@ class Share:
 
     Attributes:
         key: which one, among ``Recording.shared_reductions``.
-        values: of each leaf that has a gradient: a float64 number, or a tensor of one.
+        values: of each leaf that has a gradient: a float64 number, or a tensor of one; or a tensor
+            of them all.
         groups: each leaf's group.
         elements: how many numbers each leaf has.
     """
 
     key: int
-    values: Sequence[Any]
+    values: Sequence[Any] | Tensor
     groups: Sequence[int]
     elements: Sequence[int]
 

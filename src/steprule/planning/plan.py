@@ -173,8 +173,12 @@ class Plan:
             for assignment in self.assignments
             if assignment.reason
             and assignment.engine in registry.public_names()
-            and self.settings[assignment.group].engine not in ("auto", assignment.engine)
+            and self._engine_asked_for(assignment) not in ("auto", assignment.engine)
         ]
+
+    def _engine_asked_for(self, assignment: Assignment) -> str:
+        wanted = self.settings[assignment.group].engine
+        return registry.asked_for(wanted, assignment.param.device.type)
 
     def run(self) -> bool:
         """Carry out one step, gradients having been collected.

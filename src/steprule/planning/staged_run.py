@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,12 +86,28 @@ def _totals(reduction: Operation, shares: Sequence[Share]) -> Mapping[int, Any]:
     """Return for each group the total of what its parameters, or all, have added."""
     by_group: dict[int, list[tuple[Any, int]]] = {}
     for share in shares:
-        for value, group, count in zip(share.values, share.groups, share.elements, strict=True):
-            by_group.setdefault(group, []).append((value, count))
+        for group, leaf in _by_group(share):
+            by_group.setdefault(group, []).append(leaf)
     if reduction.over == "group":
         return {group: _total(reduction.name, leaves) for group, leaves in by_group.items()}
     total = _total(reduction.name, [leaf for leaves in by_group.values() for leaf in leaves])
     return dict.fromkeys(by_group, total)
+
+
+def _by_group(share: Share) -> Iterator[tuple[int, tuple[Any, int]]]:
+    """Yield each leaf's group, what it adds and its number of elements.
+
+    What is in one tensor stays together as far as it is of one group.
+    """
+    if not isinstance(share.values, Tensor):
+        for value, group, count in zip(share.values, share.groups, share.elements, strict=True):
+            yield group, (value, count)
+        return
+    for group in dict.fromkeys(share.groups):
+        places = [i for i, of_leaf in enumerate(share.groups) if of_leaf == group]
+        is_all = len(places) == len(share.groups)
+        values = share.values if is_all else share.values[places]
+        yield group, (values, sum(share.elements[i] for i in places))
 
 
 def _total(name: str, leaves: Sequence[tuple[Any, int]]) -> Any:
@@ -99,7 +115,7 @@ def _total(name: str, leaves: Sequence[tuple[Any, int]]) -> Any:
     elements = max(1, sum(count for _, count in leaves)) if name == "mean_of" else 1
     if any(isinstance(x, Tensor) and (x.requires_grad or not x.is_cpu) for x in values):
         return _total_of_tensors(name, values) / elements
-    numbers = [float(x) for x in values]
+    numbers = [float(y) for x in values for y in (x.reshape(-1) if isinstance(x, Tensor) else [x])]
     if name == "max_of":
         return math.nan if any(map(math.isnan, numbers)) else max(numbers)
     return exact_sum(numbers) / elements
@@ -107,5 +123,6 @@ def _total(name: str, leaves: Sequence[tuple[Any, int]]) -> Any:
 
 def _total_of_tensors(name: str, values: Sequence[Any]) -> Tensor:
     device = next(x.device for x in values if isinstance(x, Tensor))
-    stacked = torch.stack([torch.as_tensor(x).to(device, non_blocking=True) for x in values])
-    return stacked.amax() if name == "max_of" else stacked.sum()
+    moved = [torch.as_tensor(x).to(device, non_blocking=True).reshape(-1) for x in values]
+    joined = torch.cat(moved)
+    return joined.amax() if name == "max_of" else joined.sum()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 
-from steprule.engines.cpu.kernel_text import chunk_reads, prepare_source, table_reads
+from steprule.engines.cpu.kernel_text import chunk_reads, table_reads
 from steprule.engines.kernels.element_text import (
     element_body,
     element_write,
@@ -29,6 +29,7 @@ from steprule.engines.kernels.layout import (
     indented,
     scalar_row,
 )
+from steprule.engines.kernels.prepare_text import prepare_source
 from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
 from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of

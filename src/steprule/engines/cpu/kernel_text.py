@@ -23,6 +23,7 @@ from steprule.engines.kernels.element_text import (
     matrix_reads,
     random_keys,
     random_origins,
+    scalar_reads,
     written_arrays,
 )
 from steprule.engines.kernels.layout import (
@@ -32,71 +33,22 @@ from steprule.engines.kernels.layout import (
     grad_offset,
     in_flushed_mode,
     indented,
-    scalar_row,
 )
-from steprule.engines.kernels.prepare_text import prepare_text, row_length
+from steprule.engines.kernels.prepare_text import prepare_source
 from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
-from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
+from steprule.engines.printing import ExpressionPrinter, truths_of
 from steprule.language.passes import update_operations
 
 # Chunks whose memory is asked for while this many before them are updated: small tensors lie
 # anywhere, and the processor would wait for each.
 AHEAD = 4
-_PREPARED_FROM = (
-    Control.TENSORS,
-    Control.GRADS,
-    Control.COUNTS,
-    Control.GROUPS,
-    Control.NUMBERS,
-    Control.FIRSTS,
-    Control.SCALARS,
-    Control.SHAPES,
-)
 
 
 @functools.cache
 def source_of(layout: Layout) -> str:
     """Return the text of ``prepare`` and ``update``."""
     return "\n\n".join([prepare_source(layout), _update_source(layout)]) + "\n"
-
-
-def prepare_source(layout: Layout) -> str:
-    """Return the text of ``prepare``: tensors with the inputs of the one before share its row."""
-    text, length = prepare_text(layout), row_length(layout)
-    lines = [
-        "def prepare(control, _first, _last):",
-        *(f"    {table.name.lower()} = load_int64(control, {table})" for table in _PREPARED_FROM),
-        *indented(text.constants, 4),
-        *(f"    {name} = 0.0" for name in text.held),
-        "    previous = -1",
-        *(f"    previous_{name} = {_nothing(name)}" for name in text.inputs),
-        "    for tensor in range(tensors):",
-        "        if load_int64(grads, tensor) == 0:",
-        "            continue",
-        *indented(text.reads, 8),
-    ]
-    if text.computed:
-        unchanged = ["previous >= 0", *(f"in_{n} == previous_{n}" for n in text.inputs)]
-        lines += [
-            f"        if {' and '.join(unchanged)}:",
-            f"            for i in range({length}):",
-            f"                store_float64(scalars, tensor * {length} + i, "
-            f"load_float64(scalars, previous * {length} + i))",
-            "        else:",
-            *indented(text.computed, 12),
-        ]
-    lines += [
-        *indented(text.stores, 8),
-        *(f"        previous_{name} = in_{name}" for name in text.inputs),
-        "        previous = tensor",
-        "    return 0",
-    ]
-    return "\n".join(lines)
-
-
-def _nothing(name: str) -> str:
-    return "0" if name == "_group" else "0.0"
 
 
 def _update_source(layout: Layout) -> str:
@@ -145,23 +97,6 @@ def chunk_reads(layout: Layout) -> list[str]:
         ),
         *scalar_reads(layout),
     ]
-
-
-def scalar_reads(layout: Layout) -> list[str]:
-    """Return what a tensor's elements have in common, read from row ``tensor`` of ``scalars``."""
-    recording, number = layout.form.recording(), layout.compute
-    row = scalar_row(recording)
-    truths = truths_of(recording)
-    lines = []
-    for i, (value, name) in enumerate(array_names(recording).items()):
-        read = f"load_float64(scalars, tensor * {len(row)} + {i})"
-        read = f"{read} != 0.0" if value in truths else f"{number}({read})"
-        lines.append(f"{name} = {read}")
-    lines += [
-        f"r{v.index} = {number}(1.0 / load_float64(scalars, tensor * {len(row)} + {row.index(v)}))"
-        for v in scalar_divisors(recording)
-    ]
-    return lines
 
 
 def element_loop(layout: Layout) -> list[str]:

@@ -42,6 +42,8 @@ class KernelRunner(AddressRunner):
         self._grad_format = FLOATING[leaves[0].grad.dtype]
         self._splits: dict[tuple[Library, int, int, int, int], WorkSplit] = {}
         self._pass_calls = array("q")
+        self.square_sums = array("d", bytes(8 * len(leaves)))
+        self._control[Control.SQUARE_SUMS] = self.square_sums.buffer_info()[0]
 
     def _compile(self, leaf: Leaf) -> tuple[Library, Library]:
         """Return the kernel, and what reduces before it updates (itself if nothing does)."""
@@ -90,6 +92,10 @@ class KernelRunner(AddressRunner):
         self._over_chunks(square_sums_library(self._grad_format), 0)
         totals_library().functions[0](self._address, 0, 0)
         del grads
+
+    def _make_ready_for_squares(self) -> None:
+        if not self._reduction_tables:
+            self._make_tables_of_reductions(1)
 
     def _over_chunks(
         self, library: Library, index: int, first: int = 0, last: int | None = None

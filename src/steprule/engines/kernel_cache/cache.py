@@ -112,9 +112,8 @@ def library_for(
     """
     if reorders_sums:
         source = f"# {_REORDERS_SUMS}\n{source}"
-    kept = _kept.get()
-    if kept is not None:
-        kept.append(_keep(source, names))
+    if _kept.get() is not None:
+        kept_code(digest_of(source), source, lambda: _compiled(source, names), title)
     return _library(source, names, arity, keeps_gil, title)
 
 
@@ -130,14 +129,39 @@ def _library(
 def _load_or_compile(source: str, names: tuple[str, ...], title: str) -> bytes:
     try:
         digest = digest_of(source)
+    except (RuntimeError, OSError):  # the compiler can't be told from others
+        with announce_if_slow(title, None):
+            return _compiled(source, names)
+    return _code(digest, source, lambda: _compiled(source, names), title)
+
+
+def kept_code(digest: str, source: str, make: Callable[[], bytes], title: str) -> bytes:
+    """Return a kernel's code: from disk, or made now and kept there.
+
+    Args:
+        digest: what names it: of all that the code depends on.
+        source: its text, which lies beside it for people.
+        make: compiles it.
+        title: how people are told what is being compiled, if it takes long.
+    """
+    kept = _kept.get()
+    if kept is not None:
+        with _lock:
+            kept.append(_keep(digest, source, make))
+    with _lock:
+        return _code(digest, source, make, title)
+
+
+def _code(digest: str, source: str, make: Callable[[], bytes], title: str) -> bytes:
+    try:
         path = _path_of(digest)
     except (RuntimeError, OSError):  # no home folder: nothing can be kept
         with announce_if_slow(title, None):
-            return _compiled(source, names)
+            return make()
     stored = _read(path, digest)
     if stored is None:
         with announce_if_slow(title, path.parent):
-            stored = _compiled(source, names)
+            stored = make()
         with contextlib.suppress(OSError):  # costs time later, nothing else
             _write(path, digest, source, stored)
     return stored
@@ -187,13 +211,11 @@ def keeping() -> Iterator[list[Kept]]:
         _kept.reset(token)
 
 
-def _keep(source: str, names: tuple[str, ...]) -> Kept:
-    digest = digest_of(source)
+def _keep(digest: str, source: str, make: Callable[[], bytes]) -> Kept:
     path = _path_of(digest)
-    with _lock:
-        if _read(path, digest) is not None:
-            return Kept(path, was_compiled=False)
-        _write(path, digest, source, _compiled(source, names))
+    if _read(path, digest) is not None:
+        return Kept(path, was_compiled=False)
+    _write(path, digest, source, make())
     return Kept(path, was_compiled=True)
 
 

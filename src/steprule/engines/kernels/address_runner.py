@@ -120,7 +120,6 @@ class AddressRunner:
         ]
         self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
         self._chunk_count = len(chunks)
-        self.square_sums = array("d", bytes(8 * count))
         self._reduction_tables: dict[Control, np.ndarray[Any, Any]] = {}
         if self.passes:
             self._make_tables_of_reductions(max(len(one.reductions) for one in self.passes))
@@ -141,7 +140,6 @@ class AddressRunner:
         self._control[Control.KEYS] = self._random_keys.buffer_info()[0]
         self._control[Control.NUMBERS] = self._numbers.buffer_info()[0]
         self._control[Control.TENSORS] = count
-        self._control[Control.SQUARE_SUMS] = self.square_sums.buffer_info()[0]
         self._address = self._control.ctypes.data
 
     def _make_tables_of_reductions(self, most: int) -> None:
@@ -244,10 +242,6 @@ class AddressRunner:
             and not grad.is_neg()
             and not grad._is_zerotensor()
         )
-
-    def _make_ready_for_squares(self) -> None:
-        if not self._reduction_tables:
-            self._make_tables_of_reductions(1)
 
     def run(self) -> None:
         """Update the parameters whose gradients :meth:`collect` took."""

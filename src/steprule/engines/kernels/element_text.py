@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
-from steprule.engines.kernels.layout import Layout, column_names, matrix_names
-from steprule.engines.printing import ExpressionPrinter, scalar_divisors
+from steprule.engines.kernels.layout import (
+    Layout,
+    array_names,
+    column_names,
+    matrix_names,
+    scalar_row,
+)
+from steprule.engines.kernels.prepare_text import row_length
+from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
 from steprule.formats import BlockFormat
 from steprule.formats.random_bits import kernel_key, kernel_origin, kernel_word
 from steprule.language.recording import Operation, Value
@@ -106,6 +113,31 @@ def element_write(layout: Layout, name: str, value: str) -> list[str]:
     return [*words, *storage.kernel_write(addresses, layout.index, value, "word")]
 
 
+def scalar_reads(layout: Layout, places: Mapping[str, str] | None = None) -> list[str]:
+    """Return what a tensor's elements have in common, read from row ``tensor`` of ``scalars``.
+
+    Args:
+        layout: what the kernel is for.
+        places: of numbers that are read from elsewhere, by their names.
+    """
+    recording, number = layout.form.recording(), layout.compute
+    row, length = scalar_row(recording), row_length(layout)
+    truths, elsewhere = truths_of(recording), {}
+    for name, place in (places or {}).items():
+        elsewhere[recording.scalar_inputs[name]] = place
+    reads = {
+        v: f"load_float64({elsewhere.get(v, f'scalars, tensor * {length} + {i}')})"
+        for i, v in enumerate(row)
+    }
+    lines = []
+    for value, name in array_names(recording).items():
+        read = reads[value]
+        read = f"{read} != 0.0" if value in truths else f"{number}({read})"
+        lines.append(f"{name} = {read}")
+    lines += [f"r{v.index} = {number}(1.0 / {reads[v]})" for v in scalar_divisors(recording)]
+    return lines
+
+
 def random_word(layout: Layout, name: str) -> list[str]:
     """Return what gives ``word`` the random bits of an array's element."""
     return kernel_word("word", f"{name}_origin", "i" if layout.block == 1 else "place")
@@ -118,12 +150,14 @@ def random_keys(layout: Layout, arrays: Collection[str]) -> list[str]:
         return []
     assert layout.count is not None
     dtypes, numbers = dict(layout.count_dtypes), dict(layout.numbers)
-    row = list(dtypes).index(layout.count)
+    row, length = list(dtypes).index(layout.count), row_length(layout)
     lines = [
         f"step_address = load_int64(counts, {row} * tensors + tensor)",
         f"step = int64(load_{dtypes[layout.count]}(step_address, 0))",
-        "key = load_int64(keys, tensor)",
     ]
+    if layout.has_step_in_row:
+        lines = [f"step = int64(load_float64(scalars, tensor * {length} + {length - 1}))"]
+    lines.append("key = load_int64(keys, tensor)")
     for name in random:
         lines += kernel_key(f"{name}_key", "key", "step", numbers[name], "start")
     return lines

@@ -1,6 +1,7 @@
 """What a step does once for each tensor, printed: its count advanced, its scalars in float64.
 
-The statements are for one tensor, number ``tensor``. An engine puts its own loop round them.
+The statements are for one tensor, number ``tensor``; ``prepare`` has a loop round them, for step
+counts that the processor reaches.
 """
 
 from __future__ import annotations
@@ -9,13 +10,24 @@ from dataclasses import dataclass, field
 
 import torch
 
-from steprule.engines.kernels.layout import Layout, scalar_row
+from steprule.engines.kernels.layout import Layout, indented, scalar_row
 from steprule.engines.kernels.spelling import KERNEL_SPELLING
+from steprule.engines.native.control_block import Control
 from steprule.engines.printing import ExpressionPrinter, truths_of
 from steprule.formats.storage import ROUNDING_STEP
 from steprule.language.recording import Recording, Value
 from steprule.language.rule import OF_SHAPE, SUPPLIED
 
+_PREPARED_FROM = (
+    Control.TENSORS,
+    Control.GRADS,
+    Control.COUNTS,
+    Control.GROUPS,
+    Control.NUMBERS,
+    Control.FIRSTS,
+    Control.SCALARS,
+    Control.SHAPES,
+)
 # The word of the group whose numbers a tensor takes; no slot has this name.
 _GROUP = "_group"
 
@@ -63,6 +75,44 @@ def prepare_text(layout: Layout) -> PrepareText:
         place = f"tensor * {row_length(layout)} + {len(row)}"
         text.stores.append(f"store_float64(scalars, {place}, {step})")
     return text
+
+
+def prepare_source(layout: Layout) -> str:
+    """Return the text of ``prepare``: tensors with the inputs of the one before share its row."""
+    text, length = prepare_text(layout), row_length(layout)
+    lines = [
+        "def prepare(control, _first, _last):",
+        *(f"    {table.name.lower()} = load_int64(control, {table})" for table in _PREPARED_FROM),
+        *indented(text.constants, 4),
+        *(f"    {name} = 0.0" for name in text.held),
+        "    previous = -1",
+        *(f"    previous_{name} = {_nothing(name)}" for name in text.inputs),
+        "    for tensor in range(tensors):",
+        "        if load_int64(grads, tensor) == 0:",
+        "            continue",
+        *indented(text.reads, 8),
+    ]
+    if text.computed:
+        unchanged = ["previous >= 0", *(f"in_{n} == previous_{n}" for n in text.inputs)]
+        lines += [
+            f"        if {' and '.join(unchanged)}:",
+            f"            for i in range({length}):",
+            f"                store_float64(scalars, tensor * {length} + i, "
+            f"load_float64(scalars, previous * {length} + i))",
+            "        else:",
+            *indented(text.computed, 12),
+        ]
+    lines += [
+        *indented(text.stores, 8),
+        *(f"        previous_{name} = in_{name}" for name in text.inputs),
+        "        previous = tensor",
+        "    return 0",
+    ]
+    return "\n".join(lines)
+
+
+def _nothing(name: str) -> str:
+    return "0" if name == _GROUP else "0.0"
 
 
 def _read_inputs(layout: Layout, text: PrepareText) -> None:

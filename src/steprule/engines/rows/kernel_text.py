@@ -11,7 +11,8 @@ from __future__ import annotations
 import enum
 import functools
 
-from steprule.engines.cpu.kernel_text import element_loop, scalar_reads, source_of
+from steprule.engines.cpu.kernel_text import element_loop, source_of
+from steprule.engines.kernels.element_text import scalar_reads
 from steprule.engines.kernels.layout import Layout, columns_with_offsets, in_flushed_mode, indented
 from steprule.engines.native.control_block import Control
 from steprule.formats.floating import FloatingFormat

@@ -1,0 +1,129 @@
+"""Kernels launched by NVIDIA's driver, called directly.
+
+A launch by Triton's own launcher costs 10 to 16 us of Python; the driver's function takes 3. What
+it is given is the same at each step, so that the array of arguments is made once for some tables.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+from typing import Any
+
+import torch
+
+from steprule.engines.gpu.arguments import NUMBERS
+from steprule.engines.gpu.device_tables import DeviceTables
+from steprule.engines.gpu.programs.compiled import Compiled, compiled, compiler_digest
+from steprule.engines.kernel_cache.cache import kept_code
+from steprule.engines.kernel_cache.cached_lookup import cached_lookup
+
+_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_USUAL_SHARED = 48 * 1024
+
+
+class CudaError(RuntimeError):
+    """The driver refused something."""
+
+
+@functools.cache
+def driver() -> Any:
+    """Return the driver's library."""
+    library = ctypes.CDLL("libcuda.so.1")
+    pointer, number = ctypes.c_void_p, ctypes.c_uint
+    library.cuLaunchKernel.argtypes = [pointer, *[number] * 7, pointer, pointer, pointer]
+    library.cuModuleLoadData.argtypes = [pointer, ctypes.c_char_p]
+    library.cuModuleGetFunction.argtypes = [pointer, pointer, ctypes.c_char_p]
+    library.cuFuncSetAttribute.argtypes = [pointer, ctypes.c_int, ctypes.c_int]
+    library.cuGetErrorString.argtypes = [ctypes.c_int, pointer]
+    return library
+
+
+class Arguments:
+    """The arguments of kernels over some tables, as the driver wants them.
+
+    Args:
+        parameters: how many a kernel takes: what is beyond ours is 0.
+        tables: those of a runner.
+    """
+
+    def __init__(self, parameters: int, tables: DeviceTables) -> None:
+        addresses = [table.data_ptr() for table in tables.arguments()]
+        values = [0] * len(NUMBERS) + addresses
+        values += [0] * (parameters - len(values))
+        self.values = (ctypes.c_int64 * parameters)(*values)
+        start = ctypes.addressof(self.values)
+        self.places = (ctypes.c_void_p * parameters)(*(start + 8 * i for i in range(parameters)))
+
+
+class CudaProgram:
+    """A kernel that is loaded on one device.
+
+    Args:
+        kernel: its machine code.
+        device: the number of the device, which is the current one.
+    """
+
+    def __init__(self, kernel: Compiled, device: int) -> None:
+        self._kernel, self._device = kernel, device
+        cuda = driver()
+        module, function = ctypes.c_void_p(), ctypes.c_void_p()
+        _check(cuda.cuModuleLoadData(ctypes.byref(module), kernel.cubin))
+        symbol = kernel.symbol.encode()
+        _check(cuda.cuModuleGetFunction(ctypes.byref(function), module, symbol))
+        if kernel.shared > _USUAL_SHARED:
+            _check(cuda.cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, kernel.shared))
+        self._function, self._launch = function, cuda.cuLaunchKernel
+
+    def launch(self, programs: int, tensors: int, first_chunk: int, tables: DeviceTables) -> None:
+        kernel = self._kernel
+        arguments = tables.packed(kernel.parameters, Arguments)
+        arguments.values[0], arguments.values[1] = tensors, first_chunk
+        error = self._launch(
+            self._function,
+            *(programs, 1, 1, kernel.threads, 1, 1, kernel.shared),
+            current_stream(self._device),
+            arguments.places,
+            None,
+        )
+        if error:
+            _check(error)
+
+
+def current_stream(device: int) -> int:
+    """Return the handle of a device's current stream."""
+    found: int = _raw_stream(device)
+    return found
+
+
+def _raw_stream(device: int) -> int:
+    fast = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    if fast is not None:
+        return int(fast(device))
+    return int(torch.cuda.current_stream(device).cuda_stream)
+
+
+def _check(error: int) -> None:
+    if not error:
+        return
+    text = ctypes.c_char_p()
+    driver().cuGetErrorString(error, ctypes.byref(text))
+    said = (text.value or b"unknown error").decode()
+    raise CudaError(f"CUDA's driver says: {said} (error {error})")
+
+
+@cached_lookup
+def kept_kernel(source: str, name: str, capability: int, title: str) -> Compiled:
+    """Return a kernel for cards of a compute capability: from disk, or compiled now."""
+    parts = [compiler_digest(), f"sm_{capability}", source]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    code = kept_code(digest, source, lambda: compiled(source, name, capability).to_bytes(), title)
+    return Compiled.from_bytes(code)
+
+
+@functools.cache
+def cuda_program(source: str, name: str, device: int, title: str) -> CudaProgram:
+    """Return a kernel that is loaded on a device, which is the current one."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return CudaProgram(kept_kernel(source, name, 10 * major + minor, title), device)

@@ -1,0 +1,33 @@
+"""What is asked of a device's streams; of a CPU, which has none, nothing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class Marker(Protocol):
+    """A point in a stream's work."""
+
+    def wait(self) -> None:
+        """Wait until all work before it is done."""
+
+
+class _EventMarker:
+    def __init__(self, device: torch.device) -> None:
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._event.record(torch.cuda.current_stream(device))
+
+    def wait(self) -> None:
+        self._event.synchronize()
+
+
+def mark(device: torch.device) -> Marker:
+    """Return a mark behind all work of the current stream."""
+    return _EventMarker(device)
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Tell whether the current stream's work is being captured as a graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -1,0 +1,280 @@
+"""One launch for all tensors of a bucket, kept from step to step.
+
+Where step counts are on the host, the host computes the scalars (``prepare``, the CPU's) and sends
+them; where they are on the device, a kernel does. Either way nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steprule.engines.engine import Leaf, Numbers
+from steprule.engines.gpu.device_tables import DeviceTables
+from steprule.engines.gpu.programs.launching import Program, program_for
+from steprule.engines.gpu.programs.streams import is_capturing
+from steprule.engines.gpu.reduction_text import (
+    finish_source,
+    gather_source,
+    prepare_source,
+    reduce_source,
+    square_sums_source,
+    square_totals_source,
+)
+from steprule.engines.gpu.tiles import TILE, Variant
+from steprule.engines.gpu.update_text import update_source
+from steprule.engines.kernel_cache.cache import Library, library_for
+from steprule.engines.kernels import prepare_text
+from steprule.engines.kernels.address_runner import CHANGED, AddressRunner
+from steprule.engines.kernels.layout import Layout
+from steprule.engines.kernels.memory import counts_of
+from steprule.engines.native.control_block import Control
+from steprule.engines.stages import Share, Stages
+from steprule.formats.floating import FLOATING
+from steprule.language.form import Form
+from steprule.language.passes import Pass
+
+# A number of a group that follows from gradients, so that only the device has it.
+_CLIP_FACTOR = "clip_factor"
+# Elements of a chunk, and of one where there are too few to keep a device busy.
+_CHUNK, _SMALL_CHUNK = 8 * TILE, 2 * TILE
+_FEW = 1 << 22
+
+
+class TritonRunner(AddressRunner):
+    """The kernels of a form, and the tables of some leaves on their device."""
+
+    def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
+        self.device = leaves[0].param.device
+        counts = counts_of(form, leaves[0].storage)
+        #: Whether step counts are on the device, so that scalars are computed there.
+        self.prepares_on_device = form.capturable or any(
+            leaves[0].state[name].device.type != "cpu" for name in counts
+        )
+        super().__init__(form, leaves)
+        self._make_variant()
+        self._make_device_tables()
+        self._prepare = self._prepare_library()
+        self._device_numbers: dict[tuple[int, int], Tensor] = {}
+        self._sent_numbers: bytes = b""
+        self._programs: dict[str, Program] = {}
+        with _on(self.device):
+            for name in self._kernel_names():
+                self._program(name)
+
+    def _kernel_names(self) -> list[str]:
+        """Return the names of the kernels that a step takes."""
+        names = ["prepare"] if self.prepares_on_device else []
+        for k, one in enumerate(self.passes):
+            names += [f"reduce_{k}", *([f"gather_{k}"] if one.is_shared else []), f"finish_{k}"]
+        return [*names, "update"]
+
+    def _layout_of(self, leaf: Leaf) -> Layout:
+        layout = super()._layout_of(leaf)
+        return replace(layout, has_step_in_row=layout.count is not None)
+
+    def _chunk_of(self, size: int) -> int:
+        elements = sum(self._sizes)
+        return _CHUNK if elements > _FEW else _SMALL_CHUNK
+
+    def _make_variant(self) -> None:
+        is_lone = not self.prepares_on_device and _CLIP_FACTOR in self.form.scalars
+        self.variant = Variant(self.layout, (_CLIP_FACTOR,) if is_lone else ())
+
+    def _make_device_tables(self) -> None:
+        count = len(self.params)
+        sizes = {
+            "grads": count,
+            "scalars": self._scalars.size,
+            "numbers": len(self._numbers),
+            "square_sums": count,
+        }
+        contents: dict[str, Any] = {
+            "columns": self._columns,
+            "groups": self._group_rows,
+            "chunks": self._chunks,
+            "keys": np.array(self._random_keys, dtype=np.int64),
+        }
+        if self.prepares_on_device:
+            contents |= {"counts": self._counts, "firsts": self._first, "shapes": self._shapes}
+        self._tables = DeviceTables(self.device, contents, sizes)
+        #: Of each gradient, on the device.
+        self.square_sums = self._tables["square_sums"]
+        if self.passes:
+            self._make_tables_of_passes(max(len(one.reductions) for one in self.passes))
+
+    def _make_tables_of_passes(self, most: int) -> None:
+        """Have tables of sums over a tensor's chunks, so many at a time."""
+        if "starts" not in self._tables:
+            self._make_tables_of_reductions(1)
+            for name in ("starts", "elements"):
+                table = self._reduction_tables[Control[name.upper()]]
+                self._tables.put(name, torch.from_numpy(table.copy()).to(self.device))
+        if "partials" not in self._tables or len(self._tables["partials"]) < (
+            self._chunk_count * most
+        ):
+            self._tables.add("partials", self._chunk_count * most)
+        if any(one.is_shared for one in self.passes):
+            self._tables.add("sums", most * len(self.params))
+
+    def _prepare_library(self) -> Library | None:
+        if self.prepares_on_device:
+            return None
+        title = f"what the rule {self.form.rule.name!r} needs once a step"
+        source = prepare_text.prepare_source(self.layout) + "\n"
+        return library_for(source, ("prepare",), arity=3, title=title)
+
+    # Numbers
+
+    def set_numbers(self, group: int, numbers: Numbers) -> None:
+        """Put a group's numbers in force; tensors are read on the device, at each step."""
+        row = self._row_of[group] * len(self._hyperparameters)
+        for i, name in enumerate(self._hyperparameters):
+            number = numbers[name]
+            self._device_numbers.pop((row, i), None)
+            if isinstance(number, Tensor):
+                self._device_numbers[row, i] = number.detach()
+            else:
+                self._numbers[row + i] = float(number)
+
+    def _send_numbers(self) -> None:
+        """Have the device know the groups' numbers, if its kernels read them."""
+        if not (self.prepares_on_device or self.variant.device_numbers):
+            return
+        table, now = self._tables["numbers"], self._numbers.tobytes()
+        if now != self._sent_numbers:
+            plain = torch.frombuffer(bytearray(now), dtype=torch.float64)
+            table.copy_(plain.pin_memory() if self._is_cuda else plain, non_blocking=True)
+            self._sent_numbers = now
+        for (row, i), number in self._device_numbers.items():
+            table[row + i].copy_(number.reshape(()), non_blocking=True)
+
+    @property
+    def _is_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    # A step
+
+    def _update(self, addresses: array[int]) -> Stages:
+        with torch.no_grad(), _on(self.device):
+            self._begin(addresses)
+        yield from self._run_passes(addresses)
+        with torch.no_grad(), _on(self.device):
+            self._launch("update", self._chunk_count)
+
+    def _begin(self, addresses: array[int]) -> None:
+        """Send what the kernels need to know of this step, and prepare it."""
+        if self._prepare is not None and is_capturing(self.device):
+            raise RuntimeError(
+                f"a CUDA graph is captured, but the rule {self.form.rule.name!r} counts its steps "
+                "on the host: give the optimizer capturable=True"
+            )
+        self._tables.send_grads(addresses)
+        self._send_numbers()
+        if self._prepare is None:
+            self._launch("prepare", len(self.params))
+            return
+        scalars = self._tables.scalars_buffer()
+        self._control[Control.GRADS] = addresses.buffer_info()[0]
+        self._control[Control.SCALARS] = scalars.data_ptr()
+        self._prepare.functions[0](self._address, 0, 0)
+        self._tables.send_scalars(scalars)
+
+    def _run_passes(self, addresses: Sequence[int]) -> Stages:
+        for k, one in enumerate(self.passes):
+            with torch.no_grad(), _on(self.device):
+                self._launch(f"reduce_{k}", self._chunk_count)
+                if one.is_shared:
+                    self._launch(f"gather_{k}", len(self.params))
+            if one.is_shared:
+                yield from self._share(one, addresses)
+            with torch.no_grad(), _on(self.device):
+                self._launch(f"finish_{k}", len(self.params))
+
+    def _share(self, one: Pass, addresses: Sequence[int]) -> Stages:
+        """Put in a pass's table of sums the totals of those over several parameters."""
+        found = [i for i in range(len(self.params)) if addresses[i]]
+        groups, elements = [self._groups[i] for i in found], [self._elements[i] for i in found]
+        sums = self._tables["sums"].view(-1, len(self.params))
+        keys = {
+            j: self._shared_keys[reduction.result]
+            for j, reduction in enumerate(one.reductions)
+            if reduction.is_shared
+        }
+        is_all = len(found) == len(self.params)
+        totals = yield [
+            Share(key, sums[j] if is_all else sums[j][found], groups, elements)
+            for j, key in keys.items()
+        ]
+        with torch.no_grad():
+            for j, key in keys.items():
+                for group, total in totals[key].items():
+                    if group in self._row_of:
+                        self._put_total(sums[j], group, total)
+
+    def _put_total(self, sums: Tensor, group: int, total: Any) -> None:
+        if len(self._row_of) == 1:
+            sums.copy_(torch.as_tensor(total).to(sums.device, non_blocking=True).expand_as(sums))
+            return
+        rows = self._tables["groups"] == self._row_of[group]
+        value = torch.as_tensor(total, dtype=sums.dtype).to(sums.device, non_blocking=True)
+        sums.copy_(torch.where(rows, value, sums))
+
+    # Guards
+
+    def sum_squares(self) -> None:
+        """Leave in :attr:`square_sums` those of the gradients that :meth:`collect` took."""
+        if self._grads is None and not self.collect():
+            raise RuntimeError(CHANGED)
+        self._make_tables_of_passes(1)
+        with torch.no_grad(), _on(self.device):
+            self._tables.send_grads(self._addresses)
+            self._launch("square_sums", self._chunk_count)
+            self._launch("square_totals", len(self.params))
+
+    # Programs
+
+    def _launch(self, name: str, programs: int) -> None:
+        if programs:
+            self._program(name).launch(programs, len(self.params), 0, self._tables)
+
+    def _program(self, name: str) -> Program:
+        program = self._programs.get(name)
+        if program is None:
+            title = f"the rule {self.form.rule.name!r} for {self.device}"
+            source = self._source(name)
+            program = self._programs[name] = program_for(source, name, self.device, title)
+        return program
+
+    def _source(self, name: str) -> str:
+        kind, _, number = name.rpartition("_")
+        passes = {"reduce": reduce_source, "gather": gather_source, "finish": finish_source}
+        if kind in passes:
+            return passes[kind](self.variant, int(number))
+        if name == "square_sums":
+            return square_sums_source(self.variant, FLOATING[self.grad_dtype])
+        plain = {
+            "prepare": prepare_source,
+            "update": update_source,
+            "square_totals": square_totals_source,
+        }
+        return plain[name](self.variant)
+
+
+def _on(device: torch.device) -> Any:
+    """Return what makes a device the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else _NOWHERE
+
+
+class _Nowhere:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+_NOWHERE = _Nowhere()
