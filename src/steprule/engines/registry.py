@@ -95,6 +95,11 @@ def asked_for(wanted: str, device: str) -> str:
     return wanted
 
 
+def kernel_devices() -> frozenset[str]:
+    """Return the types of devices, other than the host's, for which there are kernels."""
+    return frozenset(x for e in _entries for x in e.devices or () if x != "cpu")
+
+
 @functools.cache
 def load(entry: Entry) -> Engine:
     """Import an engine's module and make the engine.

@@ -23,6 +23,9 @@ class Form:
 
     Two groups of an optimizer whose forms are equal can be updated by one kernel, whatever
     their numbers.
+
+    Of a step that a gradient scaler takes, gradients are ``is_scaled``, divided by the number
+    ``grad_scale``; and such a step ``may_be_called_off`` by a number on the device.
     """
 
     rule: Rule
@@ -33,6 +36,8 @@ class Form:
     capturable: bool = False
     clip_norm: ClipNorm = "none"
     clips_value: bool = False
+    is_scaled: bool = False
+    may_be_called_off: bool = False
 
     def __hash__(self) -> int:
         return hash((self.rule.name, self.flags, self.present_slots, self.maximize, self.decay))
@@ -45,7 +50,8 @@ class Form:
         shared = {"none": (), "l2": ("weight_decay",), "decoupled": ("lr", "weight_decay")}
         bound = {"none": (), "param": ("clip_grad_norm",)}.get(self.clip_norm, ("clip_factor",))
         value = ("clip_grad_value",) if self.clips_value else ()
-        return tuple(dict.fromkeys([*names, *shared[self.decay], *bound, *value]))
+        scale = ("grad_scale",) if self.is_scaled else ()
+        return tuple(dict.fromkeys([*names, *shared[self.decay], *bound, *value, *scale]))
 
     @functools.cached_property
     def needs_shape(self) -> bool:
@@ -73,6 +79,15 @@ class Form:
         return tuple(n for n in self.present_slots if self.rule.slots[n].is_scalar)
 
     @functools.cached_property
+    def slots_of_sums(self) -> tuple[str, ...]:
+        """The slots of one number that follow from sums over elements."""
+        if not self.rule.is_recorded:
+            return ()
+        recording = self.recording()
+        made = {x.result for x in recording.tensor_operations}
+        return tuple(n for n in self.scalar_slots if recording.outputs[n] in made)
+
+    @functools.cached_property
     def switches(self) -> frozenset[str]:
         """The options that decide which slots there are."""
         return frozenset(slot.when for slot in self.rule.slots.values() if slot.when is not None)
@@ -91,6 +106,8 @@ class Form:
 
     def __call__(self, param: Any, grad: Any, *slots: Any, **scalars: Any) -> Any:
         """Update one parameter: shared terms, then the rule."""
+        if self.is_scaled:
+            grad = grad / scalars["grad_scale"]
         grad = self._clipped(grad, scalars)
         if self.maximize:
             grad = -grad

@@ -115,6 +115,8 @@ def orthogonalized_stack(
     norm = torch.linalg.vector_norm(stack, dim=(1, 2), keepdim=True).clamp(min=eps)
     if torch.is_grad_enabled():
         x = stack / norm
+    elif not stack.is_cpu:
+        x = stack.div_(norm)
     else:  # a division by one number at a time is several times faster
         x = stack
         for matrix, one in zip(stack.unbind(), norm.flatten().unbind(), strict=True):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from steprule.engines import registry
 from steprule.formats.choices import (
     STORING,
     check_param,
@@ -20,6 +21,7 @@ from steprule.formats.choices import (
     storing_of,
 )
 from steprule.formats.storage import ROUNDING_STEP
+from steprule.language.form import form_of
 from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
 from steprule.optimizer.explain import Explanation, explanation_of, pass_notes
@@ -43,7 +45,9 @@ from steprule.optimizer.scheduled import (
     with_schedules,
 )
 from steprule.planning.assignment import Assignment
+from steprule.planning.leaf_checks import counts_on_device
 from steprule.planning.plan import PassedOver, Plan
+from steprule.planning.scaling import Scaling, kind_of
 from steprule.planning.settings import FLAGS, Context, Kind, requested_engine
 from steprule.planning.step_record import LastStep, StepRecord
 from steprule.schedules import Schedule
@@ -332,6 +336,9 @@ class Optimizer(torch.optim.Optimizer):
         plan = self._plan
         if plan is not None and not self._is_own(plan):
             plan = self._plan = None
+        is_scaled = plan is not None and plan.context.scaling is not None
+        if is_scaled or "found_inf" in self.__dict__:
+            plan = self._plan_for_scaling(plan)
         is_taken = plan.step_whole() if plan is not None and plan.ignores_autograd else None
         if is_taken is None:
             before = torch.is_grad_enabled()
@@ -345,6 +352,15 @@ class Optimizer(torch.optim.Optimizer):
         if in_backward is not None:
             in_backward.free_gradients()
         return loss
+
+    def _plan_for_scaling(self, plan: Plan | None) -> Plan | None:
+        """Tell a plan of this step's scaling; None if it was not made for any such."""
+        scaling = self._scaling()
+        if plan is None or kind_of(plan.context.scaling) != kind_of(scaling):
+            self._plan = None
+            return None
+        plan.context.scaling = scaling
+        return plan
 
     def _is_own(self, plan: Plan) -> bool:
         """Tell whether a plan is one for the present lists and dicts."""
@@ -421,6 +437,28 @@ class Optimizer(torch.optim.Optimizer):
             fresh=self._fresh,
             takers_of_sparse=_TAKERS_OF_SPARSE,
             record=self._record,
+            scaling=self._scaling(),
+        )
+
+    def _scaling(self) -> Scaling | None:
+        """Return what a gradient scaler has left for this step; None without one."""
+        found_inf = self.__dict__.get("found_inf")
+        if found_inf is None:
+            return None
+        return Scaling(found_inf, self.__dict__.get("grad_scale"))
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether ``torch.amp.GradScaler`` may leave it to ``step`` to divide gradients.
+
+        Where kernels do on the device all that a step is called off by. Schedules of options count
+        the steps that were taken, which the host does not know then.
+        """
+        return self.rule is not None and all(
+            SCHEDULES not in group
+            and requested_engine(self.engine, group) in ("auto", "triton", "fused")
+            and all(p.device.type in registry.kernel_devices() for p in group["params"])
+            for group in self.param_groups
         )
 
     def _patch_step_function(self) -> None:
@@ -486,7 +524,16 @@ class Optimizer(torch.optim.Optimizer):
             options = kind.options_of(group)
             storing = storing_of(options, kind.rule.options)
             for param in group["params"]:
-                ensure_state(kind.rule, options, param, self.state, self._fresh, storing)
+                on_device = counts_on_device(form_of(kind.rule, options), options, param)
+                ensure_state(
+                    kind.rule,
+                    options,
+                    param,
+                    self.state,
+                    self._fresh,
+                    storing,
+                    counts_on_device=on_device,
+                )
 
     def state_dict(self) -> StateDict:
         """Return the state in torch's format: ``state`` by parameter index, ``param_groups``."""

@@ -46,11 +46,18 @@ class PlannedRunner:
 
 
 def tell_numbers(
-    parts: Sequence[PlannedRunner], settings: Sequence[Settings], group: int, clip_factor: Any
+    parts: Sequence[PlannedRunner],
+    settings: Sequence[Settings],
+    group: int,
+    clip_factor: Any,
+    grad_scale: Any = 1.0,
 ) -> None:
-    """Put a group's numbers in force at its runners, with what its gradients are multiplied by."""
+    """Put a group's numbers in force at its runners.
+
+    Among them are what its gradients are multiplied and divided by.
+    """
     of_group = settings[group]
-    known = {**of_group.numbers, "clip_factor": clip_factor}
+    known = {**of_group.numbers, "clip_factor": clip_factor, "grad_scale": grad_scale}
     numbers = {n: known[n] for n in of_group.form.scalars if n not in SUPPLIED}
     for part in parts:
         if group in part.groups:

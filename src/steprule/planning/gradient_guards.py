@@ -39,6 +39,7 @@ class GradientGuards:
 
     Attributes:
         factors: what each group's gradients are multiplied by.
+        grad_scale: what gradients are divided by, in the update as well.
         is_on: whether any group is clipped by a norm over several parameters, or must be finite.
     """
 
@@ -55,6 +56,7 @@ class GradientGuards:
         runners = [part.runner for part in parts]
         self._summing = [one if isinstance(one, SumsSquares) else None for one in runners]
         self.factors: list[Any] = [1.0] * len(settings)
+        self.grad_scale: Any = 1.0
         self.is_on = False
         self.settings_changed()
 
@@ -79,7 +81,7 @@ class GradientGuards:
             RuntimeError: a gradient is not finite where that is an error, the parameter named.
         """
         sums = [
-            (_sums_of(part, summing), part.leaf_groups)
+            (self._unscaled(_sums_of(part, summing)), part.leaf_groups)
             for part, summing in zip(self._parts, self._summing, strict=True)
         ]
         settings = self._settings
@@ -106,6 +108,18 @@ class GradientGuards:
         self._record.note(sums, factors)
         return True
 
+    def _unscaled(self, sums: SquareSums) -> SquareSums:
+        """Return sums of squares of gradients as those of what is left of them once divided."""
+        scale = self.grad_scale
+        if isinstance(scale, float):
+            if scale == 1.0:
+                return sums
+            if not isinstance(sums, Tensor):
+                return [x / scale / scale for x in sums]
+        wide = torch.as_tensor(sums, dtype=torch.float64)
+        scale = torch.as_tensor(scale, dtype=torch.float64)
+        return wide / scale.to(wide.device, non_blocking=True).square()
+
     def _clip_by_known(
         self, norms: LaggedNorms, group: int, sums: Sequence[tuple[SquareSums, Any]]
     ) -> None:
@@ -121,7 +135,7 @@ class GradientGuards:
     def _put(self, group: int, factor: Any) -> None:
         if isinstance(factor, Tensor) or factor != self.factors[group]:
             self.factors[group] = factor
-            tell_numbers(self._parts, self._settings, group, factor)
+            tell_numbers(self._parts, self._settings, group, factor, self.grad_scale)
 
     def _are_finite(
         self, groups: Collection[int], total: Any, sums: Sequence[tuple[SquareSums, Any]]

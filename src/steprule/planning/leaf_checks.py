@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from steprule.engines import registry
 from steprule.engines.engine import Leaf
-from steprule.formats.choices import StoringOptions, check_param, param_format
+from steprule.formats.choices import check_param, param_format
 from steprule.formats.floating import FLOATING, FloatingFormat
 from steprule.formats.random_bits import param_key
+from steprule.language.form import Form
 from steprule.planning.settings import Context, Kind, Settings
 from steprule.state.making import check_state, ensure_state
 
@@ -30,19 +35,40 @@ def checked_leaves(context: Context, settings: list[Settings]) -> list[Leaf]:
     return found
 
 
-def make_state(context: Context, leaf: Leaf, storing: StoringOptions) -> None:
+def make_state(context: Context, leaf: Leaf, settings: Settings) -> None:
     """Give a leaf what state it lacks (someone may have cleared it since the last step)."""
+    storing = settings.storing
     group = context.groups[leaf.group]
     kind = context.kind_of(group)
     options = kind.options_of(group)
     leaf.storage = ensure_state(
-        kind.rule, options, leaf.param, context.state, context.fresh, storing
+        kind.rule,
+        options,
+        leaf.param,
+        context.state,
+        context.fresh,
+        storing,
+        counts_on_device=counts_on_device(settings.form, options, leaf.param),
     )
     if leaf.storage.count is not None:
         identity = context.place_of(leaf.group, leaf.position).identity
         leaf.random_key = param_key(storing.rounding_seed, identity)
     leaf.state = context.state.get(leaf.param, {})
     leaf.is_first = leaf.param in context.fresh
+
+
+def counts_on_device(form: Form, options: Mapping[str, Any], param: Tensor) -> bool:
+    """Tell whether step counts and scalar slots stand beside the parameter, not on the host.
+
+    A count on a device would be waited for, unless it is used there alone: in a graph, by torch's
+    fused optimizers (whose checkpoints have it there), where a step may be called off on the
+    device, and where the numbers are made there.
+    """
+    if options.get("capturable"):
+        return True
+    if param.device.type not in registry.kernel_devices():
+        return False
+    return bool(options.get("fused") or form.may_be_called_off or form.slots_of_sums)
 
 
 def _checked_leaf(context: Context, settings: Settings, group: int, position: int) -> Leaf:

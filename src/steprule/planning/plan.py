@@ -21,6 +21,7 @@ from steprule.engines.whole_step import Outcome
 from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner, assign, tell_numbers
 from steprule.planning.gradient_guards import GradientGuards
 from steprule.planning.leaf_checks import checked_leaves, make_state
+from steprule.planning.scaling import CalledOffOnDevice, Scaling
 from steprule.planning.settings import Context, differ, settings_of
 from steprule.planning.staged_run import run_in_stages, shared_by_rule
 from steprule.planning.whole_steps import WholeSteps
@@ -49,7 +50,7 @@ class Plan:
         leaves = checked_leaves(context, self.settings)
         with unchanged_state(context.state, context.fresh):
             for leaf in leaves:
-                make_state(context, leaf, self.settings[leaf.group].storing)
+                make_state(context, leaf, self.settings[leaf.group])
             self._plan(leaves)
             if for_step and not self._are_admitted():
                 raise PassedOver
@@ -76,7 +77,9 @@ class Plan:
         )
         for i in range(len(self.settings)):
             self._tell_numbers(i)
-        self._whole = WholeSteps.of(context, self.settings, self.assignments, self._parts)
+        self._whole = None
+        if context.scaling is None:
+            self._whole = WholeSteps.of(context, self.settings, self.assignments, self._parts)
         # Whether nothing but whole steps is taken, to which autograd is nothing.
         self.ignores_autograd = self._whole is not None and not self._whole.others
         others = () if self._whole is None else self._whole.others
@@ -89,7 +92,8 @@ class Plan:
             )
 
     def _tell_numbers(self, group: int) -> None:
-        tell_numbers(self._parts, self.settings, group, self._guards.factors[group])
+        guards = self._guards
+        tell_numbers(self._parts, self.settings, group, guards.factors[group], guards.grad_scale)
 
     def step_whole(self) -> bool | None:
         """Carry out one step by what an engine offers for that, if all is as planned.
@@ -197,10 +201,28 @@ class Plan:
 
     def _are_admitted(self) -> bool:
         """Tell whether the guards admit a step with the gradients that were collected."""
+        if self.context.scaling is not None and not self._is_kept_on(self.context.scaling):
+            return False
         if not self._guards.is_on:
             return True
         self._guards.sum_squares()
         return self._guards.admits()
+
+    def _is_kept_on(self, scaling: Scaling) -> bool:
+        """Tell the runners of a step's scaling; False if it is known to be called off."""
+        runners = self._runners
+        if all(isinstance(runner, CalledOffOnDevice) for runner in runners):
+            for runner in runners:
+                cast("CalledOffOnDevice", runner).call_off_by(scaling.found_inf)
+            self._guards.grad_scale = scaling.grad_scale
+        elif scaling.found_inf.item():
+            return False
+        elif scaling.grad_scale is not None:
+            self._guards.grad_scale = scaling.grad_scale.item()
+        if scaling.grad_scale is not None:
+            for i in range(len(self.settings)):
+                self._tell_numbers(i)
+        return True
 
     def run_admitted(self) -> None:
         """Carry out a step that the guards have seen."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from steprule.language.form import Form, form_of
 from steprule.language.guards import GUARDS, check_guards, guards_of
 from steprule.language.rule import Rule
 from steprule.planning.lagged_norms import LaggedNorms
+from steprule.planning.scaling import Scaling, kind_of
 from steprule.planning.step_record import StepRecord
 from steprule.state.labels import label_of
 
@@ -78,7 +79,7 @@ class Context:
 
     ``kinds`` are those of a combined optimizer, by name, ``kind`` that of any other group. Where
     the only group has one parameter of a larger optimizer, ``origin`` is its place there, and
-    ``norms`` are those that its gradients are clipped by.
+    ``norms`` are those that its gradients are clipped by. ``scaling`` is that of the step at hand.
     """
 
     kind: Kind
@@ -91,6 +92,7 @@ class Context:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     origin: Place | None = None
     norms: LaggedNorms | None = None
+    scaling: Scaling | None = None
 
     def kind_of(self, group: Mapping[str, Any]) -> Kind:
         """Return what updates a group."""
@@ -203,6 +205,9 @@ def settings_of(context: Context, index: int) -> Settings:
     guards = guards_of(options, rule.options)
     check_guards(guards, f"group {index}: ")
     form = form_of(rule, options)
+    may_be_called_off, is_scaled = kind_of(context.scaling)
+    if may_be_called_off:
+        form = replace(form, may_be_called_off=True, is_scaled=is_scaled)
     as_tensors = bool(options.get("differentiable") or options.get("capturable"))
     is_mutable = False
     numbers: dict[str, Any] = {}

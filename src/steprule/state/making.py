@@ -37,12 +37,15 @@ def ensure_state(
     state: MutableMapping[Tensor, dict[str, Any]],
     fresh: set[Tensor],
     storing: StoringOptions,
+    *,
+    counts_on_device: bool,
 ) -> Storage:
     """Give ``param`` the state that the rule keeps under these options, where it is missing.
 
     A step count that came as a number (from old checkpoints) is made a tensor, and what is stored
     in another format than asked for is stored anew. A parameter whose slots are made here joins
-    ``fresh``: its next update is its first.
+    ``fresh``: its next update is its first. Step counts and scalar slots are on the host, unless
+    ``counts_on_device``.
 
     Returns:
         How the parameter and its arrays are stored.
@@ -62,7 +65,7 @@ def ensure_state(
     if not is_plain:
         store_param(entry, storing, param)
     formats: list[tuple[str, Format]] = [("param", of_param)]
-    count_device = param.device if options.get("capturable") else torch.device("cpu")
+    count_device = param.device if counts_on_device else torch.device("cpu")
     if rule.sparse == "only":
         entry["step"] = int(entry.get("step", 0))  # torch's SparseAdam counts in Python
     elif rule.counts_steps:
@@ -88,7 +91,8 @@ def ensure_state(
     if missing and len(missing) == len(slots):
         fresh.add(param)
     names = tuple(name for name, _ in formats)
-    return storage_of(tuple(formats), _numbers(rule, names), _count_key(rule, formats, entry))
+    count = _count_key(rule, formats, entry, count_device)
+    return storage_of(tuple(formats), _numbers(rule, names), count)
 
 
 @functools.cache
@@ -99,14 +103,17 @@ def _numbers(rule: Rule, names: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _count_key(
-    rule: Rule, formats: Sequence[tuple[str, Format]], entry: MutableMapping[str, Any]
+    rule: Rule,
+    formats: Sequence[tuple[str, Format]],
+    entry: MutableMapping[str, Any],
+    device: torch.device,
 ) -> str | None:
     """Return the key of the step count that random bits need, which is made if it is missing."""
     if not any(storage.is_random for _, storage in formats):
         return None
     if rule.counts_steps:
         return "step"
-    _make_count(ROUNDING_STEP, entry, torch.device("cpu"))
+    _make_count(ROUNDING_STEP, entry, device)
     return ROUNDING_STEP
 
 

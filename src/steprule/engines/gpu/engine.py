@@ -9,6 +9,7 @@ import torch
 from steprule.engines.engine import Leaf, Runner, UnavailableError
 from steprule.engines.gpu.programs.interpreting import is_interpreting
 from steprule.engines.gpu.programs.launching import why_unavailable
+from steprule.engines.kernels.matrix_operands import matrix_refusal
 from steprule.engines.kernels.memory import counts_of
 from steprule.engines.kernels.refusals import param_refusal, state_refusal
 from steprule.language.form import Form
@@ -31,7 +32,8 @@ class TritonEngine:
             or param_refusal(leaf)
             or state_refusal(leaf, form)
             or _count_refusal(leaf, form)
-            or _rule_refusal(form)
+            or matrix_refusal(leaf, form)
+            or _axis_refusal(form)
         )
 
     def bucket_key(self, leaf: Leaf, form: Form) -> Hashable:
@@ -49,11 +51,13 @@ class TritonEngine:
         reason = why_unavailable()
         if reason is not None:
             raise UnavailableError(reason)
+        from steprule.engines.gpu.matrix_runner import MatrixTritonRunner
         from steprule.engines.gpu.runner import TritonRunner
         from steprule.engines.kernel_cache.cache import CompilationError
 
+        has_matrices = bool(form.recording().matrix_operations)
         try:
-            return TritonRunner(form, leaves)
+            return (MatrixTritonRunner if has_matrices else TritonRunner)(form, leaves)
         except CompilationError as error:
             raise UnavailableError(str(error)) from error
 
@@ -74,8 +78,8 @@ def _count_refusal(leaf: Leaf, form: Form) -> str | None:
     on_host = torch.device("cpu") in devices and leaf.param.device.type != "cpu"
     if len(devices) > 1:
         return "its step count and other numbers are on several devices"
-    if on_host and form.capturable:
-        return "capturable=True, but its step count is on the host"
+    if on_host and (form.capturable or form.may_be_called_off):
+        return "its step count is on the host, where a step taken on the device does not reach it"
     made = {x.result for x in form.recording().tensor_operations}
     for name in form.scalar_slots:
         if on_host and form.recording().outputs[name] in made:
@@ -83,10 +87,7 @@ def _count_refusal(leaf: Leaf, form: Form) -> str | None:
     return None
 
 
-def _rule_refusal(form: Form) -> str | None:
-    recording = form.recording()
-    if recording.has_axes:
+def _axis_refusal(form: Form) -> str | None:
+    if form.recording().has_axes:
         return "the rule tells rows from columns, which has no kernel for a device yet"
-    if recording.matrix_operations:
-        return "the rule has products of matrices, which foreach takes in batches"
     return None

@@ -54,8 +54,10 @@ class TritonRunner(AddressRunner):
         self.device = leaves[0].param.device
         counts = counts_of(form, leaves[0].storage)
         #: Whether step counts are on the device, so that scalars are computed there.
-        self.prepares_on_device = form.capturable or any(
-            leaves[0].state[name].device.type != "cpu" for name in counts
+        self.prepares_on_device = (
+            form.capturable
+            or form.may_be_called_off
+            or any(leaves[0].state[name].device.type != "cpu" for name in counts)
         )
         super().__init__(form, leaves)
         self._make_variant()
@@ -64,7 +66,7 @@ class TritonRunner(AddressRunner):
         self._device_numbers: dict[tuple[int, int], Tensor] = {}
         self._sent_numbers: bytes = b""
         self._programs: dict[str, Program] = {}
-        with _on(self.device):
+        with on_device(self.device):
             for name in self._kernel_names():
                 self._program(name)
 
@@ -85,7 +87,8 @@ class TritonRunner(AddressRunner):
 
     def _make_variant(self) -> None:
         is_lone = not self.prepares_on_device and _CLIP_FACTOR in self.form.scalars
-        self.variant = Variant(self.layout, (_CLIP_FACTOR,) if is_lone else ())
+        of_device = (_CLIP_FACTOR,) if is_lone else ()
+        self.variant = Variant(self.layout, of_device, self.form.may_be_called_off)
 
     def _make_device_tables(self) -> None:
         count = len(self.params)
@@ -101,13 +104,16 @@ class TritonRunner(AddressRunner):
             "chunks": self._chunks,
             "keys": np.array(self._random_keys, dtype=np.int64),
         }
-        if self.prepares_on_device:
+        if self.prepares_on_device or self.passes:
             contents |= {"counts": self._counts, "firsts": self._first, "shapes": self._shapes}
         self._tables = DeviceTables(self.device, contents, sizes)
         #: Of each gradient, on the device.
         self.square_sums = self._tables["square_sums"]
         if self.passes:
-            self._make_tables_of_passes(max(len(one.reductions) for one in self.passes))
+            most = max(len(one.reductions) for one in self.passes)
+            self._make_tables_of_passes(most)
+            if self._shared_keys:
+                self._tables.add("sums", most * len(self.params))
 
     def _make_tables_of_passes(self, most: int) -> None:
         """Have tables of sums over a tensor's chunks, so many at a time."""
@@ -120,8 +126,6 @@ class TritonRunner(AddressRunner):
             self._chunk_count * most
         ):
             self._tables.add("partials", self._chunk_count * most)
-        if any(one.is_shared for one in self.passes):
-            self._tables.add("sums", most * len(self.params))
 
     def _prepare_library(self) -> Library | None:
         if self.prepares_on_device:
@@ -143,6 +147,11 @@ class TritonRunner(AddressRunner):
             else:
                 self._numbers[row + i] = float(number)
 
+    def call_off_by(self, found_inf: Tensor) -> None:
+        """Take no step where a number is not 0."""
+        flag = found_inf.detach().to(self.device, torch.float32, non_blocking=True).reshape(1)
+        self._tables.put("found_inf", flag)
+
     def _send_numbers(self) -> None:
         """Have the device know the groups' numbers, if its kernels read them."""
         if not (self.prepares_on_device or self.variant.device_numbers):
@@ -162,11 +171,9 @@ class TritonRunner(AddressRunner):
     # A step
 
     def _update(self, addresses: array[int]) -> Stages:
-        with torch.no_grad(), _on(self.device):
+        with torch.no_grad(), on_device(self.device):
             self._begin(addresses)
         yield from self._run_passes(addresses)
-        with torch.no_grad(), _on(self.device):
-            self._launch("update", self._chunk_count)
 
     def _begin(self, addresses: array[int]) -> None:
         """Send what the kernels need to know of this step, and prepare it."""
@@ -188,14 +195,16 @@ class TritonRunner(AddressRunner):
 
     def _run_passes(self, addresses: Sequence[int]) -> Stages:
         for k, one in enumerate(self.passes):
-            with torch.no_grad(), _on(self.device):
+            with torch.no_grad(), on_device(self.device):
                 self._launch(f"reduce_{k}", self._chunk_count)
                 if one.is_shared:
                     self._launch(f"gather_{k}", len(self.params))
             if one.is_shared:
                 yield from self._share(one, addresses)
-            with torch.no_grad(), _on(self.device):
+            with torch.no_grad(), on_device(self.device):
                 self._launch(f"finish_{k}", len(self.params))
+        with torch.no_grad(), on_device(self.device):
+            self._launch("update", self._chunk_count)
 
     def _share(self, one: Pass, addresses: Sequence[int]) -> Stages:
         """Put in a pass's table of sums the totals of those over several parameters."""
@@ -233,16 +242,16 @@ class TritonRunner(AddressRunner):
         if self._grads is None and not self.collect():
             raise RuntimeError(CHANGED)
         self._make_tables_of_passes(1)
-        with torch.no_grad(), _on(self.device):
+        with torch.no_grad(), on_device(self.device):
             self._tables.send_grads(self._addresses)
             self._launch("square_sums", self._chunk_count)
             self._launch("square_totals", len(self.params))
 
     # Programs
 
-    def _launch(self, name: str, programs: int) -> None:
+    def _launch(self, name: str, programs: int, first_chunk: int = 0) -> None:
         if programs:
-            self._program(name).launch(programs, len(self.params), 0, self._tables)
+            self._program(name).launch(programs, len(self.params), first_chunk, self._tables)
 
     def _program(self, name: str) -> Program:
         program = self._programs.get(name)
@@ -267,7 +276,7 @@ class TritonRunner(AddressRunner):
         return plain[name](self.variant)
 
 
-def _on(device: torch.device) -> Any:
+def on_device(device: torch.device) -> Any:
     """Return what makes a device the current one."""
     return torch.cuda.device(device) if device.type == "cuda" else _NOWHERE
 

@@ -161,6 +161,12 @@ class AddressRunner:
         start = self._row_of[group] * len(names)
         self._numbers[start : start + len(names)] = array("d", [numbers[n] for n in names])
 
+    def numbers_of(self, group: int) -> dict[str, float]:
+        """Return a group's numbers by name."""
+        names = self._hyperparameters
+        start = self._row_of[group] * len(names)
+        return dict(zip(names, self._numbers[start : start + len(names)], strict=True))
+
     def collect(self) -> bool:
         """Look at all that may have moved since the last step, and take this step's gradients.
 
