@@ -41,7 +41,7 @@ def reduce_source(variant: Variant, k: int) -> str:
     if layout.block > 1:
         shape = f"({TILE // layout.block}, {layout.block // parts_of(layout)})"
     kinds = ["int64" if x.name == "max_of" else "float64" for x in one.reductions]
-    body = [f"sum{j} = tl.zeros({shape}, tl.{kind})" for j, kind in enumerate(kinds)]
+    body = [f"sum{j} = tl.full({shape}, 0, tl.{kind})" for j, kind in enumerate(kinds)]
     body += over_tiles(layout, lambda mask: _reduced_tile(layout, one, mask))
     for j, reduction in enumerate(one.reductions):
         body.append(f"tl.store(partials + chunk * {count} + {j}, {_joined(reduction, j)})")
@@ -95,7 +95,7 @@ def square_sums_source(variant: Variant, storage: FloatingFormat) -> str:
         return [*read, "value = stored.to(tl.float64)", f"sum0 = sum0 + {square}"]
 
     body = [
-        f"sum0 = tl.zeros(({TILE},), tl.float64)",
+        f"sum0 = tl.full(({TILE},), 0, tl.float64)",
         *over_tiles(variant.layout, tile, in_blocks=False),
         "tl.store(partials + chunk, words.total(sum0))",
     ]
@@ -182,7 +182,7 @@ def _sums_over_chunks(reductions: Sequence[Operation | None]) -> list[str]:
         return []
     count = len(reductions)
     zeros = [
-        f"sum{j} = tl.zeros(({_AT_ONCE},), tl.{'int64' if _is_max(x) else 'float64'})"
+        f"sum{j} = tl.full(({_AT_ONCE},), 0, tl.{'int64' if _is_max(x) else 'float64'})"
         for j, x in enumerate(reductions)
     ]
     loop = [f"at = base + tl.arange(0, {_AT_ONCE})", "mask = at < last"]
