@@ -21,7 +21,7 @@ from steprule.language.form import form_of
 from steprule.language.recording import Recording
 from steprule.rules import OPTIMIZERS
 
-ENGINES = ("eager", "foreach", "fused")
+ENGINES = ("eager", "foreach", "fused", "triton")
 FLAGS_OF_TORCH = ("foreach", "fused", "capturable", "differentiable")
 
 # What float32 runs may differ by: 50 roundings of half an ulp (6e-8) each way are 6e-6 of the

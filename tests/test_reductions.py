@@ -15,7 +15,7 @@ from steprule import ops
 from steprule.language.form import form_of
 from steprule.ops import all_finite, dot_of, max_of, mean_of, norm_of, sqrt, square, sum_of, where
 
-ENGINES = ["eager", "foreach", "fused"]
+ENGINES = ["eager", "foreach", "fused", "triton"]
 SHAPES = [(5, 7), (3,), (), (100, 101), (0, 4), (1, 9001)]
 
 

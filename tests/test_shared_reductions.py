@@ -23,7 +23,7 @@ from steprule.ops import (
     where,
 )
 
-ENGINES = ["eager", "foreach", "fused"]
+ENGINES = ["eager", "foreach", "fused", "triton"]
 SHAPES = [(5, 7), (3,), (), (100, 101), (0, 4), (1, 9001)]
 
 

@@ -228,12 +228,12 @@ class TritonRunner(AddressRunner):
                         self._put_total(sums[j], group, total)
 
     def _put_total(self, sums: Tensor, group: int, total: Any) -> None:
-        if len(self._row_of) == 1:
-            sums.copy_(torch.as_tensor(total).to(sums.device, non_blocking=True).expand_as(sums))
-            return
-        rows = self._tables["groups"] == self._row_of[group]
         value = torch.as_tensor(total, dtype=sums.dtype).to(sums.device, non_blocking=True)
-        sums.copy_(torch.where(rows, value, sums))
+        if len(self._row_of) == 1:
+            sums.copy_(value.expand_as(sums))
+        else:
+            rows = self._tables["groups"] == self._row_of[group]
+            sums.copy_(torch.where(rows, value, sums))
 
     # Guards
 

@@ -53,6 +53,17 @@ def _mend_interpreter() -> None:
         plain_patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.reshape(-1)[0]))
 
+    def as_truths(compare: Callable[..., Any]) -> Callable[..., Any]:
+        """Have a comparison give truth values, not numbers of the kind that it compared."""
+
+        def create(self: Any, one: Any, other: Any) -> Any:
+            return interpreter.TensorHandle(compare(self, one, other).data.astype(bool), tl.int1)
+
+        return create
+
+    for name, member in list(vars(builder).items()):
+        if name.startswith(("create_fcmp", "create_icmp")):
+            setattr(builder, name, as_truths(member))
     builder.cast_impl = cast_impl
     builder.create_fp_to_fp = create_fp_to_fp
     interpreter._patch_lang_tensor = patch_lang_tensor
