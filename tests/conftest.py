@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from steprule.engines.native import loops
+
+with contextlib.suppress(ImportError):
+    # Kernels for GPUs are interpreted. Triton itself must not know while it is imported, or it
+    # would not compile any more.
+    os.environ.pop("TRITON_INTERPRET", None)
+    import triton  # noqa: F401
+
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ options that are ours alone; nothing here names an optimizer to give it cases.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,7 +22,9 @@ from steprule.language.form import form_of
 from steprule.language.recording import Recording
 from steprule.rules import OPTIMIZERS
 
-ENGINES = ("eager", "foreach", "fused", "triton")
+#: Whether kernels for GPUs can be run here: conftest.py has Triton's interpreter run them.
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+ENGINES = ("eager", "foreach", "fused", *(["triton"] if HAS_TRITON else []))
 FLAGS_OF_TORCH = ("foreach", "fused", "capturable", "differentiable")
 
 # What float32 runs may differ by: 50 roundings of half an ulp (6e-8) each way are 6e-6 of the

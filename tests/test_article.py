@@ -105,7 +105,8 @@ def test_class_matches_the_hand_written_update(name: str, engine: str) -> None:
     by_class = [p.detach().clone().requires_grad_() for p in by_hand]
     first, second = ([torch.zeros_like(p) for p in by_hand] for _ in range(2))
     optimizer = make(by_class, engine)
-    for t, _ in enumerate(gradients(by_hand, 20), start=1):
+    steps = 3 if engine == "triton" else 20  # interpreted
+    for t, _ in enumerate(gradients(by_hand, steps), start=1):
         for mine, theirs in zip(by_class, by_hand, strict=True):
             mine.grad = theirs.grad
         update(by_hand, first, second, t)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import ENGINES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from steprule import ops
 from steprule.language.form import form_of
 from steprule.ops import all_finite, dot_of, max_of, mean_of, norm_of, sqrt, square, sum_of, where
 
-ENGINES = ["eager", "foreach", "fused", "triton"]
 SHAPES = [(5, 7), (3,), (), (100, 101), (0, 4), (1, 9001)]
 
 

@@ -81,10 +81,13 @@ def candidates(wanted: str, device: str) -> tuple[str, ...]:
         wanted: the name of an engine, which is the first then; or ``"auto"``.
         device: the type of the parameter's device.
     """
-    if wanted == AUTO:
-        return tuple(e.name for e in _entries if e.devices is None or device in e.devices)
+    first = AUTO if wanted == AUTO else asked_for(wanted, device)
     names = [entry.name for entry in _entries]
-    return tuple(names[names.index(asked_for(wanted, device)) :])
+    return tuple(
+        entry.name
+        for entry in _entries[0 if first == AUTO else names.index(first) :]
+        if entry.name == first or entry.devices is None or device in entry.devices
+    )
 
 
 def asked_for(wanted: str, device: str) -> str:

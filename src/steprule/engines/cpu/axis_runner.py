@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steprule.engines.cpu.axis_text import axis_source_of, each_values
+from steprule.engines.cpu.axis_text import axis_source_of
 from steprule.engines.cpu.runner import KernelRunner
 from steprule.engines.engine import Leaf
 from steprule.engines.kernel_cache.cache import Library, library_for
+from steprule.engines.kernels.axis_values import each_values
 from steprule.engines.native.control_block import Control
 from steprule.language.form import Form
 from steprule.language.passes import Pass

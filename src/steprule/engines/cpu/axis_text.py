@@ -13,6 +13,7 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from steprule.engines.cpu.kernel_text import chunk_reads, table_reads
+from steprule.engines.kernels.axis_values import each_of, each_operands, each_places, is_of_arrays
 from steprule.engines.kernels.element_text import (
     element_body,
     element_write,
@@ -34,7 +35,7 @@ from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
 from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
 from steprule.language.passes import levels_of, operations_for, update_operations
-from steprule.language.recording import REDUCTIONS, Operation, Recording, Value
+from steprule.language.recording import REDUCTIONS, Operation, Value
 
 
 @functools.cache
@@ -43,22 +44,13 @@ def axis_source_of(layout: Layout) -> str:
     return "\n\n".join([prepare_source(layout), _Printer(layout).update_source()]) + "\n"
 
 
-def each_values(recording: Recording, each: str) -> list[Value]:
-    """Return the quantities of each row, or column: what the workspace has room for."""
-    found = [*recording.each_inputs.values(), *(x.result for x in recording.tensor_operations)]
-    return [value for value in found if value.each == each]
-
-
 class _Printer:
     def __init__(self, layout: Layout) -> None:
         self._layout, self._recording = layout, layout.form.recording()
         recording = self._recording
         self._truths = truths_of(recording)
         self._levels = levels_of(recording)
-        self._places = {
-            each: {v: i for i, v in enumerate(each_values(recording, each))}
-            for each in ("row", "column")
-        }
+        self._places = each_places(recording)
         self._divisors = set(scalar_divisors(recording))
         # Scalars in float64; in the loops over elements they are s0, s1… in the computing dtype.
         self._wide = {v: f"d{v.index}" for v in scalar_row(recording)}
@@ -98,11 +90,11 @@ class _Printer:
         """Return one level: its reductions, then what follows from them."""
         found = [x for x in self._recording.tensor_operations if self._levels[x.result] == level]
         reductions = [x for x in found if x.name in REDUCTIONS]
-        of_arrays = [x for x in reductions if any(_is_array(v) for v in x.operands)]
+        of_arrays = [x for x in reductions if is_of_arrays(x)]
         body = self._reductions_of_arrays(of_arrays) if of_arrays else []
         for each in ("row", "column"):
             body += self._reductions_of_each(
-                [x for x in reductions if x not in of_arrays and _each_of(x) == each], each
+                [x for x in reductions if x not in of_arrays and each_of(x) == each], each
             )
         for operation in found:
             if operation.result.is_scalar:
@@ -118,7 +110,7 @@ class _Printer:
         compute = self._layout.compute
         printer = ExpressionPrinter(KERNEL_SPELLING, names, compute, self._truths)
         operations = operations_for(self._recording, [x for r in reductions for x in r.operands])
-        used = _operands((*operations, *reductions))
+        used = each_operands((*operations, *reductions))
         before, inner = self._each_reads(used, names)
         inner += element_body(self._layout, printer, operations)
         body: list[str] = []
@@ -248,7 +240,7 @@ class _Printer:
         names = array_names(recording)
         printer = ExpressionPrinter(KERNEL_SPELLING, names, self._layout.compute, self._truths)
         operations = update_operations(recording)
-        before, inner = self._each_reads(_operands(operations), names)
+        before, inner = self._each_reads(each_operands(operations), names)
         inner += element_body(self._layout, printer, operations)
         written = [name for name in written_arrays(self._layout) if name in recording.array_inputs]
         for name in written:
@@ -283,19 +275,5 @@ def _over_elements(before: list[str], inner: list[str], after: list[str]) -> lis
     ]
 
 
-def _operands(operations: Iterable[Operation]) -> list[Value]:
-    """Return the numbers of rows and columns that operations on elements read, in order."""
-    read = (x for operation in operations for x in operation.operands)
-    return list(dict.fromkeys(x for x in read if isinstance(x, Value) and x.each is not None))
-
-
 def _loop(each: str) -> tuple[str, str]:
     return ("r", "height") if each == "row" else ("c", "width")
-
-
-def _is_array(x: Value | float) -> bool:
-    return isinstance(x, Value) and x.is_array
-
-
-def _each_of(operation: Operation) -> str | None:
-    return next((x.each for x in operation.operands if isinstance(x, Value) and x.each), None)

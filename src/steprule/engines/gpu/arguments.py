@@ -24,7 +24,8 @@ TABLES = {
     "elements": "fp64",  # each tensor's number of elements, at least 1
     "sums": "fp64",  # of each reduction, each tensor's part; then the totals
     "square_sums": "fp64",  # of each gradient
-    "spaces": "i64",  # of each matrix, the address of room for the numbers of its rows and columns
+    "spaces": "i64",  # addresses of room for the numbers of each matrix's rows and columns; parts
+    "strips": "i64",  # matrix and first column of each strip
     "found_inf": "fp32",  # one number; with any but 0 the step is not taken
 }
 ARGUMENTS = (*NUMBERS, *TABLES)

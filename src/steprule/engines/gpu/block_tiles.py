@@ -93,8 +93,8 @@ def _largest(name: str, suffixes: Sequence[str]) -> list[str]:
     finite, any_ = (_joined([f"{word}{s}" for s in suffixes]) for word in ("finite", "any"))
     return [
         *lines,
-        f"{name}_most = words.largest_of_rows({finite})",
-        f"{name}_is_special = words.largest_of_rows({any_}) >= {INFINITY}",
+        f"{name}_most = words.largest_along({finite}, 1)",
+        f"{name}_is_special = words.largest_along({any_}, 1) >= {INFINITY}",
     ]
 
 

@@ -9,6 +9,7 @@ import torch
 from steprule.engines.engine import Leaf, Runner, UnavailableError
 from steprule.engines.gpu.programs.interpreting import is_interpreting
 from steprule.engines.gpu.programs.launching import why_unavailable
+from steprule.engines.kernels.axis_operands import axis_refusal
 from steprule.engines.kernels.matrix_operands import matrix_refusal
 from steprule.engines.kernels.memory import counts_of
 from steprule.engines.kernels.refusals import param_refusal, state_refusal
@@ -33,7 +34,7 @@ class TritonEngine:
             or state_refusal(leaf, form)
             or _count_refusal(leaf, form)
             or matrix_refusal(leaf, form)
-            or _axis_refusal(form)
+            or axis_refusal(leaf, form)
         )
 
     def bucket_key(self, leaf: Leaf, form: Form) -> Hashable:
@@ -51,12 +52,16 @@ class TritonEngine:
         reason = why_unavailable()
         if reason is not None:
             raise UnavailableError(reason)
+        from steprule.engines.gpu.axis_runner import AxisTritonRunner
         from steprule.engines.gpu.matrix_runner import MatrixTritonRunner
         from steprule.engines.gpu.runner import TritonRunner
         from steprule.engines.kernel_cache.cache import CompilationError
 
-        has_matrices = bool(form.recording().matrix_operations)
+        recording = form.recording()
         try:
+            if recording.has_axes:
+                return AxisTritonRunner(form, leaves)
+            has_matrices = bool(recording.matrix_operations)
             return (MatrixTritonRunner if has_matrices else TritonRunner)(form, leaves)
         except CompilationError as error:
             raise UnavailableError(str(error)) from error
@@ -84,10 +89,4 @@ def _count_refusal(leaf: Leaf, form: Form) -> str | None:
     for name in form.scalar_slots:
         if on_host and form.recording().outputs[name] in made:
             return f"its {name!r} follows from a sum on the device, but is kept on the host"
-    return None
-
-
-def _axis_refusal(form: Form) -> str | None:
-    if form.recording().has_axes:
-        return "the rule tells rows from columns, which has no kernel for a device yet"
     return None

@@ -57,7 +57,7 @@ def gather_source(variant: Variant, k: int) -> str:
         variant,
         f"gather_{k}",
         [
-            *_sums_over_chunks(one.reductions),
+            *sums_over_chunks(one.reductions),
             *(f"tl.store({place}, sum{j})" for j, place in enumerate(places)),
         ],
         [f"tl.store({place}, tl.full((), 0.0, tl.float64))" for place in places],
@@ -72,7 +72,7 @@ def finish_source(variant: Variant, k: int) -> str:
         numbers = range(len(one.reductions))
         sums = [f"sum{j} = tl.load(sums + {j} * tensors + tensor)" for j in numbers]
     else:
-        sums = _sums_over_chunks(one.reductions)
+        sums = sums_over_chunks(one.reductions)
     finished = tile_statements(finish_statements(variant.layout, one))
     return over_tensors(variant, f"finish_{k}", [*sums, *finished])
 
@@ -110,17 +110,30 @@ def square_totals_source(variant: Variant) -> str:
     return over_tensors(
         variant,
         "square_totals",
-        [*_sums_over_chunks([None]), f"tl.store({place}, sum0)"],
+        [*sums_over_chunks([None]), f"tl.store({place}, sum0)"],
         [f"tl.store({place}, tl.full((), 0.0, tl.float64))"],
     )
 
 
 def over_tensors(
-    variant: Variant, name: str, body: Sequence[str], without_grad: Sequence[str] = ()
+    variant: Variant,
+    name: str,
+    body: Sequence[str],
+    without_grad: Sequence[str] = (),
+    *,
+    tensor: Sequence[str] = ("tensor = tl.program_id(0)",),
 ) -> str:
-    """Return a kernel of which a program does something for a tensor with a gradient."""
+    """Return a kernel of which a program does something for a tensor with a gradient.
+
+    Args:
+        variant: what the kernel is for.
+        name: the kernel's.
+        body: what is done, in Triton's language.
+        without_grad: what is done for a tensor without one.
+        tensor: what finds the program's tensor.
+    """
     lines = [
-        "tensor = tl.program_id(0)",
+        *tensor,
         "has_grad = tl.load(grads + tensor) != 0",
         f"if {admitted(variant, 'has_grad')}:",
         *indented(body or ["pass"], 4),
@@ -173,7 +186,7 @@ def _joined(reduction: Operation | None, j: int) -> str:
     return f"words.total(sum{j})"
 
 
-def _sums_over_chunks(reductions: Sequence[Operation | None]) -> list[str]:
+def sums_over_chunks(reductions: Sequence[Operation | None]) -> list[str]:
     """Return what puts together what a tensor's chunks left: ``sum0``, ``sum1``…
 
     None stands for a plain sum.
@@ -182,13 +195,13 @@ def _sums_over_chunks(reductions: Sequence[Operation | None]) -> list[str]:
         return []
     count = len(reductions)
     zeros = [
-        f"sum{j} = tl.full(({_AT_ONCE},), 0, tl.{'int64' if _is_max(x) else 'float64'})"
+        f"sum{j} = tl.full(({_AT_ONCE},), 0, tl.{'int64' if is_max(x) else 'float64'})"
         for j, x in enumerate(reductions)
     ]
     loop = [f"at = base + tl.arange(0, {_AT_ONCE})", "mask = at < last"]
     for j, reduction in enumerate(reductions):
         loop.append(f"term{j} = tl.load(partials + at * {count} + {j}, mask, other=0.0)")
-        if _is_max(reduction):
+        if is_max(reduction):
             bits = f"words.long_bits(term{j}) & {_WITHOUT_SIGN}"
             loop.append(f"sum{j} = tl.maximum(sum{j}, {bits})")
         else:
@@ -202,5 +215,6 @@ def _sums_over_chunks(reductions: Sequence[Operation | None]) -> list[str]:
     ]
 
 
-def _is_max(reduction: Operation | None) -> bool:
+def is_max(reduction: Operation | None) -> bool:
+    """Tell whether a reduction is of the largest magnitude, not a sum."""
     return reduction is not None and reduction.name == "max_of"

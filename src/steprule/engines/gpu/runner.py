@@ -104,7 +104,7 @@ class TritonRunner(AddressRunner):
             "chunks": self._chunks,
             "keys": np.array(self._random_keys, dtype=np.int64),
         }
-        if self.prepares_on_device or self.passes:
+        if self.prepares_on_device or self.passes or self.form.recording().has_axes:
             contents |= {"counts": self._counts, "firsts": self._first, "shapes": self._shapes}
         self._tables = DeviceTables(self.device, contents, sizes)
         #: Of each gradient, on the device.

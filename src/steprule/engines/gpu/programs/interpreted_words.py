@@ -49,13 +49,17 @@ def double_of(x: Any) -> Any:
     return x.to(tl.float64, bitcast=True)
 
 
-def largest_of_rows(x: Any) -> Any:
-    return tl.reduce(x, 1, tl.standard._elementwise_max, keep_dims=True)
-
-
 def largest(x: Any) -> Any:
     return tl.reduce(x, None, tl.standard._elementwise_max)
 
 
 def total(x: Any) -> Any:
     return tl.reduce(x, None, tl.standard._sum_combine)
+
+
+def largest_along(x: Any, axis: int) -> Any:
+    return tl.reduce(x, axis, tl.standard._elementwise_max, keep_dims=True)
+
+
+def total_along(x: Any, axis: int) -> Any:
+    return tl.reduce(x, axis, tl.standard._sum_combine, keep_dims=True)

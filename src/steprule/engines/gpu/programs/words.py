@@ -80,11 +80,6 @@ def double_of(x):
 
 
 @JITFunction
-def largest_of_rows(x):
-    return tl.reduce(x, 1, tl.standard._elementwise_max, keep_dims=True)
-
-
-@JITFunction
 def largest(x):
     return tl.reduce(x, None, tl.standard._elementwise_max)
 
@@ -92,3 +87,13 @@ def largest(x):
 @JITFunction
 def total(x):
     return tl.reduce(x, None, tl.standard._sum_combine)
+
+
+@JITFunction
+def largest_along(x, axis: tl.constexpr):
+    return tl.reduce(x, axis, tl.standard._elementwise_max, keep_dims=True)
+
+
+@JITFunction
+def total_along(x, axis: tl.constexpr):
+    return tl.reduce(x, axis, tl.standard._sum_combine, keep_dims=True)
