@@ -249,11 +249,19 @@ def warm_command(
             show_default="the common combinations",
         ),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CARD",
+            help="Compile for a card, which need not be there: cuda:90 for an H100 (needs triton).",
+            show_default="this processor",
+        ),
+    ] = None,
 ) -> None:
     """Compile ahead of time what optimizers need at their first step, for containers."""
     from steprule.cli.warm import warm
 
-    warm(optimizers or (), dtypes, options or ())
+    warm(optimizers or (), dtypes, options or (), target)
 
 
 if find_spec("steprule.cli.plot") is not None:

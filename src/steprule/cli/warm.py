@@ -17,13 +17,16 @@ from steprule.warming import Job, Warmed, jobs_for, run_jobs
 WORDS = {"true": True, "false": False, "none": None}
 
 
-def warm(optimizers: Sequence[str], dtypes: str, options: Sequence[str]) -> Warmed:
+def warm(
+    optimizers: Sequence[str], dtypes: str, options: Sequence[str], target: str | None = None
+) -> Warmed:
     """Compile and print what came of it.
 
     Args:
         optimizers: names; none for all.
         dtypes: names joined by commas.
         options: sets of `NAME=VALUE`, joined by commas.
+        target: a card, as `cuda:90`; by default this machine's processor.
 
     Raises:
         CommandError: something unknown, or a folder that cannot be written to.
@@ -33,7 +36,8 @@ def warm(optimizers: Sequence[str], dtypes: str, options: Sequence[str]) -> Warm
     variants = [parse_options(text) for text in options]
     began = time.perf_counter()
     try:
-        jobs = jobs_for(optimizers, [d.strip().lower() for d in dtypes.split(",")], variants)
+        kinds = [d.strip().lower() for d in dtypes.split(",")]
+        jobs = jobs_for(optimizers, kinds, variants, target)
         warmed = run_jobs(_shown(jobs))
     except (TypeError, ValueError, OSError) as error:
         raise CommandError(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from steprule.engines.target import compiling_for
 from steprule.formats.floating import FLOATING
 from steprule.language.form import form_of
 from steprule.optimizer import Optimizer
@@ -81,6 +83,25 @@ def jobs_of(cls: type[Optimizer], options: Mapping[str, Any], dtype: torch.dtype
     if cls.rule.sparse != "refused" and form_of(cls.rule, group).decay == "none":
         jobs.append(job(", sparse gradients", is_sparse=True))
     return jobs
+
+
+def job_for_card(
+    cls: type[Optimizer], options: Mapping[str, Any], dtype: torch.dtype, capability: int
+) -> Job:
+    """Return what one optimizer needs on a card of a compute capability."""
+    (label, *_) = [job.label for job in jobs_of(cls, options, dtype)]
+    reason: list[str] = []
+
+    def run() -> list[Kept]:
+        if issubclass(cls, LBFGS) or cls.rule is None or cls.rule.sparse == "only":
+            reason.append("it has no kernels for cards")
+            return []
+        asked = {name: x for name, x in options.items() if name not in ("fused", "foreach")}
+        with compiling_for(capability), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what another engine would take is told as a reason
+            return _keep_step(cls, {**asked, "engine": "triton"}, dtype, reason)()
+
+    return Job(f"{label}, cuda:{capability}", run, cls.__name__, reason)
 
 
 def _keep_step(

@@ -9,17 +9,27 @@ from typing import Any
 
 import torch
 
+from steprule.engines.target import capability_of
 from steprule.optimizer import SHARED, Optimizer
 from steprule.optimizer.options import suggestion
 from steprule.quasi_newton import LBFGS
 from steprule.rules import OPTIMIZERS
-from steprule.warming.jobs import DTYPES, Job, jobs_of, lbfgs_jobs, made, shared_jobs
+from steprule.warming.jobs import (
+    DTYPES,
+    Job,
+    job_for_card,
+    jobs_of,
+    lbfgs_jobs,
+    made,
+    shared_jobs,
+)
 
 
 def jobs_for(
     optimizers: Sequence[str | type[Optimizer]],
     dtypes: Iterable[str | torch.dtype],
     variants: Sequence[Mapping[str, Any]] = (),
+    target: str | None = None,
 ) -> list[Job]:
     """Return what there is to do; all that was asked for is checked before any of it is done.
 
@@ -27,6 +37,7 @@ def jobs_for(
         optimizers: as for :func:`warm`.
         dtypes: as for :func:`warm`.
         variants: sets of options; if there are none, the common ones.
+        target: as for :func:`warm`.
 
     Raises:
         ValueError, TypeError: as :func:`warm`.
@@ -34,13 +45,18 @@ def jobs_for(
     classes = [_class_of(o) for o in optimizers] or list(filter(_is_compiled, OPTIMIZERS.values()))
     kinds = list(dict.fromkeys(map(_dtype_of, dtypes)))
     chosen = {cls: _checked(cls, variants) for cls in dict.fromkeys(classes)}
+    forms = [
+        (cls, options, kind)
+        for kind, (cls, sets) in product(kinds, chosen.items())
+        for options in sets
+    ]
+    if target is not None:
+        capability = capability_of(target)
+        return [job_for_card(*form, capability) for form in forms]
     jobs = shared_jobs()
     if any(issubclass(cls, LBFGS) for cls in chosen):
         jobs += lbfgs_jobs()
-    for kind, (cls, sets) in product(kinds, chosen.items()):
-        for options in sets:
-            jobs += jobs_of(cls, options, kind)
-    return jobs
+    return [*jobs, *(job for form in forms for job in jobs_of(*form))]
 
 
 def _class_of(optimizer: str | type[Optimizer]) -> type[Optimizer]:

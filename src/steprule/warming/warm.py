@@ -45,6 +45,7 @@ class Warmed:
 def warm(
     *optimizers: str | type[Optimizer],
     dtypes: Iterable[str | torch.dtype] = ("float32",),
+    target: str | None = None,
     **options: Any,
 ) -> Warmed:
     """Compile now the kernels that optimizers will need, and keep them on disk.
@@ -56,6 +57,8 @@ def warm(
         optimizers: names as in ``steprule list``, or classes, your own included; by default all
             that have compiled kernels.
         dtypes: of the parameters.
+        target: a card that need not be there, as ``"cuda:90"`` (its compute capability); by
+            default this machine's processor. Needs triton.
         options: options of the optimizers' constructors: only this form is compiled. Without any,
             every combination of the options that torch's class has and that change the formula
             (momentum, nesterov, amsgrad, centered, weight decay on or off), for dense gradients
@@ -65,7 +68,7 @@ def warm(
         What was compiled and what was there already.
 
     Raises:
-        ValueError: an unknown optimizer or dtype, an option out of its range.
+        ValueError: an unknown optimizer, dtype or target, an option out of its range.
         TypeError: an option that an optimizer has not.
         OSError: the folder cannot be written to.
 
@@ -75,7 +78,7 @@ def warm(
         >>> len(warmed.compiled) + len(warmed.present) >= 1
         True
     """
-    return run_jobs(jobs_for(optimizers, dtypes, [options] if options else ()))
+    return run_jobs(jobs_for(optimizers, dtypes, [options] if options else (), target))
 
 
 def run_jobs(jobs: Iterable[Job]) -> Warmed:

@@ -80,7 +80,7 @@ class AxisTritonRunner(TritonRunner):
         """Have them from the start: chunks are rows here."""
 
     def _kernel_names(self) -> list[str]:
-        names = ["prepare"] if self.prepares_on_device else []
+        names = [name for name in super()._kernel_names() if name == "prepare"]
         for k in self._levels:
             names += [f"rows_{k}"] * self._reads[k] + [f"columns_{k}"] * bool(self._of_columns[k])
             names.append(f"finish_{k}")

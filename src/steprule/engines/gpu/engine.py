@@ -13,6 +13,7 @@ from steprule.engines.kernels.axis_operands import axis_refusal
 from steprule.engines.kernels.matrix_operands import matrix_refusal
 from steprule.engines.kernels.memory import counts_of
 from steprule.engines.kernels.refusals import param_refusal, state_refusal
+from steprule.engines.target import target
 from steprule.language.form import Form
 
 
@@ -69,7 +70,7 @@ class TritonEngine:
 
 def _device_refusal(leaf: Leaf) -> str | None:
     device = leaf.param.device.type
-    if device == "cpu" and not is_interpreting():
+    if device == "cpu" and target() is None and not is_interpreting():
         return "the parameter is on cpu (TRITON_INTERPRET=1 interprets kernels there, slowly)"
     if device not in ("cpu", "cuda", "xpu"):
         return f"the parameter is on {device}; Triton has no kernels there"

@@ -31,11 +31,12 @@ from steprule.engines.gpu.tiles import TILE, Variant
 from steprule.engines.gpu.update_text import update_source
 from steprule.engines.kernel_cache.cache import Library, library_for
 from steprule.engines.kernels import prepare_text
-from steprule.engines.kernels.address_runner import CHANGED, AddressRunner
+from steprule.engines.kernels.address_runner import CHANGED, AddressRunner, layout_of
 from steprule.engines.kernels.layout import Layout
 from steprule.engines.kernels.memory import counts_of
 from steprule.engines.native.control_block import Control
 from steprule.engines.stages import Share, Stages
+from steprule.engines.target import target
 from steprule.formats.floating import FLOATING
 from steprule.language.form import Form
 from steprule.language.passes import Pass
@@ -58,6 +59,7 @@ class TritonRunner(AddressRunner):
             form.capturable
             or form.may_be_called_off
             or any(leaves[0].state[name].device.type != "cpu" for name in counts)
+            or (target() is not None and bool(form.slots_of_sums))
         )
         super().__init__(form, leaves)
         self._make_variant()
@@ -72,13 +74,14 @@ class TritonRunner(AddressRunner):
 
     def _kernel_names(self) -> list[str]:
         """Return the names of the kernels that a step takes."""
-        names = ["prepare"] if self.prepares_on_device else []
+        # Ahead of time it is not known where step counts will be.
+        names = ["prepare"] if self.prepares_on_device or target() is not None else []
         for k, one in enumerate(self.passes):
             names += [f"reduce_{k}", *([f"gather_{k}"] if one.is_shared else []), f"finish_{k}"]
         return [*names, "update"]
 
     def _layout_of(self, leaf: Leaf) -> Layout:
-        layout = super()._layout_of(leaf)
+        layout = layout_of(self.form, leaf, _eventual_device(leaf))
         return replace(layout, has_step_in_row=layout.count is not None)
 
     def _chunk_of(self, size: int) -> int:
@@ -274,6 +277,11 @@ class TritonRunner(AddressRunner):
             "square_totals": square_totals_source,
         }
         return plain[name](self.variant)
+
+
+def _eventual_device(leaf: Leaf) -> torch.device:
+    """Return where the kernels will run."""
+    return leaf.param.device if target() is None else torch.device("cuda")
 
 
 def on_device(device: torch.device) -> Any:

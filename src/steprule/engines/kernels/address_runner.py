@@ -71,7 +71,7 @@ class AddressRunner:
 
     def _layout_of(self, leaf: Leaf) -> Layout:
         """Return what the kernel for leaves like this one is compiled for."""
-        return layout_of(self.form, leaf)
+        return layout_of(self.form, leaf, leaf.param.device)
 
     def _chunk_of(self, size: int) -> int:
         """Return how many elements make a chunk of a parameter of this size."""
@@ -287,11 +287,11 @@ class AddressRunner:
             torch.autograd.graph.increment_version(params)
 
 
-def layout_of(form: Form, leaf: Leaf) -> Layout:
-    """Return what a kernel for leaves like this one is compiled for."""
+def layout_of(form: Form, leaf: Leaf, device: torch.device) -> Layout:
+    """Return what a kernel for leaves like this one is compiled for, to run on a device."""
     storage = leaf.storage
     formats = [*storage.formats, ("grad", FLOATING[leaf.grad.dtype])]
-    matrix_format = FLOATING[iteration_dtype(leaf.param.device)]
+    matrix_format = FLOATING[iteration_dtype(device)]
     formats += [(name, matrix_format) for name in matrix_names(form.recording()).values()]
     return Layout(
         form=form,

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 from typing import Any
 
 import torch
 
 from steprule.engines.gpu.arguments import NUMBERS
 from steprule.engines.gpu.device_tables import DeviceTables
-from steprule.engines.gpu.programs.compiled import Compiled, compiled, compiler_digest
-from steprule.engines.kernel_cache.cache import kept_code
-from steprule.engines.kernel_cache.cached_lookup import cached_lookup
+from steprule.engines.gpu.programs.compiled import Compiled
+from steprule.engines.gpu.programs.kept import kept_kernel
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _USUAL_SHARED = 48 * 1024
@@ -111,15 +109,6 @@ def _check(error: int) -> None:
     driver().cuGetErrorString(error, ctypes.byref(text))
     said = (text.value or b"unknown error").decode()
     raise CudaError(f"CUDA's driver says: {said} (error {error})")
-
-
-@cached_lookup
-def kept_kernel(source: str, name: str, capability: int, title: str) -> Compiled:
-    """Return a kernel for cards of a compute capability: from disk, or compiled now."""
-    parts = [compiler_digest(), f"sm_{capability}", source]
-    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    code = kept_code(digest, source, lambda: compiled(source, name, capability).to_bytes(), title)
-    return Compiled.from_bytes(code)
 
 
 @functools.cache

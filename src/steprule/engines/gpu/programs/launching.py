@@ -10,6 +10,7 @@ import torch
 
 from steprule.engines.gpu.device_tables import DeviceTables
 from steprule.engines.gpu.programs.interpreting import is_interpreting
+from steprule.engines.target import target
 
 
 class Program(Protocol):
@@ -27,6 +28,18 @@ class _Interpreted:
 
     def launch(self, programs: int, tensors: int, first_chunk: int, tables: DeviceTables) -> None:
         self._run(programs, [tensors, first_chunk, *tables.arguments()])
+
+
+class _OnlyCompiled:
+    """Compiled for a card that is not there."""
+
+    def __init__(self, source: str, name: str, capability: int, title: str) -> None:
+        from steprule.engines.gpu.programs.kept import kept_kernel
+
+        kept_kernel(source, name, capability, title)
+
+    def launch(self, programs: int, tensors: int, first_chunk: int, tables: DeviceTables) -> None:
+        """Do nothing."""
 
 
 class _JustInTime:
@@ -62,6 +75,9 @@ def program_for(source: str, name: str, device: torch.device, title: str) -> Pro
         device: where its tables are.
         title: how people are told what is being compiled, if it takes long.
     """
+    capability = target()
+    if capability is not None:
+        return _OnlyCompiled(source, name, capability, title)
     if device.type == "cpu":
         assert is_interpreting()
         return _interpreted(source, name)
