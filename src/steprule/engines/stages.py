@@ -64,4 +64,4 @@ def as_tensor(total: Any, like: Tensor) -> Tensor:
     """Return a total as a tensor, as rules on tensors have their numbers."""
     if isinstance(total, Tensor):
         return total
-    return torch.tensor(total, dtype=like.dtype, device=like.device)
+    return torch.full((), total, dtype=like.dtype, device=like.device)

@@ -47,8 +47,8 @@ class TensorVocabulary(threading.local):
             condition = condition != 0
         if isinstance(a, Tensor) or isinstance(b, Tensor):
             return torch.where(condition, *self._tensors(a, b))
-        choices = torch.tensor([b, a], dtype=self.dtype, device=condition.device)
-        return choices[condition.to(torch.int64)]
+        chosen = [torch.full((), x, dtype=self.dtype, device=condition.device) for x in (a, b)]
+        return torch.where(condition, *chosen)
 
     def lerp(self, a: Any, b: Any, weight: Any) -> Any:
         """torch's own, whose rounding its optimizers have, wherever it takes the operands."""
@@ -112,7 +112,7 @@ class TensorVocabulary(threading.local):
         return [
             (x.to(dtype) if x.dtype is torch.bool else x)
             if isinstance(x, Tensor)
-            else torch.tensor(x, dtype=dtype, device=like.device)
+            else torch.full((), x, dtype=dtype, device=like.device)  # made there, not sent
             for x in (a, b)
         ]
 

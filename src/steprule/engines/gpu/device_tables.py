@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 
 from steprule.engines.gpu.arguments import TABLES
-from steprule.engines.gpu.programs.streams import Marker, is_capturing, mark
+from steprule.engines.gpu.programs.streams import (
+    Marker,
+    current_stream,
+    is_capturing,
+    mark,
+)
 
 # Copies on their way at a time; and after so many of them a mark says that they have arrived.
 _SLOTS = 8
@@ -109,6 +114,7 @@ class DeviceTables:
         self._grads_staging = Staging(self._tables["grads"])
         self._scalars_staging: Staging | None = None
         self._sent_grads = b""
+        self._streams = {current_stream(device)}
         nothing = {kind: torch.zeros(1, dtype=d, device=device) for kind, d in _DTYPES.items()}
         self._nothing = {name: nothing[kind] for name, kind in TABLES.items()}
 
@@ -128,6 +134,14 @@ class DeviceTables:
         """Have a tensor as a table."""
         self._packed.clear()
         self._tables[name] = table
+
+    def used_on_this_stream(self) -> None:
+        """Keep the memory from others until the current stream is done with it, once dropped."""
+        stream = current_stream(self.device)
+        if stream not in self._streams:
+            self._streams.add(stream)
+            for table in self._tables.values():
+                table.record_stream(torch.cuda.current_stream(self.device))
 
     def arguments(self) -> list[Tensor]:
         """Return a tensor for each table, in the order of ``TABLES``."""

@@ -152,8 +152,10 @@ class TritonRunner(AddressRunner):
 
     def call_off_by(self, found_inf: Tensor) -> None:
         """Take no step where a number is not 0."""
-        flag = found_inf.detach().to(self.device, torch.float32, non_blocking=True).reshape(1)
-        self._tables.put("found_inf", flag)
+        if "found_inf" not in self._tables:
+            self._tables.add("found_inf", 1)
+        with torch.no_grad(), on_device(self.device):
+            self._tables["found_inf"].copy_(found_inf.reshape(1), non_blocking=True)
 
     def _send_numbers(self) -> None:
         """Have the device know the groups' numbers, if its kernels read them."""
@@ -185,6 +187,7 @@ class TritonRunner(AddressRunner):
                 f"a CUDA graph is captured, but the rule {self.form.rule.name!r} counts its steps "
                 "on the host: give the optimizer capturable=True"
             )
+        self._tables.used_on_this_stream()
         self._tables.send_grads(addresses)
         self._send_numbers()
         if self._prepare is None:
@@ -285,8 +288,10 @@ def _eventual_device(leaf: Leaf) -> torch.device:
 
 
 def on_device(device: torch.device) -> Any:
-    """Return what makes a device the current one."""
-    return torch.cuda.device(device) if device.type == "cuda" else _NOWHERE
+    """Return what makes a device the current one, where it is not."""
+    if device.type != "cuda" or torch.cuda.current_device() == device.index:
+        return _NOWHERE
+    return torch.cuda.device(device)
 
 
 class _Nowhere:

@@ -16,9 +16,11 @@ from steprule.engines.gpu.arguments import NUMBERS
 from steprule.engines.gpu.device_tables import DeviceTables
 from steprule.engines.gpu.programs.compiled import Compiled
 from steprule.engines.gpu.programs.kept import kept_kernel
+from steprule.engines.gpu.programs.streams import current_stream
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _USUAL_SHARED = 48 * 1024
+_NO_CONTEXT = 201  # CUDA_ERROR_INVALID_CONTEXT
 
 
 class CudaError(RuntimeError):
@@ -60,10 +62,10 @@ class CudaProgram:
 
     Args:
         kernel: its machine code.
-        device: the number of the device, which is the current one.
+        device: the device, which is the current one.
     """
 
-    def __init__(self, kernel: Compiled, device: int) -> None:
+    def __init__(self, kernel: Compiled, device: torch.device) -> None:
         self._kernel, self._device = kernel, device
         cuda = driver()
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
@@ -75,31 +77,24 @@ class CudaProgram:
         self._function, self._launch = function, cuda.cuLaunchKernel
 
     def launch(self, programs: int, tensors: int, first_chunk: int, tables: DeviceTables) -> None:
-        kernel = self._kernel
-        arguments = tables.packed(kernel.parameters, Arguments)
+        arguments = tables.packed(self._kernel.parameters, Arguments)
         arguments.values[0], arguments.values[1] = tensors, first_chunk
-        error = self._launch(
+        error = self._launch_on(programs, arguments)
+        if error == _NO_CONTEXT:  # a thread that torch has not used: its first call makes one
+            torch.empty(1, device=self._device).zero_()
+            error = self._launch_on(programs, arguments)
+        _check(error)
+
+    def _launch_on(self, programs: int, arguments: Arguments) -> int:
+        kernel = self._kernel
+        error: int = self._launch(
             self._function,
             *(programs, 1, 1, kernel.threads, 1, 1, kernel.shared),
             current_stream(self._device),
             arguments.places,
             None,
         )
-        if error:
-            _check(error)
-
-
-def current_stream(device: int) -> int:
-    """Return the handle of a device's current stream."""
-    found: int = _raw_stream(device)
-    return found
-
-
-def _raw_stream(device: int) -> int:
-    fast = getattr(torch._C, "_cuda_getCurrentRawStream", None)
-    if fast is not None:
-        return int(fast(device))
-    return int(torch.cuda.current_stream(device).cuda_stream)
+        return error
 
 
 def _check(error: int) -> None:
@@ -112,7 +107,7 @@ def _check(error: int) -> None:
 
 
 @functools.cache
-def cuda_program(source: str, name: str, device: int, title: str) -> CudaProgram:
+def cuda_program(source: str, name: str, device: torch.device, title: str) -> CudaProgram:
     """Return a kernel that is loaded on a device, which is the current one."""
     major, minor = torch.cuda.get_device_capability(device)
     return CudaProgram(kept_kernel(source, name, 10 * major + minor, title), device)

@@ -84,7 +84,7 @@ def program_for(source: str, name: str, device: torch.device, title: str) -> Pro
     if device.type == "cuda" and torch.version.hip is None:
         from steprule.engines.gpu.programs.cuda import cuda_program
 
-        return cuda_program(source, name, device.index or 0, title)
+        return cuda_program(source, name, device, title)
     return _just_in_time(source, name)
 
 
