@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -50,6 +50,19 @@ class Runner(Protocol):
 
     def let_go(self) -> None:
         """Drop the gradients that were taken: the step is done, or will not be."""
+
+
+@runtime_checkable
+class SaysOfItself(Protocol):
+    """A runner that has something to say in ``explain()``."""
+
+    def note(self) -> str:
+        """Return it, as a line."""
+
+
+def runner_note(runner: Runner) -> str:
+    """Return what a runner has to say of itself; empty if it has nothing."""
+    return runner.note() if isinstance(runner, SaysOfItself) else ""
 
 
 class Engine(Protocol):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.engines import registry
+from steprule.engines.engine import runner_note
 from steprule.formats.choices import (
     STORING,
     check_param,
@@ -723,6 +724,7 @@ class Optimizer(torch.optim.Optimizer):
             with torch.no_grad(), unchanged_state(self.state, self._fresh, always=True):
                 plan = Plan(self._context())
                 plan.let_go()
+        notes += [note for note in map(runner_note, plan.runners) if note]
         return explanation_of(plan.assignments, self.param_groups, notes)
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steprule.engines import registry
 from steprule.engines.dispatch_modes import is_watched
-from steprule.engines.engine import Leaf
+from steprule.engines.engine import Leaf, Runner
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.engines.stages import RunsInStages
 from steprule.engines.whole_step import Outcome
@@ -169,6 +169,11 @@ class Plan:
 
     def _states_hold(self) -> bool:
         return self._same_states.holds(tuple(self.context.state.values()))
+
+    @property
+    def runners(self) -> Sequence[Runner]:
+        """All runners, in the order in which they were made."""
+        return self._runners
 
     def fallen_back(self) -> list[Assignment]:
         """Return the parameters whose engine is not the one that their group asked for by name."""

@@ -72,6 +72,10 @@ class AxisTritonRunner(TritonRunner):
         self._strip_count = len(strips)
         self._tables.add("partials", self._chunk_count * len(recording.tensor_operations))
 
+    def note(self) -> str:
+        room = self._workspace.nbytes / 1024
+        return f"{super().note()}, and {room:.1f} KiB for the numbers of rows and columns"
+
     def _put(self, name: str, numbers: Any) -> None:
         table = torch.from_numpy(np.asarray(numbers, dtype=np.int64).reshape(-1).copy())
         self._tables.put(name, table.to(self.device))

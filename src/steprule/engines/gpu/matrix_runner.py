@@ -36,6 +36,9 @@ class MatrixTritonRunner(TritonRunner):
         self._columns[-1] = list(chain.from_iterable(ranges))
         super()._make_device_tables()
 
+    def note(self) -> str:
+        return f"{super().note()}, and {self._room.nbytes / 1024:.1f} KiB for stacks of matrices"
+
     def _kernel_names(self) -> list[str]:
         return [name for name in super()._kernel_names() if not name.startswith("finish")]
 

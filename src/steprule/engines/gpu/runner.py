@@ -137,6 +137,11 @@ class TritonRunner(AddressRunner):
         source = prepare_text.prepare_source(self.layout) + "\n"
         return library_for(source, ("prepare",), arity=3, title=title)
 
+    def note(self) -> str:
+        """Say how much memory the tables take."""
+        count, size = len(self.params), self._tables.bytes / 1024
+        return f"{count} parameters in one launch on {self.device}: tables of {size:.1f} KiB there"
+
     # Numbers
 
     def set_numbers(self, group: int, numbers: Numbers) -> None:

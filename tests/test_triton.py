@@ -1,0 +1,479 @@
+"""The engine for devices, without a device: interpreted, compiled for cards, refused.
+
+That it agrees with the other engines is in the tests of those (``helpers.ENGINES`` has it).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from formats import FULL, Run, check_same, made, trained
+from gpu_kernels import Kernel, compiled_for, kernels_of, runner_of
+from helpers import has_reductions, recording_of, rule_optimizers
+from torch import Tensor
+
+import steprule
+from steprule.cli import main
+from steprule.engines import registry
+
+pytest.importorskip("triton")
+
+ROOT = Path(__file__).parent.parent
+NAMES = rule_optimizers(lambda rule: rule.is_recorded)
+# As stated in docs/gpu.md: of 65,536 registers a multiprocessor, for 512 threads or 256.
+REGISTERS, REGISTERS_IN_BITS = 128, 208
+
+
+def is_exact(name: str) -> bool:
+    """Whether a rule has no sums, so that its kernels leave the same bits everywhere."""
+    recording = recording_of(name)
+    return not (has_reductions(name) or recording.matrix_operations or recording.has_axes)
+
+
+EXACT = [name for name in NAMES if is_exact(name)]
+
+
+# -- the same bits as the CPU's kernel ------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", EXACT)
+def test_its_bits_are_those_of_the_cpus_kernel(name: str, dtype: torch.dtype) -> None:
+    runs = [trained(made(name, dtype, engine=engine), 0, 3) for engine in ("triton", "fused")]
+    check_same(*runs)
+
+
+FORMATS: list[tuple[torch.dtype, dict[str, Any]]] = [
+    (torch.float32, {"state_format": "bfloat16"}),
+    (torch.float32, {"state_format": "int8"}),
+    (torch.float32, {"state_format": "int4"}),
+    (torch.float16, {"param_rounding": "stochastic"}),
+    (torch.bfloat16, {"param_rounding": "kahan"}),
+    (torch.bfloat16, {"param_rounding": "split", "state_format": "int8"}),
+    (torch.bfloat16, {"param_rounding": "split24", "state_format": "int4"}),
+]
+
+
+@pytest.mark.parametrize(("dtype", "options"), FORMATS, ids=str)
+@pytest.mark.parametrize("name", ["Adam", "SGD", "Rprop"])
+def test_random_bits_are_the_cpus(name: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
+    runs = [
+        trained(made(name, dtype, engine=engine, state_format_min_size=1, **options), 0, 3)
+        for engine in ("triton", "fused")
+    ]
+    check_same(*runs)
+
+
+def test_numbers_that_are_not_finite_keep_to_themselves_in_blocks() -> None:
+    runs = []
+    for engine in ("triton", "fused"):
+        for state_format in ("int8", "int4"):
+            run = made("Adam", engine=engine, state_format=state_format, state_format_min_size=1)
+            for k in range(3):
+                trained(run, k, k)
+                for i, p in enumerate(run.params):
+                    p.grad = torch.linspace(-1, 1, p.numel()).view(p.shape)
+                    p.grad.view(-1)[k + i] = (torch.inf, torch.nan, -torch.inf)[k]
+                run.optimizer.step()
+            runs.append(run)
+    check_same(runs[0], runs[2])
+    check_same(runs[1], runs[3])
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_step_counts_on_the_device_change_no_bit(name: str) -> None:
+    cls: Any = made(name).optimizer.__class__
+    if "capturable" not in cls([torch.zeros(1)]).defaults:
+        pytest.skip(f"{name} has no capturable")
+    ours = trained(made(name, engine="triton", capturable=True), 0, 3)
+    check_same(ours, trained(made(name, engine="fused"), 0, 3))
+
+
+def test_numbers_of_a_group_may_be_tensors() -> None:
+    lr = torch.tensor(0.1)
+    run = made("Adam", engine="triton", lr=lr, capturable=True)
+    twin = made("Adam", engine="fused", lr=0.1)
+    for k in range(4):
+        trained(run, k, k + 1)
+        trained(twin, k, k + 1)
+        lr.mul_(0.5)
+        twin.optimizer.param_groups[0]["lr"] = float(lr)
+    torch.testing.assert_close(run.params, twin.params)
+
+
+# -- steps of a gradient scaler ---------------------------------------------------------------
+
+
+def scaled(name: str, engine: str, **options: Any) -> Run:
+    """A run of four steps whose second one overflows."""
+    run = made(name, engine=engine, **options)
+    for k in range(4):
+        generator = torch.Generator().manual_seed(k)
+        for p in run.params:
+            p.grad = 512 * torch.randn(p.shape, generator=generator)
+        run.optimizer.grad_scale = torch.tensor(512.0)
+        run.optimizer.found_inf = torch.tensor(float(k == 1))
+        run.optimizer.step()
+        del run.optimizer.grad_scale, run.optimizer.found_inf
+    return run
+
+
+@pytest.mark.parametrize("engine", ["triton", "fused", "foreach", "eager"])
+@pytest.mark.parametrize("name", ["Adam", "SGD", "LAMB", "Prodigy"])
+def test_a_scaler_divides_gradients_and_calls_steps_off(name: str, engine: str) -> None:
+    options = {**FULL.get(name, {}), "clip_grad_norm": 3.0}
+    run = scaled(name, engine, **options)
+    twin = made(name, engine="eager", **options)
+    for k in (0, 2, 3):
+        trained(twin, k, k + 1)
+    for one, other in zip(run.params, twin.params, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=1e-5)
+    for p, q in zip(run.params, twin.params, strict=True):
+        assert run.optimizer.state[p].get("step") == twin.optimizer.state[q].get("step")
+    assert run.optimizer.last_step.grad_norm == pytest.approx(twin.optimizer.last_step.grad_norm)
+
+
+def test_steps_with_and_without_a_scaler_take_turns() -> None:
+    run = scaled("Adam", "triton")
+    trained(run, 4, 6)
+    twin = made("Adam", engine="fused")
+    for k in (0, 2, 3, 4, 5):
+        trained(twin, k, k + 1)
+    check_same(run, twin)
+
+
+def test_a_scaler_leaves_it_to_the_step_on_devices_alone() -> None:
+    on_cpu = made("Adam").optimizer
+    assert not on_cpu._step_supports_amp_scaling
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    param = torch.ones(3, requires_grad=True)
+    twin = torch.ones(3, requires_grad=True)
+    ours, theirs = steprule.Adam([param]), torch.optim.Adam([twin])
+    for p, optimizer in ((param, ours), (twin, theirs)):
+        p.grad = 4 * torch.linspace(0.1, 1, 3)
+        scaler.scale(torch.zeros(()))
+        scaler.step(optimizer)
+    torch.testing.assert_close(param, twin)
+
+
+# -- what it takes and refuses ----------------------------------------------------------------
+
+
+def test_parameters_anywhere_in_memory_are_taken() -> None:
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(3001, generator=generator)
+    parts = [flat[1:], torch.randn(40, 30, generator=generator).t()]
+    last = torch.randn(2, 3, 8, 8, generator=generator).to(memory_format=torch.channels_last)
+    runs = []
+    for engine in ("triton", "fused"):
+        params = [p.clone(memory_format=torch.preserve_format) for p in (*parts, last)]
+        params[0] = flat.clone()[1:]
+        for p in params:
+            p.requires_grad_()
+        run = Run(steprule.Adam(params, engine=engine), params)
+        for k in range(3):
+            for p in params:
+                p.grad = torch.empty_like(p).copy_(p.detach() * (k + 1))
+            run.optimizer.step()
+        runs.append(run)
+    assert {row.engine for row in runs[0].optimizer.explain().rows} == {"triton"}
+    check_same(*runs)
+
+
+def reason_of(param: Tensor, **options: Any) -> str:
+    optimizer = steprule.Adam([param], **options)
+    param.grad = torch.zeros_like(param)
+    with pytest.warns(UserWarning, match="runs on engine"):
+        optimizer.step()
+    (row,) = optimizer.explain().rows
+    assert row.engine != "triton"
+    return row.reason
+
+
+def test_what_is_on_no_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert "on cpu (TRITON_INTERPRET=1" in reason_of(
+        torch.zeros(3, requires_grad=True), engine="triton"
+    )
+    meta = torch.zeros(3, device="meta", requires_grad=True)
+    assert "on meta" in reason_of(meta, engine="triton")
+
+
+def test_without_triton_another_engine_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from steprule.engines.gpu import engine
+
+    monkeypatch.setattr(engine, "why_unavailable", lambda: "triton is not installed (…)")
+    reason = reason_of(torch.zeros(3, requires_grad=True), engine="triton")
+    assert reason.startswith("triton is not installed")
+
+
+def test_a_kernel_that_does_not_compile_is_left_to_another_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from steprule.engines.gpu import runner
+    from steprule.engines.kernel_cache.cache import CompilationError
+
+    def refuse(*_: object) -> None:
+        raise CompilationError("its kernel could not be compiled (…)")
+
+    monkeypatch.setattr(runner, "program_for", refuse)
+    reason = reason_of(torch.zeros(3, requires_grad=True), engine="triton")
+    assert "could not be compiled" in reason
+
+
+def test_on_devices_it_is_the_default_and_what_fused_means() -> None:
+    assert registry.candidates("auto", "cuda")[:2] == ("triton", "foreach")
+    assert registry.candidates("fused", "cuda")[0] == "triton"
+    assert registry.candidates("fused", "cpu")[0] == "fused"
+    assert "triton" not in registry.candidates("auto", "cpu")
+    assert registry.asked_for("fused", "cuda") == "triton"
+    assert registry.asked_for("fused", "cpu") == "fused"
+
+
+# -- numbers on their way ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def runner() -> Any:
+    run = trained(made("Adam", engine="triton"), 0, 1)
+    return runner_of(run.optimizer), run
+
+
+def test_a_graph_has_buffers_of_its_own(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent while a graph was captured is not written to again."""
+    from steprule.engines.gpu import device_tables
+
+    monkeypatch.setattr(
+        device_tables.Staging, "_buffers", lambda self, n: torch.zeros(n, *self._table.shape)
+    )
+    capturing = False
+    monkeypatch.setattr(device_tables, "is_capturing", lambda _: capturing)
+    monkeypatch.setattr(device_tables, "mark", lambda _: None)
+    table = torch.zeros(3)
+    staging = device_tables.Staging(table)
+    staging._is_pinned, staging._slots = True, torch.zeros(8, 3)
+    staging._spare = torch.zeros(1, 3)
+    ring = {staging.buffer().data_ptr()}
+    for _ in range(20):
+        buffer = staging.buffer()
+        ring.add(buffer.data_ptr())
+        staging.send(buffer)
+    assert len(ring) == 8
+    assert not staging.is_shared_with_graphs()
+    capturing = True
+    own = staging.buffer()
+    assert own.data_ptr() not in ring
+    with pytest.raises(RuntimeError, match=r"one optimizer.step\(\) before each capture"):
+        staging.buffer()
+    capturing = False
+    assert staging.is_shared_with_graphs()
+    for _ in range(20):
+        buffer = staging.buffer()
+        assert buffer.data_ptr() != own.data_ptr()
+        staging.send(buffer)
+
+
+def test_a_buffer_is_written_again_only_when_its_copy_has_arrived(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from steprule.engines.gpu import device_tables
+
+    log: list[str] = []
+
+    class Mark:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def wait(self) -> None:
+            log.append(f"wait {self.number}")
+
+    sent = 0
+    monkeypatch.setattr(device_tables, "mark", lambda _: Mark(sent))
+    monkeypatch.setattr(device_tables, "is_capturing", lambda _: False)
+    staging = device_tables.Staging(torch.zeros(2))
+    staging._is_pinned, staging._slots = True, torch.zeros(8, 2)
+    staging._spare = torch.zeros(1, 2)
+    for _ in range(24):
+        buffer = staging.buffer()
+        sent += 1
+        staging.send(buffer)
+    # Before slots 0 and 4 of a later round, the mark behind the copies from 0-3, or 4-7, is there.
+    assert log == ["wait 4", "wait 8", "wait 12", "wait 16"]
+
+
+def test_addresses_are_sent_when_they_have_changed(runner: Any) -> None:
+    found, run = runner
+    table = found._tables["grads"]
+    assert table.tolist() == [p.grad.data_ptr() for p in run.params]
+    table.zero_()
+    run.optimizer.step()  # the same gradients: nothing is sent, nothing updated
+    assert table.tolist() == [0, 0]
+    trained(run, 1, 2)
+    assert table.tolist() == [p.grad.data_ptr() for p in run.params]
+
+
+def test_tables_are_small_beside_what_they_are_of() -> None:
+    param = torch.zeros(1 << 20, requires_grad=True)
+    optimizer = steprule.Adam([param], engine="triton")
+    param.grad = torch.zeros_like(param)
+    optimizer.step()
+    assert runner_of(optimizer)._tables.bytes < 0.01 * param.nbytes
+    assert "tables" in str(optimizer.explain())
+
+
+def test_the_driver_is_given_what_the_kernel_declares(
+    runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launch without a card: the driver is one that writes down what it is called with."""
+    from steprule.engines.gpu.arguments import ARGUMENTS
+    from steprule.engines.gpu.programs import cuda
+    from steprule.engines.gpu.programs.compiled import Compiled, compiled
+
+    found, _ = runner
+    kernel = compiled(found._source("update"), "update", 90)
+    assert Compiled.from_bytes(kernel.to_bytes()) == kernel
+    assert kernel.parameters >= len(ARGUMENTS)
+    assert kernel.threads == 128
+    assert kernel.cubin[:4] == b"\x7fELF"
+    calls: list[Any] = []
+
+    errors = [0]
+
+    def load(module: Any, code: bytes) -> int:
+        assert code == kernel.cubin
+        return 0
+
+    def function_of(function: Any, module: Any, name: bytes) -> int:
+        assert name == kernel.symbol.encode()
+        return 0
+
+    def launch(function: Any, *rest: Any) -> int:
+        *sizes, _, places, extra = rest
+        values = [ctypes.c_int64.from_address(place).value for place in places]
+        calls.append((sizes, values))
+        assert extra is None
+        return errors.pop() if len(errors) > 1 else errors[0]
+
+    names = {
+        "cuModuleLoadData": load,
+        "cuModuleGetFunction": function_of,
+        "cuLaunchKernel": launch,
+        "cuGetErrorString": lambda *_: 0,
+    }
+    driver = SimpleNamespace(**names)
+    monkeypatch.setattr(cuda, "driver", lambda: driver)
+    program = cuda.CudaProgram(kernel, torch.device("cpu"))
+    program.launch(7, 2, 3, found._tables)
+    (sizes, values) = calls[0]
+    assert sizes == [7, 1, 1, 128, 1, 1, kernel.shared]
+    tables = [table.data_ptr() for table in found._tables.arguments()]
+    assert values[: len(ARGUMENTS)] == [2, 3, *tables]
+    assert not any(values[len(ARGUMENTS) :])
+    errors[:] = [0, 201]  # a thread without a context: once more
+    program.launch(1, 2, 0, found._tables)
+    errors[:] = [700]
+    with pytest.raises(cuda.CudaError, match=r"CUDA's driver says: unknown error \(error 700\)"):
+        program.launch(1, 2, 0, found._tables)
+
+
+# -- compiled for cards that are not there ----------------------------------------------------
+
+
+def check_machine_code(kernel: Kernel, capability: int, registers: int) -> str:
+    machine = compiled_for(kernel, capability)
+    assert machine.local == 0, f"{kernel.name}: {machine.local} bytes of local memory"
+    assert machine.registers <= registers, f"{kernel.name}: {machine.registers} registers"
+    assert ".local" not in machine.ptx
+    return machine.ptx
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_rule_compiles(name: str) -> None:
+    for kernel in kernels_of(name, **FULL.get(name, {})):
+        ptx = check_machine_code(kernel, 90, REGISTERS)
+        if kernel.name != "update" or recording_of(name).has_axes:
+            continue
+        assert "ld.global.v4.b32" in ptx
+        assert "st.global.v4.b32" in ptx
+        # Products and sums are rounded apart, quotients and roots as IEEE 754 says.
+        assert "fma.rn.f32" not in ptx
+        assert not re.search(r"div\.(full|approx)|sqrt\.approx|rcp\.approx", ptx)
+
+
+@pytest.mark.parametrize("capability", [80, 100])
+def test_other_cards_are_compiled_for(capability: int) -> None:
+    options: dict[str, Any] = {"state_format": "int8", "state_format_min_size": 1}
+    for kernel in [*kernels_of("LAMB"), *kernels_of("Adam", torch.bfloat16, **options)]:
+        check_machine_code(kernel, capability, REGISTERS_IN_BITS)
+
+
+@pytest.mark.parametrize(("dtype", "options"), FORMATS, ids=str)
+def test_every_format_compiles(dtype: torch.dtype, options: dict[str, Any]) -> None:
+    for kernel in kernels_of("Adam", dtype, state_format_min_size=1, **options):
+        ptx = check_machine_code(kernel, 90, REGISTERS_IN_BITS)
+        # A thread has 8 elements: 16 bytes of those of 16 bits, 8 of those of 8 bits.
+        widths = set(re.findall(r"ld\.global\.(v[24]\.b\d+)", ptx))
+        assert widths & {"v4.b32", "v2.b32"}, widths
+
+
+def test_no_element_is_divided_by_a_scalar() -> None:
+    """Of Adam's two quotients one is by a scalar: a product with its reciprocal, once a tensor."""
+    (kernel,) = kernels_of("Adam")
+    loops = compiled_for(kernel, 90).ptx.split("div.rn.f64")
+    assert len(loops) == 2  # the reciprocal, before the elements
+    # Two loops, whole tiles and others, over 8 elements a thread.
+    assert loops[1].count("div.rn.f32") == 16
+
+
+def test_kernels_for_step_counts_on_the_device_compile() -> None:
+    names = set()
+    for name in ("Adam", "NAdam"):
+        for kernel in kernels_of(name, capturable=True, clip_grad_norm=1.0):
+            check_machine_code(kernel, 90, REGISTERS)
+            names.add(kernel.name)
+    assert names == {"prepare", "update", "square_sums", "square_totals"}
+
+
+def test_warming_for_a_card_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("TRITON_INTERPRET")
+    options = ["--options", "weight_decay=0.0"]
+    assert not main(["warm", "adam", "--target", "cuda:90", *options])
+    first = capsys.readouterr().out
+    assert "compiled    Adam(weight_decay=0.0) float32, cuda:90" in first
+    assert any(b"ELF" in path.read_bytes() for path in tmp_path.rglob("*.kernel"))
+    again = steprule.warm("adam", target="cuda:90", weight_decay=0.0)
+    assert not again.compiled
+    assert again.present
+    assert "no kernels for cards" in steprule.warm("lbfgs", target="cuda:90").left_out[0]
+    with pytest.raises(ValueError, match="unknown target 'cuda:9'"):
+        steprule.warm("adam", target="cuda:9")
+
+
+def test_the_gpu_script_runs_without_a_card(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "benchmarks" / "gpu"), "--device", "cpu"),
+            *("--out", str(tmp_path), "--only", "groups,guards,odd,scaler,products,replays"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcomes = {row["name"]: row["outcome"] for row in report["checks"]}
+    assert outcomes.pop("a_graph_replays_steps") == "needs a card"
+    assert outcomes.pop("torchs_own_scaler") == "needs a card"
+    assert set(outcomes.values()) == {"passed"}
