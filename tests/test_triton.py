@@ -165,6 +165,65 @@ def test_a_scaler_leaves_it_to_the_step_on_devices_alone() -> None:
     torch.testing.assert_close(param, twin)
 
 
+@pytest.fixture
+def as_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters on the CPU are treated as if they were on a device that has kernels."""
+    monkeypatch.setattr(registry, "kernel_devices", lambda: frozenset(["cpu"]))
+
+
+def test_steps_that_are_not_finite_are_passed_over_on_the_device(
+    as_a_device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = made("Adam", engine="triton", on_nonfinite="skip")
+    twin = made("Adam", engine="fused")
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "__float__", None)  # nobody asks what a tensor holds
+        patch.setattr(Tensor, "item", None)
+        for k in range(4):
+            trained(run, k, k)
+            generator = torch.Generator().manual_seed(k)
+            for p in run.params:
+                p.grad = torch.randn(p.shape, generator=generator)
+            if k == 2:
+                run.params[1].grad[3] = torch.nan  # type: ignore[index]
+            run.optimizer.step()
+            assert isinstance(run.optimizer._record.skipped, Tensor)
+    for k in (0, 1, 3):
+        trained(twin, k, k + 1)
+    check_same(run, twin)
+    seen = run.optimizer.last_step
+    assert (seen.skipped, seen.skipped_so_far) == (False, 1)
+
+
+def test_torchs_scaler_leaves_a_step_to_the_device(as_a_device: None) -> None:
+    results = []
+    for cls in (steprule.AdamW, torch.optim.AdamW):
+        param = torch.linspace(-1, 1, 40).requires_grad_()
+        options: dict[str, Any] = {"engine": "triton"} if cls is steprule.AdamW else {}
+        optimizer = cls([param], lr=0.1, **options)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+        for k in range(5):
+            optimizer.zero_grad()
+            loss = (param**2).sum() * (torch.inf if k == 2 else 1.0)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        assert not hasattr(optimizer, "found_inf")
+        results.append((param, optimizer.state[param]["step"], scaler.get_scale()))
+    torch.testing.assert_close(*results)
+    assert results[0][1] == 4
+
+
+def test_schedules_are_refused_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    from steprule.optimizer import scheduled
+
+    run = made("Adam", lr=steprule.schedules.linear(0.1, 0.0, steps=5), capturable=True)
+    trained(run, 0, 1)
+    monkeypatch.setattr(scheduled, "_is_captured", lambda: True)
+    with pytest.raises(RuntimeError, match="group 0: lr is a schedule, which a CUDA graph"):
+        trained(run, 1, 2)
+
+
 # -- what it takes and refuses ----------------------------------------------------------------
 
 

@@ -159,7 +159,7 @@ def storing_of(options: Mapping[str, Any], own: Collection[str] = ()) -> Storing
 
 
 def check_storing(storing: StoringOptions, options: Mapping[str, Any], where: str) -> None:
-    """Check the options themselves, and with ``differentiable`` and ``capturable``.
+    """Check the options themselves, and with ``differentiable``.
 
     Raises:
         ValueError: a name that is none, or a combination that is not possible.
@@ -184,16 +184,6 @@ def check_storing(storing: StoringOptions, options: Mapping[str, Any], where: st
             f"{where}differentiable=True needs state that autograd can see into: state_format "
             "'param' or 'float32' and param_rounding 'nearest', got "
             f"{storing.state_format!r} and {storing.param_rounding!r}"
-        )
-    is_random = state is not None and (state.signed.is_random or state.unsigned.is_random)
-    if options.get("capturable") and (
-        is_random or storing.param_rounding in ("stochastic", "split24")
-    ):
-        raise ValueError(
-            f"{where}capturable=True keeps step counts on the device, but random bits are made of "
-            "them on the host: take state_format 'param' or 'float32' and param_rounding "
-            f"'nearest', 'kahan' or 'split', got {storing.state_format!r} and "
-            f"{storing.param_rounding!r}"
         )
 
 

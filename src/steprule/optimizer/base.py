@@ -439,6 +439,7 @@ class Optimizer(torch.optim.Optimizer):
             takers_of_sparse=_TAKERS_OF_SPARSE,
             record=self._record,
             scaling=self._scaling(),
+            calls_off_on_device=self._is_called_off_on_device(),
         )
 
     def _scaling(self) -> Scaling | None:
@@ -450,10 +451,13 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether ``torch.amp.GradScaler`` may leave it to ``step`` to divide gradients.
+        """Whether ``torch.amp.GradScaler`` may leave it to ``step`` to divide gradients."""
+        return self._is_called_off_on_device()
 
-        Where kernels do on the device all that a step is called off by. Schedules of options count
-        the steps that were taken, which the host does not know then.
+    def _is_called_off_on_device(self) -> bool:
+        """Tell whether kernels do on a device all that a step is called off by.
+
+        Schedules of options count the steps that were taken, which the host does not know then.
         """
         return self.rule is not None and all(
             SCHEDULES not in group

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+
 from steprule.schedules import Schedule
 
 SCHEDULES, STEP = "schedules", "schedule_step"
@@ -82,11 +84,28 @@ def advance_schedules(
         groups: the groups.
         seen: the steps at which they were when the step began: a group that is further by now
             was moved on by a step inside this one (an optimizer that shares its groups).
+
+    Raises:
+        RuntimeError: the step is being captured as a CUDA graph.
     """
-    for group in groups:
+    for index, group in enumerate(groups):
+        if SCHEDULES in group and _is_captured():
+            names = ", ".join(group[SCHEDULES])
+            raise RuntimeError(
+                f"group {index}: {names} is a schedule, which a CUDA graph would keep at the "
+                "number of the captured step: give the group a tensor instead "
+                "(lr=torch.tensor(0.1, device=...)), and set it before each replay: "
+                "lr.fill_(schedule(step))"
+            )
         if SCHEDULES in group and (seen is None or group[STEP] == seen.get(id(group), group[STEP])):
             group[STEP] += 1
             apply_schedules(group)
+
+
+def _is_captured() -> bool:
+    """Tell whether what this thread has a card do is being captured as a graph."""
+    is_in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return is_in_use and torch.cuda.is_current_stream_capturing()
 
 
 def steps_seen(groups: Iterable[Mapping[str, Any]]) -> int:

@@ -19,6 +19,7 @@ from steprule.engines.square_sums import SquareSums, SumsSquares, is_finite, squ
 from steprule.language.guards import clip_factor
 from steprule.planning.assignment import PlannedRunner, tell_numbers
 from steprule.planning.lagged_norms import LaggedNorms
+from steprule.planning.scaling import CalledOffOnDevice
 from steprule.planning.settings import Place, Settings
 from steprule.planning.step_record import StepRecord, exact_sum
 from steprule.state.labels import label_of
@@ -40,6 +41,7 @@ class GradientGuards:
     Attributes:
         factors: what each group's gradients are multiplied by.
         grad_scale: what gradients are divided by, in the update as well.
+        found_inf: what calls the step off on the device; None if nothing does.
         is_on: whether any group is clipped by a norm over several parameters, or must be finite.
     """
 
@@ -57,6 +59,8 @@ class GradientGuards:
         self._summing = [one if isinstance(one, SumsSquares) else None for one in runners]
         self.factors: list[Any] = [1.0] * len(settings)
         self.grad_scale: Any = 1.0
+        self.found_inf: Tensor | None = None
+        self._runners = runners
         self.is_on = False
         self.settings_changed()
 
@@ -94,9 +98,11 @@ class GradientGuards:
         if over_all:
             total = _total(sums, over_all, len(settings))
         is_known = total is not None and set(watched) <= set(over_all)
-        if watched and not self._are_finite(
-            watched, total if is_known else _total(sums, watched, len(settings)), sums
-        ):
+        of_watched = total if is_known or not watched else _total(sums, watched, len(settings))
+        called_off: Tensor | None = None
+        if watched and self._is_left_to_device(watched):
+            called_off = self._call_off(of_watched)
+        elif watched and not self._are_finite(watched, of_watched, sums):
             self._record.note_skipped(sums, len(settings))
             return False
         factors: list[Any] = [None] * len(settings)
@@ -105,8 +111,25 @@ class GradientGuards:
                 squares = total if group.clip_over == "all" else _total(sums, [i], len(settings))
                 factors[i] = _factor(group.numbers["clip_grad_norm"], squares)
                 self._put(i, factors[i])
-        self._record.note(sums, factors)
+        self._record.note(sums, factors, called_off)
         return True
+
+    def _is_left_to_device(self, watched: Collection[int]) -> bool:
+        """Tell whether the kernels themselves pass a step over, so that nobody waits."""
+        of_watched = [self._settings[group] for group in watched]
+        return all(s.on_nonfinite == "skip" and s.form.may_be_called_off for s in of_watched) and (
+            all(isinstance(runner, CalledOffOnDevice) for runner in self._runners)
+        )
+
+    def _call_off(self, total: Tensor) -> Tensor:
+        """Have the kernels pass the step over if the total is not finite; return 1 if they will."""
+        flag = (~torch.isfinite(total)).to(torch.float32)
+        for runner in self._runners:
+            either = flag
+            if self.found_inf is not None:
+                either = torch.maximum(flag, self.found_inf.to(flag.device, flag.dtype))
+            cast("CalledOffOnDevice", runner).call_off_by(either)
+        return flag
 
     def _unscaled(self, sums: SquareSums) -> SquareSums:
         """Return sums of squares of gradients as those of what is left of them once divided."""

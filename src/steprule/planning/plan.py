@@ -219,7 +219,9 @@ class Plan:
         if all(isinstance(runner, CalledOffOnDevice) for runner in runners):
             for runner in runners:
                 cast("CalledOffOnDevice", runner).call_off_by(scaling.found_inf)
-            self._guards.grad_scale = scaling.grad_scale
+            self._guards.found_inf = scaling.found_inf
+            if scaling.grad_scale is not None:
+                self._guards.grad_scale = scaling.grad_scale
         elif scaling.found_inf.item():
             return False
         elif scaling.grad_scale is not None:

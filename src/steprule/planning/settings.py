@@ -80,6 +80,7 @@ class Context:
     ``kinds`` are those of a combined optimizer, by name, ``kind`` that of any other group. Where
     the only group has one parameter of a larger optimizer, ``origin`` is its place there, and
     ``norms`` are those that its gradients are clipped by. ``scaling`` is that of the step at hand.
+    Where it ``calls_off_on_device``, steps are passed over without the host's knowing.
     """
 
     kind: Kind
@@ -93,6 +94,7 @@ class Context:
     origin: Place | None = None
     norms: LaggedNorms | None = None
     scaling: Scaling | None = None
+    calls_off_on_device: bool = False
 
     def kind_of(self, group: Mapping[str, Any]) -> Kind:
         """Return what updates a group."""
@@ -206,7 +208,8 @@ def settings_of(context: Context, index: int) -> Settings:
     check_guards(guards, f"group {index}: ")
     form = form_of(rule, options)
     may_be_called_off, is_scaled = kind_of(context.scaling)
-    if may_be_called_off:
+    skips_on_device = guards["on_nonfinite"] == "skip" and context.calls_off_on_device
+    if may_be_called_off or skips_on_device:
         form = replace(form, may_be_called_off=True, is_scaled=is_scaled)
     as_tensors = bool(options.get("differentiable") or options.get("capturable"))
     is_mutable = False

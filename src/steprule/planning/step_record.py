@@ -43,22 +43,28 @@ class StepRecord:
         sums: of each runner, the sums of squares of its leaves' gradients and their groups; None
             if no guard was on.
         factors: of each group, what its gradients were multiplied by; None for no clipping.
-        skipped: whether the step was passed over.
-        skipped_so_far: how many were.
+        skipped: whether the step was passed over; a tensor of 1 or 0 where the device decides.
+        skipped_so_far: how many were, likewise.
     """
 
     sums: Sequence[tuple[SquareSums, Sequence[int]]] | None = None
     factors: Sequence[Any] = ()
-    skipped: bool = False
-    skipped_so_far: int = 0
+    skipped: bool | Tensor = False
+    skipped_so_far: int | Tensor = 0
 
     def note(
-        self, sums: Sequence[tuple[SquareSums, Sequence[int]]], factors: Sequence[Any]
+        self,
+        sums: Sequence[tuple[SquareSums, Sequence[int]]],
+        factors: Sequence[Any],
+        called_off: Tensor | None = None,
     ) -> None:
         """Note what was seen and decided; no graph of it is kept."""
         self.sums = [(_detached(of_part), groups) for of_part, groups in sums]
         self.factors = [_detached(factor) for factor in factors]
         self.skipped = False
+        if called_off is not None:
+            self.skipped = called_off
+            self.skipped_so_far = self.skipped_so_far + called_off
 
     def note_skipped(self, sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: int) -> None:
         """Note a step that was passed over, of so many groups."""
@@ -73,7 +79,7 @@ class StepRecord:
     def as_seen(self) -> LastStep:
         """Return it as plain numbers."""
         if self.sums is None:
-            return LastStep(skipped_so_far=self.skipped_so_far)
+            return LastStep(skipped_so_far=int(self.skipped_so_far))
         squares: list[list[float]] = [[] for _ in self.factors]
         for sums, groups in self.sums:
             for square, group in zip(_numbers(sums), groups, strict=True):
@@ -84,8 +90,8 @@ class StepRecord:
             clip_factor=min((f for f in factors if f is not None), default=None),
             group_norms=tuple(math.sqrt(exact_sum(of_group)) for of_group in squares),
             group_clip_factors=factors,
-            skipped=self.skipped,
-            skipped_so_far=self.skipped_so_far,
+            skipped=bool(self.skipped),
+            skipped_so_far=int(self.skipped_so_far),
         )
 
 

@@ -83,7 +83,7 @@ class Staging:
 
     def send(self, buffer: Tensor) -> None:
         """Copy a buffer to the table, in the order of the current stream."""
-        self._table.copy_(buffer, non_blocking=True)
+        self._table.copy_(buffer, non_blocking=self._is_pinned)
         if not self._is_pinned or buffer.data_ptr() != self._slots[self._next].data_ptr():
             return
         half, place = divmod(self._next, _MARKED)

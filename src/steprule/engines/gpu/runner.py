@@ -277,14 +277,13 @@ class TritonRunner(AddressRunner):
         passes = {"reduce": reduce_source, "gather": gather_source, "finish": finish_source}
         if kind in passes:
             return passes[kind](self.variant, int(number))
+        # Gradients are looked at before anything is known of them.
+        before = replace(self.variant, asks_found_inf=False)
         if name == "square_sums":
-            return square_sums_source(self.variant, FLOATING[self.grad_dtype])
-        plain = {
-            "prepare": prepare_source,
-            "update": update_source,
-            "square_totals": square_totals_source,
-        }
-        return plain[name](self.variant)
+            return square_sums_source(before, FLOATING[self.grad_dtype])
+        if name == "square_totals":
+            return square_totals_source(before)
+        return {"prepare": prepare_source, "update": update_source}[name](self.variant)
 
 
 def _eventual_device(leaf: Leaf) -> torch.device:
