@@ -289,6 +289,34 @@ def test_a_kernel_that_does_not_compile_is_left_to_another_engine(
     assert "could not be compiled" in reason
 
 
+def test_a_first_launch_that_goes_wrong_leaves_all_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from steprule.engines.gpu import probe
+
+    plain = probe.program_for
+    param = torch.zeros(3, requires_grad=True)
+
+    class Swapped:
+        """Passes the first two arguments the wrong way round."""
+
+        def __init__(self, *how: Any) -> None:
+            self._program = plain(*how)
+
+        def launch(self, programs: int, tensors: int, first_chunk: int, tables: Any) -> None:
+            self._program.launch(programs, tensors, 2 * first_chunk, tables)
+
+    class Failing(Swapped):
+        def launch(self, *_: Any) -> None:
+            raise RuntimeError("CUDA's driver says: no")
+
+    for wrong, said in ((Swapped, "gave .* instead of"), (Failing, "failed .*driver says: no")):
+        probe.why_not_usable.cache_clear()
+        monkeypatch.setattr(probe, "program_for", wrong)
+        assert re.search(f"a first launch on cpu {said}", reason_of(param, engine="triton"))
+    probe.why_not_usable.cache_clear()
+
+
 def test_on_devices_it_is_the_default_and_what_fused_means() -> None:
     assert registry.candidates("auto", "cuda")[:2] == ("triton", "foreach")
     assert registry.candidates("fused", "cuda")[0] == "triton"

@@ -51,8 +51,8 @@ def block_tile(layout: Layout, mask: str | None) -> list[str]:
         lines.append(f"{name}_scale = tl.where({name}_is_special, {name}_scale, {name}_usual)")
         addresses = column_names(name, storage)
         lines += tile_statements(storage.kernel_close(name, addresses), mask=block_mask)
-    for number, part in enumerate(parts):
-        if number:  # what shares bytes is read back by other threads
+    for part in parts:
+        if len(parts) > 1:  # what shares bytes may be read by one thread and written by another
             lines.append("tl.debug_barrier()")
         lines += part.stored(written)
     return lines

@@ -55,11 +55,15 @@ class TritonEngine:
             raise UnavailableError(reason)
         from steprule.engines.gpu.axis_runner import AxisTritonRunner
         from steprule.engines.gpu.matrix_runner import MatrixTritonRunner
+        from steprule.engines.gpu.probe import why_not_usable
         from steprule.engines.gpu.runner import TritonRunner
         from steprule.engines.kernel_cache.cache import CompilationError
 
         recording = form.recording()
         try:
+            reason = why_not_usable(leaves[0].param.device)
+            if reason is not None:
+                raise UnavailableError(reason)
             if recording.has_axes:
                 return AxisTritonRunner(form, leaves)
             has_matrices = bool(recording.matrix_operations)
