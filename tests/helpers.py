@@ -24,7 +24,9 @@ from steprule.rules import OPTIMIZERS
 
 #: Whether kernels for GPUs can be run here: conftest.py has Triton's interpreter run them.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-ENGINES = ("eager", "foreach", "fused", *(["triton"] if HAS_TRITON else []))
+#: Those that are fast here, for tests of many steps.
+FAST_ENGINES = ("eager", "foreach", "fused")
+ENGINES = (*FAST_ENGINES, *(["triton"] if HAS_TRITON else []))
 FLAGS_OF_TORCH = ("foreach", "fused", "capturable", "differentiable")
 
 # What float32 runs may differ by: 50 roundings of half an ulp (6e-8) each way are 6e-6 of the
@@ -140,11 +142,11 @@ def has_shared_reductions(name: str) -> bool:
 
 
 def engines_of(name: str) -> tuple[str, ...]:
-    """The engines that run this optimizer's rule."""
+    """The engines that run this optimizer's rule, but for what is interpreted here."""
     rule = OPTIMIZERS[name.lower()].rule
     if rule is None or not rule.is_recorded:
         return ("eager",)
-    return ENGINES
+    return FAST_ENGINES
 
 
 def params_of(case_or_name: Case | str) -> list[Any]:

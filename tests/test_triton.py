@@ -18,7 +18,14 @@ import pytest
 import torch
 from formats import FULL, Run, check_same, made, trained
 from gpu_kernels import Kernel, compiled_for, kernels_of, runner_of
-from helpers import has_reductions, recording_of, rule_optimizers
+from helpers import (
+    Case,
+    flag_cases,
+    has_reductions,
+    recording_of,
+    rule_optimizers,
+    torch_cases,
+)
 from torch import Tensor
 
 import steprule
@@ -50,6 +57,32 @@ EXACT = [name for name in NAMES if is_exact(name)]
 def test_its_bits_are_those_of_the_cpus_kernel(name: str, dtype: torch.dtype) -> None:
     runs = [trained(made(name, dtype, engine=engine), 0, 3) for engine in ("triton", "fused")]
     check_same(*runs)
+
+
+CASES = [case for name in EXACT for case in (*torch_cases(name), *flag_cases(name))]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_option_leaves_the_bits_of_the_cpus_kernel(case: Case) -> None:
+    tensors = [run_case(case, engine) for engine in ("triton", "fused")]
+    torch.testing.assert_close(*tensors, rtol=0, atol=0, equal_nan=True)
+
+
+def run_case(case: Case, engine: str) -> list[Tensor]:
+    """Parameters and state after a few steps, one of them without a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    params = [
+        torch.randn(s, generator=generator).requires_grad_() for s in ((5, 7), (0,), (), (3,))
+    ]
+    optimizer: Any = case.ours(params, engine=engine, **case.options)  # type: ignore[call-arg]
+    for k in range(3):
+        for i, p in enumerate(params):
+            grad = torch.randn(p.shape, generator=generator)
+            p.grad = None if (k, i) == (1, 3) else grad
+        optimizer.step()
+    assert {row.engine for row in optimizer.explain().rows} == {engine}
+    state = [torch.as_tensor(x) for p in params for x in optimizer.state.get(p, {}).values()]
+    return [*(p.detach() for p in params), *state]
 
 
 FORMATS: list[tuple[torch.dtype, dict[str, Any]]] = [

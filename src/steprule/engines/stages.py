@@ -22,7 +22,7 @@ class Share:
     Attributes:
         key: which one, among ``Recording.shared_reductions``.
         values: of each leaf that has a gradient: a float64 number, or a tensor of one; or a tensor
-            of them all.
+            of them all, which are of one group then.
         groups: each leaf's group.
         elements: how many numbers each leaf has.
     """

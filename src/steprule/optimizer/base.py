@@ -127,7 +127,7 @@ class Optimizer(torch.optim.Optimizer):
             - the guards ``clip_grad_norm``, ``clip_grad_norm_over``, ``clip_grad_value`` and
               ``on_nonfinite``: see :class:`~steprule.optimizer.SharedOptions`.
         engine: ``"auto"`` (the fastest that takes the parameter), or ``"eager"``, ``"foreach"``,
-            ``"fused"``. See :meth:`explain`.
+            ``"fused"``, ``"triton"`` (what ``"fused"`` means on a GPU). See :meth:`explain`.
 
     Attributes:
         param_groups: the groups, as dicts; a changed value counts from the next step. The list

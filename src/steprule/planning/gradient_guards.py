@@ -61,6 +61,7 @@ class GradientGuards:
         self.grad_scale: Any = 1.0
         self.found_inf: Tensor | None = None
         self._runners = runners
+        self._masks: dict[tuple[int, tuple[int, ...], torch.device], Tensor] = {}
         self.is_on = False
         self.settings_changed()
 
@@ -96,9 +97,9 @@ class GradientGuards:
         total: Any = None
         over_all = [i for i, s in enumerate(settings) if s.clip_over == "all"]
         if over_all:
-            total = _total(sums, over_all, len(settings))
+            total = self._total(sums, over_all)
         is_known = total is not None and set(watched) <= set(over_all)
-        of_watched = total if is_known or not watched else _total(sums, watched, len(settings))
+        of_watched = total if is_known or not watched else self._total(sums, watched)
         called_off: Tensor | None = None
         if watched and self._is_left_to_device(watched):
             called_off = self._call_off(of_watched)
@@ -108,11 +109,52 @@ class GradientGuards:
         factors: list[Any] = [None] * len(settings)
         for i, group in enumerate(settings):
             if group.clip_over is not None:
-                squares = total if group.clip_over == "all" else _total(sums, [i], len(settings))
+                squares = total if group.clip_over == "all" else self._total(sums, [i])
                 factors[i] = _factor(group.numbers["clip_grad_norm"], squares)
                 self._put(i, factors[i])
         self._record.note(sums, factors, called_off)
         return True
+
+    def _total(
+        self, sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: Sequence[int]
+    ) -> Any:
+        """Return the sum over all leaves of some groups."""
+        if any(isinstance(of_part, Tensor) for of_part, _ in sums):
+            return self._total_of_tensors(sums, groups)
+        if len(groups) == len(self._settings):
+            chosen = sums[0][0] if len(sums) == 1 else [x for of_part, _ in sums for x in of_part]
+            return exact_sum(chosen)
+        wanted = set(groups)
+        return exact_sum(
+            x
+            for of_part, leaf_groups in sums
+            for x, group in zip(of_part, leaf_groups, strict=True)
+            if group in wanted
+        )
+
+    def _total_of_tensors(
+        self, sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: Sequence[int]
+    ) -> Tensor:
+        like = next(of_part for of_part, _ in sums if isinstance(of_part, Tensor))
+        found = []
+        for part, (of_part, leaf_groups) in enumerate(sums):
+            is_there = isinstance(of_part, Tensor)
+            tensor = of_part if is_there else torch.tensor(list(of_part), dtype=torch.float64)
+            squares = cast("Tensor", tensor).to(like.device, like.dtype, non_blocking=True)
+            if not set(leaf_groups) <= set(groups):
+                squares = torch.where(self._mask(part, leaf_groups, groups, like), squares, 0.0)
+            found.append(squares)
+        return torch.cat(found).sum()
+
+    def _mask(
+        self, part: int, leaf_groups: Sequence[int], groups: Sequence[int], like: Tensor
+    ) -> Tensor:
+        """Return which leaves of a runner are of some groups: made once, since making it waits."""
+        key = part, tuple(groups), like.device
+        if key not in self._masks:
+            chosen = [group in groups for group in leaf_groups]
+            self._masks[key] = torch.tensor(chosen, dtype=torch.bool, device=like.device)
+        return self._masks[key]
 
     def _is_left_to_device(self, watched: Collection[int]) -> bool:
         """Tell whether the kernels themselves pass a step over, so that nobody waits."""
@@ -211,36 +253,6 @@ def _sums_of(part: PlannedRunner, summing: SumsSquares | None) -> SquareSums:
     if summing is not None:
         return summing.square_sums
     return square_sums_of([param.grad for param in part.params])
-
-
-def _total(sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: Sequence[int], of: int) -> Any:
-    """Return the sum over all leaves of some groups, of so many in all."""
-    if any(isinstance(of_part, Tensor) for of_part, _ in sums):
-        return _total_of_tensors(sums, groups)
-    if len(groups) == of:
-        chosen = sums[0][0] if len(sums) == 1 else [x for of_part, _ in sums for x in of_part]
-        return exact_sum(chosen)
-    wanted = set(groups)
-    return exact_sum(
-        x
-        for of_part, leaf_groups in sums
-        for x, group in zip(of_part, leaf_groups, strict=True)
-        if group in wanted
-    )
-
-
-def _total_of_tensors(
-    sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: Sequence[int]
-) -> Tensor:
-    like = next(of_part for of_part, _ in sums if isinstance(of_part, Tensor))
-    found = []
-    for of_part, leaf_groups in sums:
-        chosen = [i for i, group in enumerate(leaf_groups) if group in groups]
-        is_there = isinstance(of_part, Tensor)
-        tensor = of_part if is_there else torch.tensor(list(of_part), dtype=torch.float64)
-        squares = cast("Tensor", tensor).to(like.device, like.dtype, non_blocking=True)
-        found.append(squares if len(chosen) == len(leaf_groups) else squares[chosen])
-    return torch.cat(found).sum()
 
 
 def _factor(bound: Any, squares: Any) -> Any:

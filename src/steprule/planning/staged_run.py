@@ -95,19 +95,12 @@ def _totals(reduction: Operation, shares: Sequence[Share]) -> Mapping[int, Any]:
 
 
 def _by_group(share: Share) -> Iterator[tuple[int, tuple[Any, int]]]:
-    """Yield each leaf's group, what it adds and its number of elements.
-
-    What is in one tensor stays together as far as it is of one group.
-    """
+    """Yield each leaf's group, what it adds and its number of elements; a tensor's all at once."""
     if not isinstance(share.values, Tensor):
         for value, group, count in zip(share.values, share.groups, share.elements, strict=True):
             yield group, (value, count)
-        return
-    for group in dict.fromkeys(share.groups):
-        places = [i for i, of_leaf in enumerate(share.groups) if of_leaf == group]
-        is_all = len(places) == len(share.groups)
-        values = share.values if is_all else share.values[places]
-        yield group, (values, sum(share.elements[i] for i in places))
+    elif share.groups:
+        yield share.groups[0], (share.values, sum(share.elements))
 
 
 def _total(name: str, leaves: Sequence[tuple[Any, int]]) -> Any:

@@ -21,7 +21,8 @@ from steprule.engines.gpu.axis_text import (
     rows_source,
     slots_source,
 )
-from steprule.engines.gpu.runner import TritonRunner, on_device
+from steprule.engines.gpu.programs.streams import on_device
+from steprule.engines.gpu.runner import TritonRunner
 from steprule.engines.kernels.axis_values import each_values
 from steprule.engines.stages import Stages
 from steprule.language.form import Form

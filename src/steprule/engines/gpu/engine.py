@@ -90,8 +90,7 @@ def _count_refusal(leaf: Leaf, form: Form) -> str | None:
         return "its step count and other numbers are on several devices"
     if on_host and (form.capturable or form.may_be_called_off):
         return "its step count is on the host, where a step taken on the device does not reach it"
-    made = {x.result for x in form.recording().tensor_operations}
-    for name in form.scalar_slots:
-        if on_host and form.recording().outputs[name] in made:
-            return f"its {name!r} follows from a sum on the device, but is kept on the host"
+    if on_host and form.slots_of_sums:
+        name = form.slots_of_sums[0]
+        return f"its {name!r} follows from a sum on the device, but is kept on the host"
     return None

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from steprule.engines.engine import Leaf
-from steprule.engines.gpu.runner import TritonRunner, on_device
+from steprule.engines.gpu.programs.streams import on_device
+from steprule.engines.gpu.runner import TritonRunner
 from steprule.engines.kernels.matrix_stacks import MatrixStacks
 from steprule.engines.stages import Stages
 from steprule.language.form import Form

@@ -13,6 +13,7 @@ import torch
 from steprule.engines.gpu.arguments import NUMBERS, TABLES, head
 from steprule.engines.gpu.device_tables import DeviceTables
 from steprule.engines.gpu.programs.launching import program_for
+from steprule.engines.gpu.programs.streams import on_device
 from steprule.engines.target import target
 
 # Two numbers, and what each table holds: no two sums of some of them are alike.
@@ -40,7 +41,7 @@ def why_not_usable(device: torch.device) -> str | None:
     if target() is not None:  # nothing is launched
         return None
     sizes = dict.fromkeys(TABLES, 1)
-    with torch.no_grad():
+    with torch.no_grad(), on_device(device):
         tables = DeviceTables(device, {}, sizes)
         expected = float(sum(_GIVEN))
         for i, name in enumerate(TABLES, start=1):

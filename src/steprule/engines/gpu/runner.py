@@ -6,6 +6,7 @@ them; where they are on the device, a kernel does. Either way nothing waits for 
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from torch import Tensor
 from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.gpu.device_tables import DeviceTables
 from steprule.engines.gpu.programs.launching import Program, program_for
-from steprule.engines.gpu.programs.streams import is_capturing
+from steprule.engines.gpu.programs.streams import is_capturing, on_device
 from steprule.engines.gpu.reduction_text import (
     finish_source,
     gather_source,
@@ -67,6 +68,7 @@ class TritonRunner(AddressRunner):
         self._prepare = self._prepare_library()
         self._device_numbers: dict[tuple[int, int], Tensor] = {}
         self._sent_numbers: bytes = b""
+        self._has_sent_grads = False
         self._programs: dict[str, Program] = {}
         with on_device(self.device):
             for name in self._kernel_names():
@@ -85,8 +87,11 @@ class TritonRunner(AddressRunner):
         return replace(layout, has_step_in_row=layout.count is not None)
 
     def _chunk_of(self, size: int) -> int:
-        elements = sum(self._sizes)
-        return _CHUNK if elements > _FEW else _SMALL_CHUNK
+        return self._chunk
+
+    @functools.cached_property
+    def _chunk(self) -> int:
+        return _CHUNK if sum(self._sizes) > _FEW else _SMALL_CHUNK
 
     def _make_variant(self) -> None:
         is_lone = not self.prepares_on_device and _CLIP_FACTOR in self.form.scalars
@@ -162,6 +167,17 @@ class TritonRunner(AddressRunner):
         with torch.no_grad(), on_device(self.device):
             self._tables["found_inf"].copy_(found_inf.reshape(1), non_blocking=True)
 
+    def _send_grads(self, addresses: array[int]) -> None:
+        """Have the device know where this step's gradients are, once."""
+        if not self._has_sent_grads:
+            self._tables.used_on_this_stream()
+            self._tables.send_grads(addresses)
+            self._has_sent_grads = True
+
+    def let_go(self) -> None:
+        super().let_go()
+        self._has_sent_grads = False
+
     def _send_numbers(self) -> None:
         """Have the device know the groups' numbers, if its kernels read them."""
         if not (self.prepares_on_device or self.variant.device_numbers):
@@ -192,8 +208,7 @@ class TritonRunner(AddressRunner):
                 f"a CUDA graph is captured, but the rule {self.form.rule.name!r} counts its steps "
                 "on the host: give the optimizer capturable=True"
             )
-        self._tables.used_on_this_stream()
-        self._tables.send_grads(addresses)
+        self._send_grads(addresses)
         self._send_numbers()
         if self._prepare is None:
             self._launch("prepare", len(self.params))
@@ -219,24 +234,33 @@ class TritonRunner(AddressRunner):
 
     def _share(self, one: Pass, addresses: Sequence[int]) -> Stages:
         """Put in a pass's table of sums the totals of those over several parameters."""
-        found = [i for i in range(len(self.params)) if addresses[i]]
-        groups, elements = [self._groups[i] for i in found], [self._elements[i] for i in found]
         sums = self._tables["sums"].view(-1, len(self.params))
         keys = {
             j: self._shared_keys[reduction.result]
             for j, reduction in enumerate(one.reductions)
             if reduction.is_shared
         }
-        is_all = len(found) == len(self.params)
         totals = yield [
-            Share(key, sums[j] if is_all else sums[j][found], groups, elements)
+            Share(key, self._of_group(sums[j], group), *self._found(group, addresses))
             for j, key in keys.items()
+            for group in self._row_of
         ]
         with torch.no_grad():
             for j, key in keys.items():
                 for group, total in totals[key].items():
                     if group in self._row_of:
                         self._put_total(sums[j], group, total)
+
+    def _found(self, group: int, addresses: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the group of each of its leaves that has a gradient, and their elements."""
+        found = [i for i, g in enumerate(self._groups) if g == group and addresses[i]]
+        return [group] * len(found), [self._elements[i] for i in found]
+
+    def _of_group(self, sums: Tensor, group: int) -> Tensor:
+        """Return what a group's leaves add; 0 for others, and for those without a gradient."""
+        if len(self._row_of) == 1:
+            return sums
+        return torch.where(self._tables["groups"] == self._row_of[group], sums, 0.0)
 
     def _put_total(self, sums: Tensor, group: int, total: Any) -> None:
         value = torch.as_tensor(total, dtype=sums.dtype).to(sums.device, non_blocking=True)
@@ -254,7 +278,7 @@ class TritonRunner(AddressRunner):
             raise RuntimeError(CHANGED)
         self._make_tables_of_passes(1)
         with torch.no_grad(), on_device(self.device):
-            self._tables.send_grads(self._addresses)
+            self._send_grads(self._addresses)
             self._launch("square_sums", self._chunk_count)
             self._launch("square_totals", len(self.params))
 
@@ -289,18 +313,3 @@ class TritonRunner(AddressRunner):
 def _eventual_device(leaf: Leaf) -> torch.device:
     """Return where the kernels will run."""
     return leaf.param.device if target() is None else torch.device("cuda")
-
-
-def on_device(device: torch.device) -> Any:
-    """Return what makes a device the current one, where it is not."""
-    if device.type != "cuda" or torch.cuda.current_device() == device.index:
-        return _NOWHERE
-    return torch.cuda.device(device)
-
-
-class _Nowhere:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
-
-
-_NOWHERE = _Nowhere()

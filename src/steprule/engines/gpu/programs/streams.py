@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -43,3 +43,18 @@ def current_stream(device: torch.device) -> int:
 def is_capturing(device: torch.device) -> bool:
     """Tell whether the current stream's work is being captured as a graph."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def on_device(device: torch.device) -> Any:
+    """Return what makes a device the current one, where it is not."""
+    if device.type != "cuda" or torch.cuda.current_device() == device.index:
+        return _NOWHERE
+    return torch.cuda.device(device)
+
+
+class _Nowhere:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+_NOWHERE = _Nowhere()
