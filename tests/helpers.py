@@ -7,7 +7,6 @@ options that are ours alone; nothing here names an optimizer to give it cases.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,13 +16,14 @@ import torch
 from torch.testing._internal.common_optimizers import OptimizerInfo, optim_db
 
 import steprule
+from steprule.engines.gpu.programs.launching import why_unavailable
 from steprule.engines.native import switch
 from steprule.language.form import form_of
 from steprule.language.recording import Recording
 from steprule.rules import OPTIMIZERS
 
 #: Whether kernels for GPUs can be run here: conftest.py has Triton's interpreter run them.
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+HAS_TRITON = why_unavailable() is None
 #: Those that are fast here, for tests of many steps.
 FAST_ENGINES = ("eager", "foreach", "fused")
 ENGINES = (*FAST_ENGINES, *(["triton"] if HAS_TRITON else []))

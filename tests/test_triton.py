@@ -19,6 +19,7 @@ import torch
 from formats import FULL, Run, check_same, made, trained
 from gpu_kernels import Kernel, compiled_for, kernels_of, runner_of
 from helpers import (
+    HAS_TRITON,
     Case,
     flag_cases,
     has_reductions,
@@ -32,7 +33,8 @@ import steprule
 from steprule.cli import main
 from steprule.engines import registry
 
-pytest.importorskip("triton")
+if not HAS_TRITON:
+    pytest.skip("no triton, or an old one", allow_module_level=True)
 
 ROOT = Path(__file__).parent.parent
 NAMES = rule_optimizers(lambda rule: rule.is_recorded)
@@ -306,6 +308,15 @@ def test_without_triton_another_engine_takes_over(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(engine, "why_unavailable", lambda: "triton is not installed (…)")
     reason = reason_of(torch.zeros(3, requires_grad=True), engine="triton")
     assert reason.startswith("triton is not installed")
+
+
+def test_an_old_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from steprule.engines.gpu.programs import launching
+
+    monkeypatch.setattr(launching.importlib.metadata, "version", lambda _: "3.1.0")
+    assert launching.why_unavailable.__wrapped__() == (
+        "triton 3.1.0 is older than 3.6, for which kernels are written"
+    )
 
 
 def test_a_kernel_that_does_not_compile_is_left_to_another_engine(
