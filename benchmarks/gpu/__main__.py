@@ -55,8 +55,17 @@ def main() -> int:
 
     print("\n" + tables_of(report))
     failed = [row["name"] for row in report["checks"] if row["outcome"] == "failed"]
+    failed += errors_in(report.get("timings"))
     print(f"\n{path}: {len(report['checks'])} checks, failed: {', '.join(failed) or 'none'}")
     return bool(failed)
+
+
+def errors_in(found: Any, where: str = "timings") -> list[str]:
+    """Return where a report says that something went wrong."""
+    if not isinstance(found, dict):
+        return []
+    own = [f"{where}: {found['error']}"] if "error" in found else []
+    return own + [error for name, row in found.items() for error in errors_in(row, str(name))]
 
 
 def ran_on(device: Any) -> dict[str, str]:

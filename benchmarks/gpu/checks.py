@@ -176,7 +176,9 @@ def a_scaler_calls_steps_off(device: torch.device) -> None:
             elif not overflows:
                 run.optimizer.step()
         runs.append(run)
-    check_same(*runs, "scaler", exact=True, dtype=torch.float32)
+    # Powers in the scalars are the device's in one, the host's in the other.
+    exact = device.type == "cpu"
+    check_same(*runs, "scaler", exact=exact, dtype=torch.float32)
 
 
 @check
@@ -367,7 +369,8 @@ def a_compiled_train_step(device: torch.device) -> None:
             optimizer.step()
             return loss
 
-        run = torch.compile(step) if is_compiled else step
+        # Without the back end that needs a C compiler: it is the graph breaks that are looked at.
+        run = torch.compile(step, backend="aot_eager") if is_compiled else step
         losses.append([float(run()) for _ in range(5)])
     assert max(abs(a - b) for a, b in zip(*losses, strict=True)) < 1e-4, losses
 
@@ -403,4 +406,4 @@ def the_default_is_one_launch(device: torch.device) -> None:
         optimizer.step()
         torch.cuda.synchronize()
     found = [event for event in profile.events() if event.name == "update"]
-    assert len(found) <= 1, f"{len(found)} launches"
+    assert len(found) == 1, f"{len(found)} launches"

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -240,7 +241,11 @@ def first_steps() -> dict[str, Any]:
     """Time the first step of new processes: kernels compiled, then found on disk."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        places = {"STEPRULE_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder + "/triton"}
+        places = {
+            "STEPRULE_CACHE_DIR": folder,
+            "TRITON_CACHE_DIR": folder + "/triton",
+            "PYTHONPATH": str(Path(steprule.__file__).parents[1]),
+        }
         for kind in ("cold", "warm"):
             done = subprocess.run(
                 [sys.executable, "-c", _FIRST],

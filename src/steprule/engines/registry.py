@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class Entry:
         where: ``"module:Class"``; called without arguments.
         devices: on which ``"auto"`` offers parameters to it; None for all.
         has_public_name: whether users may ask for it by name.
+        needs: a module without which it takes nothing.
         stands_for: names by which it is asked for as well, on its devices.
         is_reference: whether it updates one leaf after the other, as the others must agree with.
     """
@@ -31,6 +33,7 @@ class Entry:
     devices: tuple[str, ...] | None = None
     has_public_name: bool = True
     stands_for: tuple[str, ...] = ()
+    needs: str | None = None
     is_reference: bool = False
 
 
@@ -41,6 +44,7 @@ _entries: list[Entry] = [
         "steprule.engines.gpu.engine:TritonEngine",
         devices=("cuda", "xpu"),
         stands_for=("fused",),
+        needs="triton",
     ),
     Entry("foreach", "steprule.engines.foreach.engine:ForeachEngine"),
     Entry("eager", "steprule.engines.eager.engine:EagerEngine", is_reference=True),
@@ -100,7 +104,13 @@ def asked_for(wanted: str, device: str) -> str:
 
 def kernel_devices() -> frozenset[str]:
     """Return the types of devices, other than the host's, for which there are kernels."""
-    return frozenset(x for e in _entries for x in e.devices or () if x != "cpu")
+    there = [e for e in _entries if e.needs is None or _is_there(e.needs)]
+    return frozenset(x for entry in there for x in entry.devices or () if x != "cpu")
+
+
+@functools.cache
+def _is_there(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 @functools.cache

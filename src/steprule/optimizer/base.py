@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.engines import registry
-from steprule.engines.engine import runner_note
+from steprule.engines.engine import Runner, runner_note
 from steprule.formats.choices import (
     STORING,
     check_param,
@@ -158,6 +158,7 @@ class Optimizer(torch.optim.Optimizer):
     _is_stepping: bool
     _has_warned: bool
     _backward_steps: StepsInBackward | None
+    _in_graphs: list[Runner]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -194,6 +195,7 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("_is_stepping", False)
         self.__dict__.setdefault("_has_warned", False)
         self.__dict__.setdefault("_backward_steps", None)
+        self.__dict__.setdefault("_in_graphs", [])
         self._warned_capturable_if_run_uncaptured = True
         self._patch_step_function()
 
@@ -336,7 +338,8 @@ class Optimizer(torch.optim.Optimizer):
             return loss
         plan = self._plan
         if plan is not None and not self._is_own(plan):
-            plan = self._plan = None
+            self._drop_plan()
+            plan = None
         is_scaled = plan is not None and plan.context.scaling is not None
         if is_scaled or "found_inf" in self.__dict__:
             plan = self._plan_for_scaling(plan)
@@ -358,7 +361,7 @@ class Optimizer(torch.optim.Optimizer):
         """Tell a plan of this step's scaling; None if it was not made for any such."""
         scaling = self._scaling()
         if plan is None or kind_of(plan.context.scaling) != kind_of(scaling):
-            self._plan = None
+            self._drop_plan()
             return None
         plan.context.scaling = scaling
         return plan
@@ -370,7 +373,18 @@ class Optimizer(torch.optim.Optimizer):
             context.state is self.state
             and context.groups is self.param_groups
             and context.engine == self.engine
+            and not (context.calls_off_on_device and self._has_schedules())
         )
+
+    def _has_schedules(self) -> bool:
+        return any(SCHEDULES in group for group in self.param_groups)
+
+    def _drop_plan(self) -> None:
+        """Have the next step plan anew; what a captured graph uses is kept."""
+        plan, self._plan = self._plan, None
+        if plan is not None:
+            plan.settle_first_updates()
+            self._in_graphs += plan.runners_in_graphs()
 
     def _update(self, plan: Plan | None) -> bool:
         """Update the parameters by the rule; the plan is made anew if it no longer holds.
@@ -385,7 +399,8 @@ class Optimizer(torch.optim.Optimizer):
                 return is_taken
             if plan is not None and plan.collect():
                 return plan.run()
-            self._plan = plan = None
+            self._drop_plan()
+            plan = None
             try:
                 plan = self._plan = Plan(self._context(), for_step=True)
             except PassedOver:
@@ -457,12 +472,16 @@ class Optimizer(torch.optim.Optimizer):
     def _is_called_off_on_device(self) -> bool:
         """Tell whether kernels do on a device all that a step is called off by.
 
-        Schedules of options count the steps that were taken, which the host does not know then.
+        Schedules of options count the steps that were taken, which the host does not know then;
+        steps in the backward pass see no gradients together.
         """
-        return self.rule is not None and all(
-            SCHEDULES not in group
-            and requested_engine(self.engine, group) in ("auto", "triton", "fused")
-            and all(p.device.type in registry.kernel_devices() for p in group["params"])
+        if (self.rule is None and not self._kinds()) or self._backward_steps is not None:
+            return False
+        devices, wide = registry.kernel_devices(), (torch.float64, torch.complex128)
+        return not self._has_schedules() and all(
+            requested_engine(self.engine, group) in ("auto", "triton", "fused")
+            # Squares of float64 may overflow where gradients do not: somebody has to look.
+            and all(p.device.type in devices and p.dtype not in wide for p in group["params"])
             for group in self.param_groups
         )
 
@@ -621,7 +640,7 @@ class Optimizer(torch.optim.Optimizer):
             post_hook(self)
 
     def _let_go_of_plans(self) -> None:
-        self._plan = None
+        self._drop_plan()
         if self._backward_steps is not None:
             self._backward_steps.forget()
 
@@ -723,7 +742,7 @@ class Optimizer(torch.optim.Optimizer):
             return explanation_of(self._backward_steps.assignments(), self.param_groups, notes)
         plan = self._plan
         if plan is None or not plan.still_fits():
-            self._plan = None
+            self._drop_plan()
             # Looking changes nothing.
             with torch.no_grad(), unchanged_state(self.state, self._fresh, always=True):
                 plan = Plan(self._context())
@@ -740,6 +759,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks and plans belong to this process and this object.
+        if self._plan is not None:
+            self._plan.settle_first_updates()
         return {
             "defaults": self.defaults,
             "state": self.state,

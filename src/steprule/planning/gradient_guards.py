@@ -158,9 +158,11 @@ class GradientGuards:
 
     def _is_left_to_device(self, watched: Collection[int]) -> bool:
         """Tell whether the kernels themselves pass a step over, so that nobody waits."""
-        of_watched = [self._settings[group] for group in watched]
-        return all(s.on_nonfinite == "skip" and s.form.may_be_called_off for s in of_watched) and (
-            all(isinstance(runner, CalledOffOnDevice) for runner in self._runners)
+        return (
+            bool(self._runners)
+            and all(self._settings[group].on_nonfinite == "skip" for group in watched)
+            and all(settings.form.may_be_called_off for settings in self._settings)
+            and all(isinstance(runner, CalledOffOnDevice) for runner in self._runners)
         )
 
     def _call_off(self, total: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from steprule.engines.whole_step import Outcome
 from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner, assign, tell_numbers
 from steprule.planning.gradient_guards import GradientGuards
 from steprule.planning.leaf_checks import checked_leaves, make_state
-from steprule.planning.scaling import CalledOffOnDevice, Scaling
+from steprule.planning.scaling import CalledOffOnDevice, KnowsFirstUpdates, Scaling
 from steprule.planning.settings import Context, differ, settings_of
 from steprule.planning.staged_run import run_in_stages, shared_by_rule
 from steprule.planning.whole_steps import WholeSteps
@@ -169,6 +169,17 @@ class Plan:
 
     def _states_hold(self) -> bool:
         return self._same_states.holds(tuple(self.context.state.values()))
+
+    def settle_first_updates(self) -> None:
+        """Ask the device which parameters were never updated, where only it knows."""
+        for runner in self._runners:
+            left = runner.first_updates_left() if isinstance(runner, KnowsFirstUpdates) else None
+            if left is not None:
+                self.context.fresh.update(left)
+
+    def runners_in_graphs(self) -> list[Runner]:
+        """Return those of which a captured graph may run the kernels again."""
+        return [runner for runner in self._runners if getattr(runner, "is_in_a_graph", False)]
 
     @property
     def runners(self) -> Sequence[Runner]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -32,6 +33,14 @@ class CalledOffOnDevice(Protocol):
 
     def call_off_by(self, found_inf: Tensor) -> None:
         """Take no step where this number is not 0, from the next ``run`` on."""
+
+
+@runtime_checkable
+class KnowsFirstUpdates(Protocol):
+    """A runner whose device knows which steps were taken."""
+
+    def first_updates_left(self) -> Sequence[Tensor] | None:
+        """Return the parameters that were never updated, waiting; None if the host knows."""
 
 
 def kind_of(scaling: Scaling | None) -> tuple[bool, bool]:

@@ -208,7 +208,10 @@ def settings_of(context: Context, index: int) -> Settings:
     check_guards(guards, f"group {index}: ")
     form = form_of(rule, options)
     may_be_called_off, is_scaled = kind_of(context.scaling)
-    skips_on_device = guards["on_nonfinite"] == "skip" and context.calls_off_on_device
+    # A step is passed over in all groups, if it is in one.
+    skips_on_device = context.calls_off_on_device and any(
+        g.get("on_nonfinite") == "skip" for g in context.groups
+    )
     if may_be_called_off or skips_on_device:
         form = replace(form, may_be_called_off=True, is_scaled=is_scaled)
     as_tensors = bool(options.get("differentiable") or options.get("capturable"))

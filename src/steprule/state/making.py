@@ -14,7 +14,7 @@ from steprule.formats import Format
 from steprule.formats.choices import StoringOptions, param_format
 from steprule.formats.floating import FLOATING, FloatingFormat
 from steprule.formats.storage import ROUNDING_STEP, Storage, storage_of
-from steprule.language.rule import Rule
+from steprule.language.rule import Rule, Slot
 from steprule.state.storing import (
     column_problem,
     has_parts,
@@ -74,9 +74,7 @@ def ensure_state(
     for name, (slot, shape) in slots.items():
         value = slot.initial_value(options) if name in missing else None
         if slot.is_scalar:
-            if value is not None:
-                dtype = torch.float64 if slot.is_float64 else scalar_dtype()
-                entry[name] = torch.tensor(value, dtype=dtype, device=count_device)
+            _make_scalar(name, slot, entry, value, count_device)
             continue
         if is_plain and value is None:
             formats.append((name, FLOATING[entry[name].dtype]))
@@ -115,6 +113,21 @@ def _count_key(
         return "step"
     _make_count(ROUNDING_STEP, entry, device)
     return ROUNDING_STEP
+
+
+def _make_scalar(
+    name: str,
+    slot: Slot,
+    entry: MutableMapping[str, Any],
+    value: float | None,
+    device: torch.device,
+) -> None:
+    """Have a slot of one number on this device: at a value, or (None) the one that is there."""
+    if value is not None:
+        dtype = torch.float64 if slot.is_float64 else scalar_dtype()
+        entry[name] = torch.tensor(value, dtype=dtype, device=device)
+    elif entry[name].device != device:
+        entry[name] = entry[name].to(device)
 
 
 def _make_count(key: str, entry: MutableMapping[str, Any], device: torch.device) -> None:

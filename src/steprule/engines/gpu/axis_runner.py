@@ -64,6 +64,7 @@ class AxisTritonRunner(TritonRunner):
         self._workspace = torch.zeros(
             max(1, sum(sizes) + sum(parts)), dtype=torch.float64, device=self.device
         )
+        self._tables.kept(self._workspace)
         starts = np.cumsum([0, *sizes, *parts[:-1]]) * 8 + self._workspace.data_ptr()
         self._put("spaces", starts)
         counts = [-(-rows // ROWS) for rows, _ in shapes]

@@ -21,6 +21,7 @@ from steprule.engines.gpu.arguments import TABLES
 from steprule.engines.gpu.programs.streams import (
     Marker,
     current_stream,
+    current_stream_object,
     is_capturing,
     mark,
 )
@@ -48,6 +49,7 @@ class Staging:
         # One for a graph's capture, during which none can be made.
         self._spare = self._buffers(1) if self._is_pinned else None
         self._captured: list[Tensor] = []
+        self._captured_content = b""
         self._next = 0
         self._marks: list[Marker | None] = [None, None]
 
@@ -55,9 +57,10 @@ class Staging:
         shape = (count, *self._table.shape)
         return torch.zeros(shape, dtype=self._table.dtype, pin_memory=self._is_pinned)
 
-    def is_shared_with_graphs(self) -> bool:
-        """Tell whether a graph writes to the table, or is about to."""
-        return bool(self._captured) or is_capturing(self._table.device)
+    @property
+    def is_written_by_graphs(self) -> bool:
+        """Whether a graph writes to the table at each replay."""
+        return bool(self._captured)
 
     def buffer(self) -> Tensor:
         """Return a buffer that no copy reads any more; what it holds is from an earlier step."""
@@ -66,8 +69,8 @@ class Staging:
         if is_capturing(self._table.device):
             if self._spare is None:
                 raise RuntimeError(
-                    "a second CUDA graph is captured without a step outside of it in between: take "
-                    "one optimizer.step() before each capture"
+                    "what the optimizer has to send has changed twice without a step outside of a "
+                    "CUDA graph's capture: take one optimizer.step() before each capture"
                 )
             buffer = self._spare[0]
             self._captured.append(self._spare)
@@ -80,6 +83,17 @@ class Staging:
         if place == 0 and earlier is not None:
             earlier.wait()
         return self._slots[self._next]
+
+    def put(self, content: bytes) -> None:
+        """Have the table hold these bytes; in a graph, at each of its replays."""
+        if is_capturing(self._table.device) and content == self._captured_content:
+            self.send(self._captured[-1][0])  # the same again needs no buffer of its own
+            return
+        buffer = self.buffer()
+        ctypes.memmove(buffer.data_ptr(), content, len(content))
+        if is_capturing(self._table.device):
+            self._captured_content = content
+        self.send(buffer)
 
     def send(self, buffer: Tensor) -> None:
         """Copy a buffer to the table, in the order of the current stream."""
@@ -107,22 +121,23 @@ class DeviceTables:
         self.device = device
         self._tables: dict[str, Tensor] = {}
         self._packed: dict[int, Any] = {}
+        self._streams = {current_stream(device): current_stream_object(device)}
+        self._kept: list[Tensor] = []
         for name, numbers in contents.items():
-            self._tables[name] = _on_device(numbers, name, device)
+            self.put(name, _on_device(numbers, name, device))
         for name, size in sizes.items():
             self.add(name, size)
         self._grads_staging = Staging(self._tables["grads"])
+        self._numbers_staging = Staging(self._tables["numbers"])
         self._scalars_staging: Staging | None = None
-        self._sent_grads = b""
-        self._streams = {current_stream(device)}
+        self._sent_grads = self._sent_numbers = b""
         nothing = {kind: torch.zeros(1, dtype=d, device=device) for kind, d in _DTYPES.items()}
         self._nothing = {name: nothing[kind] for name, kind in TABLES.items()}
 
     def add(self, name: str, size: int) -> None:
         """Make a table of so many numbers, zeros at first."""
         dtype = _DTYPES[TABLES[name]]
-        self._packed.clear()
-        self._tables[name] = torch.zeros(max(1, size), dtype=dtype, device=self.device)
+        self.put(name, torch.zeros(max(1, size), dtype=dtype, device=self.device))
 
     def __contains__(self, name: str) -> bool:
         return name in self._tables
@@ -133,15 +148,28 @@ class DeviceTables:
     def put(self, name: str, table: Tensor) -> None:
         """Have a tensor as a table."""
         self._packed.clear()
-        self._tables[name] = table
+        self._tables[name] = self.kept(table)
+
+    def kept(self, memory: Tensor) -> Tensor:
+        """Return memory that kernels use; once dropped it waits for all streams they ran on."""
+        self._kept.append(memory)
+        for stream in self._streams.values():
+            if stream is not None:
+                memory.record_stream(stream)
+        return memory
 
     def used_on_this_stream(self) -> None:
-        """Keep the memory from others until the current stream is done with it, once dropped."""
+        """Count the current stream among those that kernels run on."""
         stream = current_stream(self.device)
         if stream not in self._streams:
-            self._streams.add(stream)
-            for table in self._tables.values():
-                table.record_stream(torch.cuda.current_stream(self.device))
+            found = self._streams[stream] = current_stream_object(self.device)
+            for memory in self._kept:
+                memory.record_stream(found)
+
+    @property
+    def is_in_a_graph(self) -> bool:
+        """Whether a graph that was captured reads them."""
+        return self._grads_staging.is_written_by_graphs
 
     def arguments(self) -> list[Tensor]:
         """Return a tensor for each table, in the order of ``TABLES``."""
@@ -165,14 +193,26 @@ class DeviceTables:
         They are sent if they are others than before; and always where a graph is being captured, or
         has been: it sends its own at each replay.
         """
-        table, staging = self._tables["grads"], self._grads_staging
-        now = memoryview(addresses)[: len(table)].tobytes()
-        if now == self._sent_grads and not staging.is_shared_with_graphs():
-            return
-        buffer = staging.buffer()
-        ctypes.memmove(buffer.data_ptr(), now, len(now))
-        staging.send(buffer)
-        self._sent_grads = now
+        staging = self._grads_staging
+        now = memoryview(addresses)[: len(self._tables["grads"])].tobytes()
+        is_captured = staging.is_written_by_graphs or is_capturing(self.device)
+        if now != self._sent_grads or is_captured:
+            staging.put(now)
+            self._sent_grads = now
+
+    def send_numbers(self, numbers: array[float]) -> None:
+        """Have the device know the groups' numbers.
+
+        What a graph is captured with it would keep: it sends none if they have not changed.
+        """
+        staging, now = self._numbers_staging, numbers.tobytes()
+        if now != self._sent_numbers or staging.is_written_by_graphs:
+            staging.put(now)
+            self._sent_numbers = now
+
+    def forget_numbers(self) -> None:
+        """Have the numbers sent once more, something else having been put in their place."""
+        self._sent_numbers = b""
 
     def scalars_buffer(self) -> Tensor:
         """Return where the host puts this step's scalars."""

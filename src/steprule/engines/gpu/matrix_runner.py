@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from steprule.engines.engine import Leaf
+from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.gpu.programs.streams import on_device
 from steprule.engines.gpu.runner import TritonRunner
 from steprule.engines.kernels.matrix_stacks import MatrixStacks
@@ -36,6 +36,12 @@ class MatrixTritonRunner(TritonRunner):
         ranges = (places[: last - first] for first, last in stacks.ranges)
         self._columns[-1] = list(chain.from_iterable(ranges))
         super()._make_device_tables()
+        self._tables.kept(self._room)
+
+    def set_numbers(self, group: int, numbers: Numbers) -> None:
+        """Put a group's numbers in force; for what torch's products are told, the host waits."""
+        told = {n: float(numbers[n]) for n in self._stacks.number_names}
+        super().set_numbers(group, {**numbers, **told})
 
     def note(self) -> str:
         return f"{super().note()}, and {self._room.nbytes / 1024:.1f} KiB for stacks of matrices"

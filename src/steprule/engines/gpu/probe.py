@@ -6,14 +6,16 @@ anywhere. So, once for each device and process, a kernel adds up what it finds i
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
 from steprule.engines.gpu.arguments import NUMBERS, TABLES, head
 from steprule.engines.gpu.device_tables import DeviceTables
 from steprule.engines.gpu.programs.launching import program_for
-from steprule.engines.gpu.programs.streams import on_device
+from steprule.engines.gpu.programs.streams import (
+    is_capturing,
+    on_device,
+    waiting_is_allowed,
+)
 from steprule.engines.target import target
 
 # Two numbers, and what each table holds: no two sums of some of them are alike.
@@ -29,7 +31,10 @@ def _probe_source() -> str:
     return "\n".join([head("probe"), *(f"    {line}" for line in lines)])
 
 
-@functools.cache
+# What was found out, by device: None where all is well.
+_known: dict[torch.device, str | None] = {}
+
+
 def why_not_usable(device: torch.device) -> str | None:
     """Say why kernels can't be launched on a device; None if they can.
 
@@ -38,21 +43,23 @@ def why_not_usable(device: torch.device) -> str | None:
     Raises:
         CompilationError: the compiler made nothing of the kernel.
     """
+    if target() is None and (device in _known or is_capturing(device)):
+        return _known.get(device)
+    title = f"a first launch on {device}"
+    program = program_for(_probe_source(), "probe", device, title)
     if target() is not None:  # nothing is launched
         return None
-    sizes = dict.fromkeys(TABLES, 1)
-    with torch.no_grad(), on_device(device):
-        tables = DeviceTables(device, {}, sizes)
+    with torch.no_grad(), on_device(device), waiting_is_allowed(device):
+        tables = DeviceTables(device, {}, dict.fromkeys(TABLES, 1))
         expected = float(sum(_GIVEN))
         for i, name in enumerate(TABLES, start=1):
             tables[name].fill_(_FIRST + i)
             expected += 2**i * (_FIRST + i)
-        program = program_for(_probe_source(), "probe", device, f"a first launch on {device}")
         try:
             program.launch(1, *_GIVEN, tables)
             found = float(tables["square_sums"][0])
+            said = None if found == expected else f"gave {found:g} instead of {expected:g}"
         except RuntimeError as error:
-            return f"a first launch on {device} failed ({error})"
-    if found != expected:
-        return f"a first launch on {device} gave {found:g} instead of {expected:g}"
-    return None
+            said = f"failed ({error})"
+    _known[device] = None if said is None else f"{title} {said}"
+    return _known[device]

@@ -67,7 +67,6 @@ class TritonRunner(AddressRunner):
         self._make_device_tables()
         self._prepare = self._prepare_library()
         self._device_numbers: dict[tuple[int, int], Tensor] = {}
-        self._sent_numbers: bytes = b""
         self._has_sent_grads = False
         self._programs: dict[str, Program] = {}
         with on_device(self.device):
@@ -78,6 +77,7 @@ class TritonRunner(AddressRunner):
         """Return the names of the kernels that a step takes."""
         # Ahead of time it is not known where step counts will be.
         names = ["prepare"] if self.prepares_on_device or target() is not None else []
+        names += [] if target() is None else ["square_sums", "square_totals"]
         for k, one in enumerate(self.passes):
             names += [f"reduce_{k}", *([f"gather_{k}"] if one.is_shared else []), f"finish_{k}"]
         return [*names, "update"]
@@ -154,7 +154,8 @@ class TritonRunner(AddressRunner):
         row = self._row_of[group] * len(self._hyperparameters)
         for i, name in enumerate(self._hyperparameters):
             number = numbers[name]
-            self._device_numbers.pop((row, i), None)
+            if self._device_numbers.pop((row, i), None) is not None:
+                self._tables.forget_numbers()
             if isinstance(number, Tensor):
                 self._device_numbers[row, i] = number.detach()
             else:
@@ -182,17 +183,25 @@ class TritonRunner(AddressRunner):
         """Have the device know the groups' numbers, if its kernels read them."""
         if not (self.prepares_on_device or self.variant.device_numbers):
             return
-        table, now = self._tables["numbers"], self._numbers.tobytes()
-        if now != self._sent_numbers:
-            plain = torch.frombuffer(bytearray(now), dtype=torch.float64)
-            table.copy_(plain.pin_memory() if self._is_cuda else plain, non_blocking=True)
-            self._sent_numbers = now
+        table = self._tables["numbers"]
+        self._tables.send_numbers(self._numbers)
         for (row, i), number in self._device_numbers.items():
             table[row + i].copy_(number.reshape(()), non_blocking=True)
 
     @property
-    def _is_cuda(self) -> bool:
-        return self.device.type == "cuda"
+    def is_in_a_graph(self) -> bool:
+        """Whether a step was captured: the graph's kernels use the tables as long as it lives."""
+        return self._tables.is_in_a_graph
+
+    def first_updates_left(self) -> list[Tensor] | None:
+        """Return the parameters that were never updated, where only the device knows; else None.
+
+        Waits for the device.
+        """
+        if not (self.form.may_be_called_off and "first" in self.form.scalars):
+            return None
+        flags = self._tables["firsts"].tolist()
+        return [p for p, flag in zip(self.params, flags, strict=True) if flag]
 
     # A step
 

@@ -29,6 +29,7 @@ class MatrixStacks:
     Attributes:
         shape: rows and columns of each matrix.
         dtype: in which it is iterated on.
+        number_names: the group's numbers that the operation is told.
         ranges: the first leaf of each stack and the one after its last: neighbours of one group.
     """
 
@@ -39,6 +40,8 @@ class MatrixStacks:
         recording = form.recording()
         self._operation = recording.matrix_operations[0]
         self._number_names = numbers_by_operand(recording)
+        of_operation = [x for x in self._operation.operands[1:] if isinstance(x, Value)]
+        self.number_names = [self._number_names[x] for x in of_operation]
         self.most = stack_length(*self.shape, self.dtype, param.device)
         self.ranges = list(self._ranges([leaf.group for leaf in leaves]))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -40,6 +42,11 @@ def current_stream(device: torch.device) -> int:
     return int(torch.cuda.current_stream(device).cuda_stream)
 
 
+def current_stream_object(device: torch.device) -> Any:
+    """Return a device's current stream as torch has it; None on the CPU."""
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
 def is_capturing(device: torch.device) -> bool:
     """Tell whether the current stream's work is being captured as a graph."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
@@ -50,6 +57,20 @@ def on_device(device: torch.device) -> Any:
     if device.type != "cuda" or torch.cuda.current_device() == device.index:
         return _NOWHERE
     return torch.cuda.device(device)
+
+
+@contextlib.contextmanager
+def waiting_is_allowed(device: torch.device) -> Iterator[None]:
+    """Have torch not complain that the host waits, where somebody has asked it to."""
+    if device.type != "cuda":
+        yield
+        return
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode(0)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 class _Nowhere:
