@@ -93,13 +93,15 @@ def time_optimizer(
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
     """Time an optimizer over parameters of its own, which are gone afterwards."""
+    optimizer = None
     try:
         optimizer = make(tensors(shapes, device, dtype))
         found: dict[str, Any] = timed(optimizer.step)
         if isinstance(optimizer, steprule.Optimizer):
             found["engines"] = sorted({row.engine for row in optimizer.explain().rows})
     except torch.cuda.OutOfMemoryError as error:
-        found = {"error": str(error).split("\n")[0]}
+        found = {"left out": str(error).split("\n")[0]}
+    del optimizer
     gc.collect()
     torch.cuda.empty_cache()
     return found
