@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from steprule.engines.gpu.arguments import head
 from steprule.engines.gpu.reduction_text import is_max, over_tensors, sums_over_chunks
 from steprule.engines.gpu.tile_language import tile_statements
-from steprule.engines.gpu.tiles import TILE, Variant
+from steprule.engines.gpu.tiles import TILE, Tile, Variant
 from steprule.engines.gpu.update_text import over_chunks
 from steprule.engines.kernels.axis_values import (
     each_of,
@@ -164,9 +164,8 @@ class _AxisText:
             "parts = tl.load(spaces + tensors + tensor).to(tl.pointer_type(tl.float64))",
         ]
 
-    def _over_tiles(self, operations: Sequence[Operation], tile: object) -> list[str]:
+    def _over_tiles(self, operations: Sequence[Operation], tile: Tile) -> list[str]:
         """Return the loop over a chunk's tiles: without masks where all of them are whole."""
-        assert callable(tile)
         before, inner = self._each_reads(operations)
         lines = list(before)
         for mask in (None, "mask"):
@@ -178,9 +177,8 @@ class _AxisText:
                 *inner,
                 *tile(mask),
             ]
-            limit = f"{'whole' if mask is None else 'width'}"
-            first = "0" if mask is None else "whole"
-            lines += [f"for base in range({first}, {limit}, {COLUMNS}):", *indented(loop, 4)]
+            limits = "whole, width" if mask else "0, whole"
+            lines += [f"for base in range({limits}, {COLUMNS}):", *indented(loop, 4)]
         return [
             # Where all tiles are whole and aligned; else none is taken to be.
             f"is_whole = is_aligned & (rows == {ROWS}) & (width % {COLUMNS} == 0)",
