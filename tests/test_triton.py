@@ -310,10 +310,22 @@ def test_without_triton_another_engine_takes_over(monkeypatch: pytest.MonkeyPatc
     assert reason.startswith("triton is not installed")
 
 
+def test_tritons_of_other_names_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    from steprule.engines.gpu.programs import version
+
+    def version_of(name: str) -> str:
+        if name == "pytorch-triton":
+            return "3.7.0+git"
+        raise version.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(version.importlib.metadata, "version", version_of)
+    assert version.triton_version.__wrapped__() == "3.7.0+git"
+
+
 def test_an_old_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from steprule.engines.gpu.programs import launching
 
-    monkeypatch.setattr(launching.importlib.metadata, "version", lambda _: "3.1.0")
+    monkeypatch.setattr(launching, "triton_version", lambda: "3.1.0")
     assert launching.why_unavailable.__wrapped__() == (
         "triton 3.1.0 is older than 3.6, for which kernels are written"
     )

@@ -77,7 +77,10 @@ def ran_on(device: Any) -> dict[str, str]:
         at = torch.cuda.get_device_properties(device)
         card = f"{at.name}, {at.total_memory >> 30} GiB, {at.multi_processor_count} SMs"
     found = {"card": card, "date": datetime.date.today().isoformat()}
-    for package in ("torch", "triton", "llvmlite", "numpy"):
+    from steprule.engines.gpu.programs.version import triton_version
+
+    found["triton"] = triton_version()
+    for package in ("torch", "llvmlite", "numpy"):
         found[package] = version(package)
     found["cuda"] = str(torch.version.cuda)
     found["python"], found["machine"] = platform.python_version(), platform.machine()

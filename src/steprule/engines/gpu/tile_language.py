@@ -85,12 +85,6 @@ def tile_statements(
     return ast.unparse(ast.fix_missing_locations(translator.visit(tree))).splitlines()
 
 
-def tile_expression(text: str, *, suffix: str = "", local: Collection[str] = ()) -> str:
-    """Return an expression of the kernels' language as one of Triton's."""
-    tree = ast.parse(text, mode="eval")
-    return ast.unparse(_Translator(None, suffix, {*local}, {}).visit(tree))
-
-
 class _Translator(ast.NodeTransformer):
     def __init__(
         self, mask: str | None, suffix: str, local: set[str], constants: Mapping[str, int]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
 import json
 import re
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steprule.engines.gpu.arguments import signature
+from steprule.engines.gpu.programs.version import triton_version
 from steprule.engines.kernel_cache.cache import CompilationError
 
 WARPS = 4
@@ -99,7 +99,7 @@ def compiler_digest() -> str:
     """Return what the machine code of a text depends on, beside its target."""
     words = Path(__file__).with_name("words.py").read_text()
     options = f"{WARPS} warps, no fusion"
-    parts = [f"triton {importlib.metadata.version('triton')}", options, str(signature()), words]
+    parts = [f"triton {triton_version()}", options, str(signature()), words]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from torch.torch_version import TorchVersion
 
 from steprule.engines.gpu.device_tables import DeviceTables
 from steprule.engines.gpu.programs.interpreting import is_interpreting
+from steprule.engines.gpu.programs.version import triton_version
 from steprule.engines.target import target
 
 # The first that kernels were compiled and interpreted with.
@@ -68,7 +68,7 @@ def why_unavailable() -> str | None:
     """Say why no kernels can be made here; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (torch's builds for GPUs bring it)"
-    found = importlib.metadata.version("triton")
+    found = triton_version()
     if TorchVersion(found) < OLDEST:
         return f"triton {found} is older than {OLDEST}, for which kernels are written"
     return None
