@@ -5,6 +5,7 @@ That it agrees with the other engines is in the tests of those (``helpers.ENGINE
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import json
 import re
@@ -23,6 +24,7 @@ from helpers import (
     Case,
     flag_cases,
     has_reductions,
+    needs_native_loops,
     recording_of,
     rule_optimizers,
     torch_cases,
@@ -32,6 +34,7 @@ from torch import Tensor
 import steprule
 from steprule.cli import main
 from steprule.engines import registry
+from steprule.engines.native.loops import can_hold_tensors
 
 if not HAS_TRITON:
     pytest.skip("no triton, or an old one", allow_module_level=True)
@@ -779,3 +782,41 @@ def test_everything_of_a_step_is_warmed(tmp_path: Path, monkeypatch: pytest.Monk
     texts = [path.read_text() for path in tmp_path.rglob("*.py")]
     for name in ("probe", "prepare", "update", "square_sums", "square_totals"):
         assert any(f"def {name}(tensors, first_chunk" in text for text in texts), name
+
+
+def test_gradients_are_found_and_held_without_objects_for_them() -> None:
+    needs_native_loops()
+    if not can_hold_tensors():
+        pytest.skip("this torch has no handles of tensors")
+    run = trained(made("Adam", engine="triton"), 0, 2)
+    found = runner_of(run.optimizer)
+    counts = []
+    for _ in range(3):
+        for p in run.params:
+            (p**2).sum().backward()  # gradients that Python has never seen
+        assert found.collect()
+        assert found._is_holding
+        assert found._addresses[: len(run.params)].tolist() == [
+            p.grad.data_ptr() for p in run.params
+        ]
+        found.let_go()
+        assert not found._is_holding
+        grads = [p.grad for p in run.params]
+        counts.append([sys.getrefcount(grad) for grad in grads])
+        del grads
+    assert counts[0] == counts[1] == counts[2]
+    twin = made("Adam", engine="fused")
+    with torch.no_grad():
+        for p, q in zip(twin.params, run.params, strict=True):
+            p.copy_(q)
+    twin.optimizer.load_state_dict(copy.deepcopy(run.optimizer.state_dict()))
+    check_same(trained(run, 2, 5), trained(twin, 2, 5))
+
+
+def test_what_is_held_is_let_go_with_the_plan() -> None:
+    needs_native_loops()
+    run = trained(made("Adam", engine="triton"), 0, 2)
+    found = runner_of(run.optimizer)
+    assert found.collect()
+    run.optimizer.load_state_dict(run.optimizer.state_dict())
+    assert not found._is_holding

@@ -383,6 +383,7 @@ class Optimizer(torch.optim.Optimizer):
         """Have the next step plan anew; what a captured graph uses is kept."""
         plan, self._plan = self._plan, None
         if plan is not None:
+            plan.let_go()
             plan.settle_first_updates()
             self._in_graphs += plan.runners_in_graphs()
 

@@ -36,8 +36,10 @@ from steprule.engines.kernels.address_runner import CHANGED, AddressRunner, layo
 from steprule.engines.kernels.layout import Layout
 from steprule.engines.kernels.memory import counts_of
 from steprule.engines.native.control_block import Control
+from steprule.engines.native.loops import can_hold_tensors
 from steprule.engines.stages import Share, Stages
 from steprule.engines.target import target
+from steprule.engines.whole_step import Outcome
 from steprule.formats.floating import FLOATING
 from steprule.language.form import Form
 from steprule.language.passes import Pass
@@ -67,7 +69,7 @@ class TritonRunner(AddressRunner):
         self._make_device_tables()
         self._prepare = self._prepare_library()
         self._device_numbers: dict[tuple[int, int], Tensor] = {}
-        self._has_sent_grads = False
+        self._has_sent_grads = self._is_holding = False
         self._programs: dict[str, Program] = {}
         with on_device(self.device):
             for name in self._kernel_names():
@@ -175,9 +177,27 @@ class TritonRunner(AddressRunner):
             self._tables.send_grads(addresses)
             self._has_sent_grads = True
 
+    def collect(self) -> bool:
+        self._drop_held()
+        guard = self._native_guard
+        if guard is None or not can_hold_tensors() or guard.hold() != Outcome.AS_PLANNED:
+            return super().collect()
+        self._is_holding = self.is_guarded = True
+        self._addresses, self._grads = guard.addresses, ()
+        self._active = self.params if guard.addresses[len(self.params)] else ()
+        return True
+
     def let_go(self) -> None:
+        # What a kernel reads may be given back before it runs: memory is used again in the order of
+        # the stream.
+        self._drop_held()
         super().let_go()
         self._has_sent_grads = False
+
+    def _drop_held(self) -> None:
+        if self._is_holding and self._native_guard is not None:
+            self._is_holding = False
+            self._native_guard.let_go()
 
     def _send_numbers(self) -> None:
         """Have the device know the groups' numbers, if its kernels read them."""

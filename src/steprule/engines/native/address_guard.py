@@ -120,6 +120,25 @@ class NativeAddressGuard:
         self.block[GuardWord.GIVEN] = 0
         return self._outcome[0]
 
+    def hold(self) -> int:
+        """Look at everything, and for the gradients in the parameters: no object is made for any.
+
+        On ``Outcome.AS_PLANNED`` they are held until :meth:`let_go`; :attr:`addresses` are theirs.
+        """
+        self._checks += 1
+        if is_audited(self._checks) and not self.is_sound():
+            return Outcome.CHANGED
+        self._call(Loop.HOLD)
+        return self._outcome[0]
+
+    def let_go(self) -> None:
+        """Drop the gradients that :meth:`hold` has taken."""
+        self._call(Loop.LET_GO_OF)
+
+    def _call(self, loop: Loop) -> None:
+        words = address_of(self.block), address_of(process_words()), address_of(self._outcome)
+        native()[loop](*words, 0)
+
     def is_sound(self) -> bool:
         """Audit some tensors; False if the loops may not be relied on."""
         layout = tensor_layout()

@@ -30,6 +30,8 @@ class Loop(enum.IntEnum):
     BEGIN = 5  # a step in three calls: Python looks at the sums of squares after the first
     FINISH = 6
     RELEASE = 7
+    HOLD = 8  # one guard's gradients looked for and held; and let go
+    LET_GO_OF = 9
 
 
 class ProcessWord(enum.IntEnum):
@@ -450,6 +452,18 @@ def finish(whole, _world, _found, _):
 
 def release(whole, world, _found, _):
     let_all_go(whole, world)
+    return 0
+
+def hold(guard, world, found, _):
+    hold_grads(guard, world)
+    outcome = outcome_of(guard, world)
+    if outcome != {AS_PLANNED}:
+        let_go(guard, world)
+    store_int64(found, 0, outcome)
+    return 0
+
+def let_go_of(guard, world, _found, _):
+    let_go(guard, world)
     return 0
 """
 
