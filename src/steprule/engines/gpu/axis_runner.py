@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -66,21 +65,17 @@ class AxisTritonRunner(TritonRunner):
         )
         self._tables.kept(self._workspace)
         starts = np.cumsum([0, *sizes, *parts[:-1]]) * 8 + self._workspace.data_ptr()
-        self._put("spaces", starts)
+        self._tables.put("spaces", starts)
         counts = [-(-rows // ROWS) for rows, _ in shapes]
-        self._put("starts", np.cumsum([0, *counts]))
+        self._tables.put("starts", np.cumsum([0, *counts]))
         strips = [(i, c) for i, (_, n) in enumerate(shapes) for c in range(0, n, STRIP)]
-        self._put("strips", np.array(strips))
+        self._tables.put("strips", strips)
         self._strip_count = len(strips)
         self._tables.add("partials", self._chunk_count * len(recording.tensor_operations))
 
     def note(self) -> str:
         room = self._workspace.nbytes / 1024
         return f"{super().note()}, and {room:.1f} KiB for the numbers of rows and columns"
-
-    def _put(self, name: str, numbers: Any) -> None:
-        table = torch.from_numpy(np.asarray(numbers, dtype=np.int64).reshape(-1).copy())
-        self._tables.put(name, table.to(self.device))
 
     def _make_tables_of_passes(self, most: int) -> None:
         """Have them from the start: chunks are rows here."""

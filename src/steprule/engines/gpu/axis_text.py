@@ -18,7 +18,8 @@ import functools
 from collections.abc import Iterable, Sequence
 
 from steprule.engines.gpu.arguments import head
-from steprule.engines.gpu.reduction_text import is_max, over_tensors, sums_over_chunks
+from steprule.engines.gpu.reduction_text import over_tensors, sums_over_chunks
+from steprule.engines.gpu.sums import added, as_added, as_number, joined, nothing_yet
 from steprule.engines.gpu.tile_language import tile_statements
 from steprule.engines.gpu.tiles import TILE, Tile, Variant
 from steprule.engines.gpu.update_text import over_chunks
@@ -52,7 +53,7 @@ from steprule.language.recording import REDUCTIONS, Operation, Recording, Value
 ROWS, COLUMNS = 16, TILE // 16
 # Columns of a strip.
 STRIP = 128
-_WITHOUT_SIGN = 2**63 - 1
+_SHAPE = f"({ROWS}, {COLUMNS})"
 
 
 def level_count(recording: Recording) -> int:
@@ -122,7 +123,7 @@ class _AxisText:
     def rows(self, level: int) -> str:
         reductions = _reductions_of_arrays(self._recording, level)
         wide = [j for j, x in enumerate(reductions) if x.axis != -2]
-        body = [f"sum{j} = {_zeros(reductions[j])}" for j in wide]
+        body = [f"sum{j} = {nothing_yet(reductions[j], _SHAPE)}" for j in wide]
 
         def tile(mask: str | None) -> list[str]:
             return self._reduced_tile(reductions, mask)
@@ -131,12 +132,12 @@ class _AxisText:
         body += self._over_tiles([*operations, *reductions], tile)
         over_all = [j for j, x in enumerate(reductions) if x.axis is None]
         for k, j in enumerate(over_all):
-            joined = _joined(reductions[j], f"sum{j}", None)
-            body.append(f"tl.store(partials + chunk * {len(over_all)} + {k}, {joined})")
+            number = joined(reductions[j], f"sum{j}")
+            body.append(f"tl.store(partials + chunk * {len(over_all)} + {k}, {number})")
         for j in wide:
             if reductions[j].axis == -1:
                 mean = " / width.to(tl.float64)" if reductions[j].name == "mean_of" else ""
-                body.append(f"number = {_joined(reductions[j], f'sum{j}', 1)}{mean}")
+                body.append(f"number = {joined(reductions[j], f'sum{j}', 1)}{mean}")
                 place = self._pointer(reductions[j].result, "row + r")
                 body.append(f"tl.store({place}, number, row_mask)")
         return "\n".join(
@@ -199,9 +200,9 @@ class _AxisText:
         for j, reduction in enumerate(reductions):
             lines.append(f"term{j} = tl.where(mask, term{j}, 0.0)")
             if reduction.axis != -2:
-                lines.append(f"sum{j} = {_added(reduction, f'sum{j}', f'term{j}')}")
+                lines.append(f"sum{j} = {added(reduction, f'sum{j}', f'term{j}')}")
                 continue
-            number = _joined(reduction, _bits(reduction, f"term{j}"), 0)
+            number = joined(reduction, as_added(reduction, f"term{j}"), 0)
             part = f"(chunk - tl.load(starts + tensor)) * {len(columns)} + {columns.index(j)}"
             place = f"parts + ({part}) * width + c"
             lines.append(f"tl.store({place}, {number}, column_mask)")
@@ -260,15 +261,15 @@ class _AxisText:
             f"c = strip + tl.arange(0, {STRIP})",
             "mask = c < width",
             "chunk_count = tl.load(starts + tensor + 1) - tl.load(starts + tensor)",
-            *(f"sum{j} = {_zeros(x, f'({STRIP},)')}" for j, x in enumerate(reductions)),
+            *(f"sum{j} = {nothing_yet(x, f'({STRIP},)')}" for j, x in enumerate(reductions)),
             "for part in range(0, chunk_count.to(tl.int32)):",
         ]
         for j, reduction in enumerate(reductions):
             place = f"parts + (part * {count} + {j}) * width + c"
             body.append(f"    term{j} = tl.load({place}, mask, other=0.0)")
-            body.append(f"    sum{j} = {_added(reduction, f'sum{j}', f'term{j}')}")
+            body.append(f"    sum{j} = {added(reduction, f'sum{j}', f'term{j}')}")
         for j, reduction in enumerate(reductions):
-            number = f"words.double_of(sum{j})" if is_max(reduction) else f"sum{j}"
+            number = as_number(reduction, f"sum{j}")
             mean = " / height.to(tl.float64)" if reduction.name == "mean_of" else ""
             body.append(f"tl.store({self._pointer(reduction.result, 'c')}, {number}{mean}, mask)")
         read = [
@@ -339,11 +340,11 @@ class _AxisText:
         names[reduction.result] = name
         mean = f" / {count}.to(tl.float64)" if reduction.name == "mean_of" else ""
         loop = [*reads, *tile_statements([f"term = {term}"]), "term = tl.where(mask, term, 0.0)"]
-        loop.append(f"total = {_added(reduction, 'total', 'term')}")
+        loop.append(f"total = {added(reduction, 'total', 'term')}")
         return [
-            f"total = {_zeros(reduction, f'({TILE},)')}",
+            f"total = {nothing_yet(reduction, f'({TILE},)')}",
             *_over(count, loop),
-            f"{name} = {_joined(reduction, 'total', None)}{mean}",
+            f"{name} = {joined(reduction, 'total')}{mean}",
         ]
 
     def _each_loop(
@@ -420,25 +421,3 @@ def _over(count: str, body: Sequence[str]) -> list[str]:
     """Return a loop over all rows, or columns."""
     index = [f"i = base + tl.arange(0, {TILE})", f"mask = i < {count}"]
     return [f"for base in range(0, {count}, {TILE}):", *indented([*index, *body], 4)]
-
-
-def _zeros(reduction: Operation, shape: str = f"({ROWS}, {COLUMNS})") -> str:
-    return f"tl.full({shape}, 0, tl.{'int64' if is_max(reduction) else 'float64'})"
-
-
-def _bits(reduction: Operation, term: str) -> str:
-    """Return a term as it is added up: of magnitudes the bits, which are in their order."""
-    return f"(words.long_bits({term}) & {_WITHOUT_SIGN})" if is_max(reduction) else term
-
-
-def _added(reduction: Operation, total: str, term: str) -> str:
-    if is_max(reduction):
-        return f"tl.maximum({total}, {_bits(reduction, term)})"
-    return f"{total} + {term}"
-
-
-def _joined(reduction: Operation, name: str, axis: int | None) -> str:
-    """Return what is left of a tile along an axis (of all of it, without one)."""
-    kind = "largest" if is_max(reduction) else "total"
-    text = f"words.{kind}({name})" if axis is None else f"words.{kind}_along({name}, {axis})"
-    return f"words.double_of({text})" if is_max(reduction) else text

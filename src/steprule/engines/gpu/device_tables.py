@@ -124,7 +124,7 @@ class DeviceTables:
         self._streams = {current_stream(device): current_stream_object(device)}
         self._kept: list[Tensor] = []
         for name, numbers in contents.items():
-            self.put(name, _on_device(numbers, name, device))
+            self.put(name, numbers)
         for name, size in sizes.items():
             self.add(name, size)
         self._grads_staging = Staging(self._tables["grads"])
@@ -137,7 +137,7 @@ class DeviceTables:
     def add(self, name: str, size: int) -> None:
         """Make a table of so many numbers, zeros at first."""
         dtype = _DTYPES[TABLES[name]]
-        self.put(name, torch.zeros(max(1, size), dtype=dtype, device=self.device))
+        self._put(name, torch.zeros(max(1, size), dtype=dtype, device=self.device))
 
     def __contains__(self, name: str) -> bool:
         return name in self._tables
@@ -145,8 +145,16 @@ class DeviceTables:
     def __getitem__(self, name: str) -> Tensor:
         return self._tables[name]
 
-    def put(self, name: str, table: Tensor) -> None:
-        """Have a tensor as a table."""
+    def put(self, name: str, numbers: Any) -> None:
+        """Make a table of these numbers; of one, if there are none."""
+        plain = np.asarray(numbers).reshape(-1)
+        if not plain.size:
+            self.add(name, 1)
+            return
+        table = torch.from_numpy(plain.copy()).to(_DTYPES[TABLES[name]])
+        self._put(name, table.to(self.device))
+
+    def _put(self, name: str, table: Tensor) -> None:
         self._packed.clear()
         self._tables[name] = self.kept(table)
 
@@ -224,9 +232,3 @@ class DeviceTables:
         """Copy this step's scalars to the device."""
         assert self._scalars_staging is not None
         self._scalars_staging.send(buffer)
-
-
-def _on_device(numbers: Any, name: str, device: torch.device) -> Tensor:
-    plain = np.asarray(numbers).reshape(-1)
-    table = torch.from_numpy(plain.copy()).to(_DTYPES[TABLES[name]])
-    return table.to(device) if table.numel() else torch.zeros(1, dtype=table.dtype, device=device)

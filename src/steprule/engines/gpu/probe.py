@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import torch
 
-from steprule.engines.gpu.arguments import NUMBERS, TABLES, head
+from steprule.engines.gpu.arguments import ARGUMENTS, NUMBERS, TABLES, head
 from steprule.engines.gpu.device_tables import DeviceTables
-from steprule.engines.gpu.programs.launching import program_for
+from steprule.engines.gpu.programs.launching import Program, program_for
 from steprule.engines.gpu.programs.streams import (
     is_capturing,
     on_device,
     waiting_is_allowed,
 )
+from steprule.engines.kernel_cache.cache import CompilationError
+from steprule.engines.kernels.layout import indented
 from steprule.engines.target import target
 
-# Two numbers, and what each table holds: no two sums of some of them are alike.
-_GIVEN = (3, 5)
-_FIRST = 7
+# What each argument is, or a table of it holds; it counts twice as much as the one before it.
+_GIVEN = {name: 7 + i for i, name in enumerate(ARGUMENTS)}
 
 
 def _probe_source() -> str:
-    terms = [f"{name}.to(tl.float64)" for name in NUMBERS]
-    terms += [f"{2**i} * tl.load({name}).to(tl.float64)" for i, name in enumerate(TABLES, start=1)]
-    lines = [f"total = {terms[0]}", *(f"total = total + {term}" for term in terms[1:])]
+    lines = ["total = tl.full((), 0.0, tl.float64)"]
+    for i, name in enumerate(ARGUMENTS):
+        found = f"tl.load({name})" if name in TABLES else name
+        lines.append(f"total = total + {2**i} * {found}.to(tl.float64)")
     lines.append("tl.store(square_sums, total)")
-    return "\n".join([head("probe"), *(f"    {line}" for line in lines)])
+    return "\n".join([head("probe"), *indented(lines, 4)])
 
 
 # What was found out, by device: None where all is well.
@@ -46,20 +48,26 @@ def why_not_usable(device: torch.device) -> str | None:
     if target() is None and (device in _known or is_capturing(device)):
         return _known.get(device)
     title = f"a first launch on {device}"
-    program = program_for(_probe_source(), "probe", device, title)
-    if target() is not None:  # nothing is launched
-        return None
-    with torch.no_grad(), on_device(device), waiting_is_allowed(device):
-        tables = DeviceTables(device, {}, dict.fromkeys(TABLES, 1))
-        expected = float(sum(_GIVEN))
-        for i, name in enumerate(TABLES, start=1):
-            tables[name].fill_(_FIRST + i)
-            expected += 2**i * (_FIRST + i)
+    with on_device(device), waiting_is_allowed(device), torch.no_grad():
         try:
-            program.launch(1, *_GIVEN, tables)
-            found = float(tables["square_sums"][0])
-            said = None if found == expected else f"gave {found:g} instead of {expected:g}"
-        except RuntimeError as error:
+            program = program_for(_probe_source(), "probe", device, title)
+            if target() is not None:  # nothing is launched
+                return None
+            said = _what_went_wrong(program, device)
+        except CompilationError:
+            raise
+        except (OSError, RuntimeError) as error:  # no driver, or one that refuses
             said = f"failed ({error})"
     _known[device] = None if said is None else f"{title} {said}"
     return _known[device]
+
+
+def _what_went_wrong(program: Program, device: torch.device) -> str | None:
+    tables = DeviceTables(device, {}, dict.fromkeys(TABLES, 1))
+    for name in TABLES:
+        tables[name].fill_(_GIVEN[name])
+    tensors, first_chunk = (_GIVEN[name] for name in NUMBERS)
+    program.launch(1, tensors, first_chunk, tables)
+    found = float(tables["square_sums"][0])
+    expected = float(sum(2**i * given for i, given in enumerate(_GIVEN.values())))
+    return None if found == expected else f"gave {found:g} instead of {expected:g}"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from steprule.engines.gpu.arguments import head
 from steprule.engines.gpu.block_tiles import decoded_parts, opened_blocks
+from steprule.engines.gpu.sums import added, joined, nothing_yet
 from steprule.engines.gpu.tile_language import tile_statements
 from steprule.engines.gpu.tiles import TILE, Variant, over_tiles, parts_of
 from steprule.engines.gpu.update_text import admitted, over_chunks
@@ -28,7 +29,6 @@ from steprule.language.recording import Operation
 
 # A tensor's chunks whose sums are read at a time.
 _AT_ONCE = 256
-_WITHOUT_SIGN = 2**63 - 1
 
 
 @functools.cache
@@ -40,11 +40,11 @@ def reduce_source(variant: Variant, k: int) -> str:
     shape = f"({TILE},)"
     if layout.block > 1:
         shape = f"({TILE // layout.block}, {layout.block // parts_of(layout)})"
-    kinds = ["int64" if x.name == "max_of" else "float64" for x in one.reductions]
-    body = [f"sum{j} = tl.full({shape}, 0, tl.{kind})" for j, kind in enumerate(kinds)]
+    body = [f"sum{j} = {nothing_yet(x, shape)}" for j, x in enumerate(one.reductions)]
     body += over_tiles(layout, lambda mask: _reduced_tile(layout, one, mask))
     for j, reduction in enumerate(one.reductions):
-        body.append(f"tl.store(partials + chunk * {count} + {j}, {_joined(reduction, j)})")
+        number = joined(reduction, f"sum{j}")
+        body.append(f"tl.store(partials + chunk * {count} + {j}, {number})")
     return "\n".join([head(f"reduce_{k}"), *indented(over_chunks(variant, body), 4)])
 
 
@@ -95,9 +95,9 @@ def square_sums_source(variant: Variant, storage: FloatingFormat) -> str:
         return [*read, "value = stored.to(tl.float64)", f"sum0 = sum0 + {square}"]
 
     body = [
-        f"sum0 = tl.full(({TILE},), 0, tl.float64)",
+        f"sum0 = {nothing_yet(None, f'({TILE},)')}",
         *over_tiles(variant.layout, tile, in_blocks=False),
-        "tl.store(partials + chunk, words.total(sum0))",
+        f"tl.store(partials + chunk, {joined(None, 'sum0')})",
     ]
     lines = over_chunks(variant, body, only_grads=True)
     return "\n".join([head("square_sums"), *indented(lines, 4)])
@@ -171,19 +171,8 @@ def _added(reductions: Sequence[Operation], mask: str | None, suffix: str) -> li
         term = f"term{j}{suffix}"
         if mask:
             lines.append(f"{term} = tl.where({mask}, {term}, 0.0)")
-        # The bits of magnitudes are in the order of these, nan above all.
-        is_max = reduction.name == "max_of"
-        bits = f"words.long_bits({term}) & {_WITHOUT_SIGN}"
-        text = f"tl.maximum(sum{j}, {bits})" if is_max else f"sum{j} + {term}"
-        lines.append(f"sum{j} = {text}")
+        lines.append(f"sum{j} = {added(reduction, f'sum{j}', term)}")
     return lines
-
-
-def _joined(reduction: Operation | None, j: int) -> str:
-    """Return what all threads have found, put together."""
-    if reduction is not None and reduction.name == "max_of":
-        return f"words.double_of(words.largest(sum{j}))"
-    return f"words.total(sum{j})"
 
 
 def sums_over_chunks(reductions: Sequence[Operation | None]) -> list[str]:
@@ -194,27 +183,15 @@ def sums_over_chunks(reductions: Sequence[Operation | None]) -> list[str]:
     if not reductions:
         return []
     count = len(reductions)
-    zeros = [
-        f"sum{j} = tl.full(({_AT_ONCE},), 0, tl.{'int64' if is_max(x) else 'float64'})"
-        for j, x in enumerate(reductions)
-    ]
+    zeros = [f"sum{j} = {nothing_yet(x, f'({_AT_ONCE},)')}" for j, x in enumerate(reductions)]
     loop = [f"at = base + tl.arange(0, {_AT_ONCE})", "mask = at < last"]
     for j, reduction in enumerate(reductions):
         loop.append(f"term{j} = tl.load(partials + at * {count} + {j}, mask, other=0.0)")
-        if is_max(reduction):
-            bits = f"words.long_bits(term{j}) & {_WITHOUT_SIGN}"
-            loop.append(f"sum{j} = tl.maximum(sum{j}, {bits})")
-        else:
-            loop.append(f"sum{j} = sum{j} + term{j}")
+        loop.append(f"sum{j} = {added(reduction, f'sum{j}', f'term{j}')}")
     return [
         *zeros,
         "last = tl.load(starts + tensor + 1).to(tl.int32)",
         f"for base in range(tl.load(starts + tensor).to(tl.int32), last, {_AT_ONCE}):",
         *indented(loop, 4),
-        *(f"sum{j} = {_joined(x, j)}" for j, x in enumerate(reductions)),
+        *(f"sum{j} = {joined(x, f'sum{j}')}" for j, x in enumerate(reductions)),
     ]
-
-
-def is_max(reduction: Operation | None) -> bool:
-    """Tell whether a reduction is of the largest magnitude, not a sum."""
-    return reduction is not None and reduction.name == "max_of"

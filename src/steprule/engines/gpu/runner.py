@@ -130,8 +130,7 @@ class TritonRunner(AddressRunner):
         if "starts" not in self._tables:
             self._make_tables_of_reductions(1)
             for name in ("starts", "elements"):
-                table = self._reduction_tables[Control[name.upper()]]
-                self._tables.put(name, torch.from_numpy(table.copy()).to(self.device))
+                self._tables.put(name, self._reduction_tables[Control[name.upper()]])
         if "partials" not in self._tables or len(self._tables["partials"]) < (
             self._chunk_count * most
         ):
