@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from steprule.engines.kernels.element_text import (
     array_reads,
+    element_printer,
     element_write,
     matrix_reads,
     operation_lines,
@@ -20,9 +21,7 @@ from steprule.engines.kernels.element_text import (
     random_word,
     written_arrays,
 )
-from steprule.engines.kernels.layout import Layout, array_names, column_names, indented
-from steprule.engines.kernels.spelling import KERNEL_SPELLING
-from steprule.engines.printing import ExpressionPrinter, truths_of
+from steprule.engines.kernels.layout import Layout, column_names, indented
 from steprule.formats import BlockFormat
 from steprule.formats.random_bits import literal
 from steprule.formats.stochastic import INFINITY, MAGNITUDE
@@ -110,7 +109,7 @@ class _Update:
 
     def first_body(self, is_special: bool) -> list[str]:
         """Return what computes an element's new numbers that have blocks."""
-        layout, printer = self._layout, self._printer()
+        layout, printer = self._layout, element_printer(self._layout)
         number = layout.compute
         lines = matrix_reads(layout, printer)
         lines += array_reads(layout, printer, self._recording.array_inputs, is_special=is_special)
@@ -124,7 +123,7 @@ class _Update:
 
     def second_body(self, is_special: bool) -> list[str]:
         """Return what computes an element's other numbers, and stores them all."""
-        layout, printer = self._layout, self._printer()
+        layout, printer = self._layout, element_printer(self._layout)
         number = layout.compute
         lines = matrix_reads(layout, printer)
         inputs = self._recording.array_inputs
@@ -147,11 +146,6 @@ class _Update:
                 name, addresses, f"float32({name}_new)", "word", is_special=is_special
             )
         return lines
-
-    def _printer(self) -> ExpressionPrinter:
-        names = array_names(self._recording)
-        truths = truths_of(self._recording)
-        return ExpressionPrinter(KERNEL_SPELLING, names, self._layout.compute, truths)
 
 
 def _each_block(layout: Layout, block: Callable[[str], Sequence[str]]) -> list[str]:

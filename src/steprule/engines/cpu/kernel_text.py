@@ -18,27 +18,21 @@ import functools
 
 from steprule.engines.cpu.block_text import update_in_blocks
 from steprule.engines.kernels.element_text import (
-    element_body,
-    element_write,
-    matrix_reads,
     random_keys,
     random_origins,
     scalar_reads,
+    update_statements,
     written_arrays,
 )
 from steprule.engines.kernels.layout import (
     Layout,
-    array_names,
     columns_with_offsets,
     grad_offset,
     in_flushed_mode,
     indented,
 )
 from steprule.engines.kernels.prepare_text import prepare_source
-from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
-from steprule.engines.printing import ExpressionPrinter, truths_of
-from steprule.language.passes import update_operations
 
 # Chunks whose memory is asked for while this many before them are updated: small tensors lie
 # anywhere, and the processor would wait for each.
@@ -103,16 +97,10 @@ def element_loop(layout: Layout) -> list[str]:
     """Return the loop over ``count`` elements from the addresses in the columns' variables."""
     if layout.block > 1:
         return update_in_blocks(layout)
-    recording, written = layout.form.recording(), written_arrays(layout)
-    names = array_names(recording)
-    printer = ExpressionPrinter(KERNEL_SPELLING, names, layout.compute, truths_of(recording))
-    body = matrix_reads(layout, printer)
-    body += element_body(layout, printer, update_operations(recording))
-    for name, output in written.items():
-        body += element_write(layout, name, printer.number(output))
+    written = written_arrays(layout)
     return [
         *random_keys(layout, written),
         *random_origins(layout, written, "int32(start)"),
         "for i in range(count):",
-        *indented(body, 4),
+        *indented(update_statements(layout), 4),
     ]

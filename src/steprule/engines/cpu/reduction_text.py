@@ -23,18 +23,15 @@ from collections.abc import Sequence
 
 from steprule.engines.cpu.block_text import over_blocks
 from steprule.engines.cpu.kernel_text import chunk_reads, table_reads
-from steprule.engines.kernels.element_text import element_body, element_write
+from steprule.engines.kernels.element_text import element_body, element_printer, element_write
 from steprule.engines.kernels.finish_text import finish_statements, joined, term_of
 from steprule.engines.kernels.layout import (
     Layout,
-    array_names,
     in_flushed_mode,
     indented,
     matrix_names,
 )
-from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.native.control_block import Control
-from steprule.engines.printing import ExpressionPrinter, truths_of
 from steprule.language.passes import Pass, passes_of
 
 
@@ -89,8 +86,7 @@ def _reduce_source(layout: Layout, k: int, one: Pass) -> str:
 def _reduce_body(layout: Layout, one: Pass, is_special: bool) -> list[str]:
     """Return what adds an element to each reduction."""
     recording = layout.form.recording()
-    names = array_names(recording)
-    printer = ExpressionPrinter(KERNEL_SPELLING, names, layout.compute, truths_of(recording))
+    printer = element_printer(layout)
     body = element_body(layout, printer, one.array_operations, is_special=is_special)
     for j, operation in enumerate(one.reductions):
         factors = [f"float64({printer.number(x)})" for x in operation.operands]

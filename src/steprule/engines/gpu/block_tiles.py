@@ -13,6 +13,7 @@ from steprule.engines.gpu.tile_language import tile_statements
 from steprule.engines.gpu.tiles import parts_of
 from steprule.engines.kernels.element_text import (
     array_reads,
+    element_printer,
     element_write,
     matrix_reads,
     operation_lines,
@@ -20,9 +21,7 @@ from steprule.engines.kernels.element_text import (
     random_word,
     written_arrays,
 )
-from steprule.engines.kernels.layout import Layout, array_names, column_names
-from steprule.engines.kernels.spelling import KERNEL_SPELLING
-from steprule.engines.printing import ExpressionPrinter, truths_of
+from steprule.engines.kernels.layout import Layout, column_names
 from steprule.formats import BlockFormat
 from steprule.formats.stochastic import INFINITY, MAGNITUDE
 from steprule.language.passes import update_operations
@@ -119,10 +118,7 @@ class _Part:
         self.suffix = f"_{number}"
         self._mask = f"mask{self.suffix}" if mask else None
         self._constants = {"part": number}
-        recording = layout.form.recording()
-        self._printer = ExpressionPrinter(
-            KERNEL_SPELLING, array_names(recording), layout.compute, truths_of(recording)
-        )
+        self._printer = element_printer(layout)
 
     def statements(self, lines: Sequence[str], shared: Sequence[str] = ()) -> list[str]:
         return tile_statements(

@@ -17,12 +17,10 @@ from steprule.engines.gpu.sums import added, joined, nothing_yet
 from steprule.engines.gpu.tile_language import tile_statements
 from steprule.engines.gpu.tiles import TILE, Variant, over_tiles, parts_of
 from steprule.engines.gpu.update_text import admitted, over_chunks
-from steprule.engines.kernels.element_text import element_body, element_write
+from steprule.engines.kernels.element_text import element_body, element_printer, element_write
 from steprule.engines.kernels.finish_text import finish_statements, term_of
-from steprule.engines.kernels.layout import Layout, array_names, indented, matrix_names
+from steprule.engines.kernels.layout import Layout, indented, matrix_names
 from steprule.engines.kernels.prepare_text import prepare_text
-from steprule.engines.kernels.spelling import KERNEL_SPELLING
-from steprule.engines.printing import ExpressionPrinter, truths_of
 from steprule.formats.floating import FloatingFormat
 from steprule.language.passes import Pass, passes_of
 from steprule.language.recording import Operation
@@ -146,9 +144,7 @@ def over_tensors(
 def _reduced_tile(layout: Layout, one: Pass, mask: str | None) -> list[str]:
     """Return what adds a tile of elements to each reduction."""
     recording = layout.form.recording()
-    printer = ExpressionPrinter(
-        KERNEL_SPELLING, array_names(recording), layout.compute, truths_of(recording)
-    )
+    printer = element_printer(layout)
     body = element_body(layout, printer, one.array_operations)
     for j, operation in enumerate(one.reductions):
         factors = [f"float64({printer.number(x)})" for x in operation.operands]

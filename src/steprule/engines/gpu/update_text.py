@@ -14,24 +14,17 @@ from steprule.engines.gpu.block_tiles import block_tile
 from steprule.engines.gpu.tile_language import tile_statements
 from steprule.engines.gpu.tiles import TILE, Variant, over_tiles
 from steprule.engines.kernels.element_text import (
-    element_body,
-    element_write,
-    matrix_reads,
     random_keys,
     random_origins,
     scalar_reads,
+    update_statements,
     written_arrays,
 )
 from steprule.engines.kernels.layout import (
-    Layout,
-    array_names,
     columns_with_offsets,
     grad_offset,
     indented,
 )
-from steprule.engines.kernels.spelling import KERNEL_SPELLING
-from steprule.engines.printing import ExpressionPrinter, truths_of
-from steprule.language.passes import update_operations
 from steprule.language.rule import SUPPLIED
 
 
@@ -43,7 +36,12 @@ def update_source(variant: Variant) -> str:
     before = random_keys(layout, written)
     if layout.block == 1:
         before += random_origins(layout, written, "int32(start)")
-    tile = _element_tile if layout.block == 1 else block_tile
+
+    def tile(mask: str | None) -> list[str]:
+        if layout.block > 1:
+            return block_tile(layout, mask)
+        return tile_statements(update_statements(layout), mask=mask)
+
     return "\n".join(
         [
             head("update"),
@@ -52,7 +50,7 @@ def update_source(variant: Variant) -> str:
                     variant,
                     [
                         *tile_statements(before),
-                        *over_tiles(layout, lambda mask: tile(layout, mask)),
+                        *over_tiles(layout, tile),
                     ],
                 ),
                 4,
@@ -105,15 +103,3 @@ def _places_of_device_numbers(variant: Variant) -> dict[str, str]:
     names = [name for name in form.scalars if name not in SUPPLIED]
     group = f"load_int64(groups, tensor) * {len(names)}"
     return {name: f"numbers, {group} + {names.index(name)}" for name in variant.device_numbers}
-
-
-def _element_tile(layout: Layout, mask: str | None) -> list[str]:
-    """Return what updates a tile of elements that stand alone."""
-    recording, written = layout.form.recording(), written_arrays(layout)
-    names = array_names(recording)
-    printer = ExpressionPrinter(KERNEL_SPELLING, names, layout.compute, truths_of(recording))
-    lines = matrix_reads(layout, printer)
-    lines += element_body(layout, printer, update_operations(recording))
-    for name, output in written.items():
-        lines += element_write(layout, name, printer.number(output))
-    return tile_statements(lines, mask=mask)

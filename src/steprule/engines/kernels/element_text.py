@@ -12,10 +12,29 @@ from steprule.engines.kernels.layout import (
     scalar_row,
 )
 from steprule.engines.kernels.prepare_text import row_length
+from steprule.engines.kernels.spelling import KERNEL_SPELLING
 from steprule.engines.printing import ExpressionPrinter, scalar_divisors, truths_of
 from steprule.formats import BlockFormat
 from steprule.formats.random_bits import kernel_key, kernel_origin, kernel_word
+from steprule.language.passes import update_operations
 from steprule.language.recording import Operation, Value
+
+
+def element_printer(layout: Layout) -> ExpressionPrinter:
+    """Return a printer of operations on elements, with the names of what a tensor has in common."""
+    recording = layout.form.recording()
+    names = array_names(recording)
+    return ExpressionPrinter(KERNEL_SPELLING, names, layout.compute, truths_of(recording))
+
+
+def update_statements(layout: Layout) -> list[str]:
+    """Return what updates an element that stands alone."""
+    printer = element_printer(layout)
+    lines = matrix_reads(layout, printer)
+    lines += element_body(layout, printer, update_operations(layout.form.recording()))
+    for name, output in written_arrays(layout).items():
+        lines += element_write(layout, name, printer.number(output))
+    return lines
 
 
 def element_body(
