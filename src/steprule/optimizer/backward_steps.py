@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steprule.engines.uninterrupted import uninterrupted
 from steprule.language.form import form_of
 from steprule.optimizer.base import Optimizer
 from steprule.planning.assignment import NO_ENGINE, Assignment
@@ -189,11 +190,12 @@ class BackwardSteps:
                 f"keeps: {place.label}"
             )
         self._follow(single, place.groups[place.group], param)
-        with torch.no_grad():
+        # A gradient that is used is gone: else step() would use it again.
+        with uninterrupted, torch.no_grad():
             self._run(single, place)
-        if param in single.state:
-            self._context.state[param] = single.state[param]
-        param.grad = None
+            if param in single.state:
+                self._context.state[param] = single.state[param]
+            param.grad = None
 
     def _place_now(self, single: _Single, param: Tensor) -> Place | None:
         """Return where a parameter stands now: groups may have been changed."""

@@ -17,6 +17,7 @@ from steprule.engines.dispatch_modes import is_watched
 from steprule.engines.engine import Leaf, Runner
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.engines.stages import RunsInStages
+from steprule.engines.uninterrupted import uninterrupted
 from steprule.engines.whole_step import Outcome
 from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner, assign, tell_numbers
 from steprule.planning.gradient_guards import GradientGuards
@@ -106,6 +107,12 @@ class Plan:
             return None
         if not all(runner.collect() for runner in whole.others):
             return None
+        if not whole.others:  # one call: signals come before it or after it
+            return self._done_whole(whole)
+        with uninterrupted:
+            return self._done_whole(whole)
+
+    def _done_whole(self, whole: WholeSteps) -> bool | None:
         outcome = whole.step(self._groups_hold, self._guards)
         if outcome == Outcome.PASSED_OVER:
             self.let_go()
@@ -243,10 +250,11 @@ class Plan:
         return True
 
     def run_admitted(self) -> None:
-        """Carry out a step that the guards have seen."""
-        self._run(self._parts)
-        if self._whole is not None:
-            self._whole.learn()
+        """Carry out a step that the guards have seen; a signal's handler runs before or after."""
+        with uninterrupted:
+            self._run(self._parts)
+            if self._whole is not None:
+                self._whole.learn()
 
     def _run(self, parts: Sequence[PlannedRunner]) -> None:
         """Have runners update, and all those of rules with sums over several parameters.

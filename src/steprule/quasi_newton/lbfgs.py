@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from steprule.engines.uninterrupted import uninterrupted
 from steprule.optimizer import Optimizer, ParamsT, uncompiled
 from steprule.optimizer.options import check_options
 from steprule.quasi_newton.flatten import Layout
@@ -197,18 +198,18 @@ class LBFGS(Optimizer):
         memory = kept.copy()
         memory.history.begin()
         before = layout.gather()
+        is_kept = False
         try:
             stop = Iterations(objective, memory, options, space).run()
+            with uninterrupted:
+                self._keep(memory, layout, objective.evaluations)
+                is_kept = True
         except BaseException:
-            memory.history.restore()
-            layout.scatter(before)
+            if not is_kept:
+                with uninterrupted:
+                    memory.history.restore()
+                    layout.scatter(before)
             raise
-        memory.history.commit()
-        memory.func_evals += objective.evaluations
-        self._memory = memory
-        entry = self.state.setdefault(layout.params[0], {})
-        entry.update(to_state(memory))
-        self._written = Written(entry)
         self._finish(
             Result(
                 stop.reason,
@@ -219,6 +220,15 @@ class LBFGS(Optimizer):
             )
         )
         return objective.first_output
+
+    def _keep(self, memory: Memory, layout: Layout, evaluations: int) -> None:
+        """Make what a step has left the state."""
+        memory.history.commit()
+        memory.func_evals += evaluations
+        self._memory = memory
+        entry = self.state.setdefault(layout.params[0], {})
+        entry.update(to_state(memory))
+        self._written = Written(entry)
 
     def _only_evaluate(self, objective: Objective) -> Any:
         if objective.layout.params:

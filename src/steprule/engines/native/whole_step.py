@@ -27,6 +27,7 @@ from steprule.engines.native.loops import (
 from steprule.engines.native.loops_text import Loop, StepWord
 from steprule.engines.native.switch import is_audited
 from steprule.engines.threads.team import Team, team
+from steprule.engines.uninterrupted import uninterrupted
 from steprule.engines.whole_step import Contents, GradientGuards, Outcome
 
 # Up to so many elements: a step of Adam then takes a few milliseconds, less than the 5 after which
@@ -131,16 +132,17 @@ class NativeStep:
 
     def _run_in_calls(self, guards: GradientGuards, outcome: array[int]) -> None:
         """Carry out a step in several calls, for Python is to look at the gradients' norms."""
-        self._is_begun = True
-        try:
-            self._call(Loop.BEGIN, outcome)
-            if outcome[0] == Outcome.AS_PLANNED and guards.admits():
-                self._call(Loop.FINISH, outcome)
-            elif outcome[0] == Outcome.AS_PLANNED:
-                outcome[0] = Outcome.PASSED_OVER
-        finally:
-            self._call(Loop.RELEASE, outcome)
-            self._is_begun = False
+        with uninterrupted:  # what is begun is released
+            self._is_begun = True
+            try:
+                self._call(Loop.BEGIN, outcome)
+                if outcome[0] == Outcome.AS_PLANNED and guards.admits():
+                    self._call(Loop.FINISH, outcome)
+                elif outcome[0] == Outcome.AS_PLANNED:
+                    outcome[0] = Outcome.PASSED_OVER
+            finally:
+                self._call(Loop.RELEASE, outcome)
+                self._is_begun = False
 
     def _call(self, loop: Loop, outcome: array[int]) -> None:
         native()[loop](address_of(self._block), address_of(process_words()), address_of(outcome), 0)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+from steprule.engines.uninterrupted import uninterrupted
+
 Task = Callable[[], Any]
 
 
@@ -38,7 +40,14 @@ class ThreadPool:
         self._lock = threading.Lock()
 
     def run(self, tasks: Sequence[Task]) -> None:
-        """Run all tasks, the last one on the caller's thread; return when all are done."""
+        """Run all tasks, the last one on the caller's thread; return when all are done.
+
+        Whatever signal comes: tasks use memory of the caller's.
+        """
+        with uninterrupted:
+            self._run(tasks)
+
+    def _run(self, tasks: Sequence[Task]) -> None:
         if len(tasks) > 1:
             self._grow_to(len(tasks) - 1)
         latch = _Latch(len(tasks) - 1)
