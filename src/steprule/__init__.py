@@ -20,6 +20,7 @@ from steprule import ops as ops
 from steprule import optimizer as optimizer
 from steprule import schedules as schedules
 from steprule import swa_utils as swa_utils
+from steprule.checkpoints.errors import CheckpointError as CheckpointError
 from steprule.engines.native.switch import set_native_loops as set_native_loops
 from steprule.formats.choices import register_state_format as register_state_format
 from steprule.language.rule import Range as Range
@@ -34,17 +35,21 @@ from steprule.optimizer.learning_rate import set_learning_rate as set_learning_r
 from steprule.plotting import plot_schedule as plot_schedule
 from steprule.rules import *  # noqa: F403  # every optimizer in the registry
 from steprule.rules import OPTIMIZERS as OPTIMIZERS
+from steprule.training import load_training as load_training
+from steprule.training import save_training as save_training
 from steprule.warming import warm as warm
 
 __version__ = "0.1.0"
 if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported under its own name
     __all__ = [
         "OPTIMIZERS",
+        "CheckpointError",
         "Optimizer",
         "Range",
         "Slot",
         "accumulating",
         "combine",
+        "load_training",
         "lr_scheduler",
         "make_optimizer",
         "ops",
@@ -54,6 +59,7 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "register_optimizer_step_pre_hook",
         "register_state_format",
         "rule",
+        "save_training",
         "schedules",
         "set_learning_rate",
         "set_native_loops",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from steprule.checkpoints.file import opened, write
 from steprule.engines import registry
 from steprule.engines.engine import Runner, runner_note
 from steprule.formats.choices import (
@@ -35,14 +37,17 @@ from steprule.optimizer.param_groups import (
     listed_groups,
     split_names,
 )
+from steprule.optimizer.saved import lone_state_dict, optimizer_content
 from steprule.optimizer.scheduled import (
     SCHEDULES,
     STEP,
     advance_schedules,
+    kept_options,
     packed_schedules,
     split_schedules,
     steps_seen,
     unpacked_schedules,
+    with_kept,
     with_schedules,
 )
 from steprule.planning.assignment import Assignment
@@ -52,11 +57,15 @@ from steprule.planning.scaling import Scaling, kind_of
 from steprule.planning.settings import FLAGS, Context, Kind, requested_engine
 from steprule.planning.step_record import LastStep, StepRecord
 from steprule.schedules import Schedule
+from steprule.state.copying import cast_state, moved
 from steprule.state.labels import label_of
+from steprule.state.load_plan import Loader, LoadPlan
 from steprule.state.loading import loaded_entry, plain_entry
 from steprule.state.making import ensure_state, unchanged_state
+from steprule.state.pairing import LoadReport, Rename
+from steprule.state.recognition import COMMON, KNOWN, Marks, check_options_kind
 from steprule.state.sizes import StateBytes, state_bytes_of
-from steprule.state.state_dict import LoadPlan, StateDict, cast_state, moved, packed_state
+from steprule.state.state_dict import StateDict, packed_state
 
 __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
 
@@ -152,6 +161,8 @@ class Optimizer(torch.optim.Optimizer):
     needs_sparse: ClassVar[bool] = False
     #: Whether only matrices are taken.
     only_2d: ClassVar[bool] = False
+    #: Keys of the state, for classes without a rule: what a state dict is known by.
+    state_keys: ClassVar[tuple[str, ...]] = ()
 
     _fresh: set[Tensor]
     _record: StepRecord
@@ -163,7 +174,12 @@ class Optimizer(torch.optim.Optimizer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.rule is None:
+            if cls.state_keys:
+                KNOWN[cls.__name__] = Marks(frozenset(cls.state_keys), frozenset())
             return
+        if cls.__module__.startswith("steprule.rules."):
+            options = frozenset(cls.rule.options) - COMMON
+            KNOWN[cls.__name__] = Marks(frozenset(cls.rule.slots), options)
         if cls.rule.sparse != "refused":
             _TAKERS_OF_SPARSE.append(cls.__name__)
         own = {*cls.rule.options, *cls.rule.flags}
@@ -599,39 +615,85 @@ class Optimizer(torch.optim.Optimizer):
         ]
         return {**packed, "state": entries, "param_groups": groups}
 
-    def load_state_dict(self, state_dict: StateDict) -> None:
+    def load_state_dict(  # type: ignore[override]  # torch's returns nothing
+        self,
+        state_dict: StateDict,
+        *,
+        strict: bool = True,
+        keep: Iterable[str] = (),
+        rename: Rename | None = None,
+    ) -> LoadReport:
         """Take over a state dict, of this class or of torch's class of the same name.
 
-        State is cast to each parameter's dtype and device, as torch does, or put into the format
-        that this optimizer's groups ask for; how things are stored is not loaded.
+        Parameters are paired by name where both sides know names (``model.named_parameters()``),
+        in whatever order and groups they are now, and else by position. State is copied, cast to
+        each parameter's dtype and device, as torch does, or put into the format that this
+        optimizer's groups ask for; how things are stored is not loaded.
         ``param_groups``, its dicts and ``state`` stay the same objects. Options that the state dict
         lacks keep the values they have; what else stands in a group (a scheduler's ``initial_lr``)
         does not.
         At the end ``__setstate__`` is called, as torch does, with what is then in force.
 
+        Args:
+            state_dict: what :meth:`state_dict` returned; it is not changed.
+            strict: refuse parameters that one side lacks or that have another shape. With False
+                what fits is loaded, and the rest told of in the report: state starts fresh, options
+                of a group without a counterpart stay.
+            keep: options that keep this optimizer's values (``"lr"``, schedules included).
+            rename: what saved parameters are called now, where that has changed: a dict of old
+                names to new ones, or a function.
+
+        Returns:
+            What did not fit.
+
         Raises:
             TypeError: not a state dict.
-            ValueError: other groups, other numbers of parameters or other shapes. Everything is
-                checked before anything is changed.
+            ValueError: of another optimizer; other groups, parameters or shapes; a name in ``keep``
+                or ``rename`` that there is not. Everything is checked before anything is changed.
         """
+        prepared = self._prepared_load(state_dict, strict=strict, keep=keep, rename=rename)
+        self._carry_out(prepared)
+        return prepared.report
+
+    def _prepared_load(
+        self,
+        state_dict: StateDict,
+        *,
+        strict: bool = True,
+        keep: Iterable[str] = (),
+        rename: Rename | None = None,
+    ) -> LoadPlan:
+        """Check what is to be loaded; nothing is changed."""
         state_dict = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             returned = pre_hook(self, state_dict)
             if returned is not None:
                 state_dict = returned
+        kept = kept_options(keep, self.param_groups, self._known_options())
         kinds = map(self._kind_of, self.param_groups)
-        rules = [None if kind is None else kind.rule for kind in kinds]
-        load = LoadPlan(
-            self.param_groups, rules, state_dict, self._loaded_entry, self._loaded_group
+        loader = Loader(
+            kinds=[(type(self).__name__, None) if k is None else (k.name, k.rule) for k in kinds],
+            merged=lambda group, saved: with_kept(self._loaded_group(group, saved), group, kept),
+            entry=self._loaded_entry,
+            check_group=self._check_loaded_kind,
+            check_entry=self._check_loaded_entry,
+            is_of_all=bool(self.state_keys),
         )
-        groups = [unpacked_schedules(group) for group in load.groups]
-        for i, group in enumerate(groups):
-            self._check_loaded(group, i)
+        plan = LoadPlan(self.param_groups, state_dict, loader, strict=strict, rename=rename)
+        for i, group in enumerate(plan.groups):
+            unpacked = unpacked_schedules(group)
+            self._check_loaded(unpacked, i)
+            plan.groups[i] = unpacked
+        return plan
+
+    def _carry_out(self, prepared: LoadPlan) -> None:
+        """Load what was checked."""
+        state = prepared.state()
         kept = self.param_groups, self.state
         before = [dict(group) for group in self.param_groups], dict(self.state), set(self._fresh)
         self._let_go_of_plans()
         try:
-            self._put(groups, load.state, ())
+            self._put(prepared.groups, state, ())
             self.__setstate__({"state": self.state, "param_groups": self.param_groups})
         except BaseException:  # a subclass's own __setstate__ may refuse what it is given
             self.param_groups, self.state = kept
@@ -639,6 +701,51 @@ class Optimizer(torch.optim.Optimizer):
             raise
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the state to a file, or leave the file as it is.
+
+        As :func:`steprule.save_training`, which saves model and schedulers as well: safetensors
+        without pickle, replaced as a whole, state in the formats that it has in memory.
+
+        Args:
+            path: the file; its folder must exist.
+
+        Raises:
+            TypeError: a group or the state has something that a checkpoint can't hold.
+            OSError: the file can't be written.
+        """
+        write(path, optimizer_content(self), {"optimizer": type(self).__name__})
+
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        strict: bool = True,
+        keep: Iterable[str] = (),
+        rename: Rename | None = None,
+    ) -> LoadReport:
+        """Load the state from a file of :meth:`save` or :func:`steprule.save_training`.
+
+        The file is mapped into memory: its tensors are copied one after the other.
+
+        Args:
+            path: the file.
+            strict: as of :meth:`load_state_dict`.
+            keep: likewise.
+            rename: likewise.
+
+        Returns:
+            What did not fit.
+
+        Raises:
+            CheckpointError: no checkpoint, or damaged.
+            TypeError, ValueError: as :meth:`load_state_dict`; nothing is changed then.
+            OSError: the file can't be read.
+        """
+        with opened(path) as checkpoint:
+            state_dict = lone_state_dict(checkpoint.content, path)
+            return self.load_state_dict(state_dict, strict=strict, keep=keep, rename=rename)
 
     def _let_go_of_plans(self) -> None:
         self._drop_plan()
@@ -686,6 +793,26 @@ class Optimizer(torch.optim.Optimizer):
             kept |= {name: group[name] for name in ("foreach", "fused") if name in group}
         merged = {**options, **saved, **self.fixed, **kept}
         return {key: value for key, value in merged.items() if key not in not_wanted}
+
+    def _check_loaded_kind(self, saved: Mapping[str, Any], index: int) -> None:
+        """Refuse a saved group of another optimizer, for the group at this index."""
+        kind = self._kind_of(self.param_groups[index])
+        if kind is None:
+            name, options, extras = type(self).__name__, (*self.defaults,), self.extras
+        else:
+            name, options, extras = kind.name, kind.rule.options, kind.extras
+        own = [x for x in options if x not in extras and x not in COMMON]
+        check_options_kind(name, own, saved, index)
+
+    def _check_loaded_entry(self, entry: Any, label: str) -> None:
+        """Refuse a saved entry of another optimizer, where this one has no rule."""
+        if self.state_keys and isinstance(entry, Mapping) and entry:
+            missing = [key for key in self.state_keys if key not in entry]
+            if missing:
+                raise ValueError(
+                    f"the state dict is not one of {type(self).__name__}: the state of {label} "
+                    f"has {', '.join(map(repr, entry))} and lacks {', '.join(map(repr, missing))}"
+                )
 
     def _check_loaded(self, group: Mapping[str, Any], index: int) -> None:
         self._check_group({**self.extras, **group}, f"loaded state dict, group {index}: ")

@@ -81,14 +81,18 @@ class Combined(Optimizer):
     def _known_options(self) -> set[str]:
         return {KIND}.union(*(one._known_options() for one in self._members.values()))
 
-    def _check_loaded(self, group: Mapping[str, Any], index: int) -> None:
+    def _check_loaded_kind(self, saved: Mapping[str, Any], index: int) -> None:
         mine = self.param_groups[index][KIND]
-        if group[KIND] != mine:
+        theirs = saved.get(KIND, mine)
+        if theirs != mine:
             raise ValueError(
-                f"loaded state dict, group {index}: it was updated by {group[KIND]}, the "
+                f"loaded state dict, group {index}: it was updated by {theirs}, the "
                 f"optimizer's group is updated by {mine}"
             )
-        self._members[mine]._check_loaded(group, index)
+        super()._check_loaded_kind(saved, index)
+
+    def _check_loaded(self, group: Mapping[str, Any], index: int) -> None:
+        self._members[self.param_groups[index][KIND]]._check_loaded(group, index)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_members": self._members}

@@ -8,7 +8,7 @@ key, as in torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -135,3 +135,49 @@ def unpacked_schedules(group: dict[str, Any]) -> dict[str, Any]:
     group = {**group, SCHEDULES: found}
     apply_schedules(group)
     return group
+
+
+def kept_options(
+    keep: Iterable[str], groups: Iterable[Mapping[str, Any]], known: Iterable[str]
+) -> frozenset[str]:
+    """Return the options that loading is to leave as they are.
+
+    Args:
+        keep: their names; ``lr`` includes ``initial_lr``, which schedulers start from.
+        groups: the optimizer's groups.
+        known: options that groups may have.
+
+    Raises:
+        ValueError: a name that no group has.
+        TypeError: something that is not a name.
+    """
+    names = frozenset([keep] if isinstance(keep, str) else keep)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"keep must be names of options, such as ('lr',), got {keep!r}")
+    there = {*known}.union(*groups) - {"params", "param_names", SCHEDULES, STEP}
+    unknown = sorted(names - there)
+    if unknown:
+        raise ValueError(
+            f"keep: no option {', '.join(map(repr, unknown))} here; there are "
+            f"{', '.join(sorted(there))}"
+        )
+    return names | ({"initial_lr"} if "lr" in names else set())
+
+
+def with_kept(
+    loaded: Mapping[str, Any], group: Mapping[str, Any], kept: Collection[str]
+) -> dict[str, Any]:
+    """Return a loaded group with some options as they were in ``group``, schedules included."""
+    if not kept:
+        return dict(loaded)
+    made = {key: value for key, value in loaded.items() if key not in kept}
+    made |= {key: group[key] for key in kept if key in group}
+    schedules = {
+        key: schedule
+        for owner, is_kept in ((loaded, False), (group, True))
+        for key, schedule in owner.get(SCHEDULES, {}).items()
+        if (key.partition("[")[0] in kept) is is_kept
+    }
+    step = loaded.get(STEP, group.get(STEP, 0))
+    made = {key: value for key, value in made.items() if key not in (SCHEDULES, STEP)}
+    return {**made, SCHEDULES: schedules, STEP: step} if schedules else made

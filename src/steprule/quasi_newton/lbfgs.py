@@ -32,7 +32,7 @@ from steprule.quasi_newton.options import (
 )
 from steprule.quasi_newton.result import Result
 from steprule.quasi_newton.space import Space
-from steprule.state.state_dict import moved
+from steprule.state.copying import moved
 
 CLOSURE_EXAMPLE = """LBFGS evaluates the loss several times a step and needs a closure:
     def closure():
@@ -95,6 +95,7 @@ class LBFGS(Optimizer):
         "maximize": False,
         "strict_max_eval": False,
     }
+    state_keys: ClassVar[tuple[str, ...]] = ("func_evals", "n_iter")
     _numel_cache: int | None = None  # of torch's helpers, which scripts borrow
 
     _result: Result | None

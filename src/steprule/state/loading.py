@@ -13,7 +13,8 @@ from steprule.formats.choices import param_format, storing_of
 from steprule.formats.floating import FLOATING, FloatingFormat, compute_dtype
 from steprule.formats.storage import ROUNDING_STEP, key_of
 from steprule.language.rule import Rule
-from steprule.state.state_dict import cast_state
+from steprule.state.copying import cast_state, laid_out, own_copy
+from steprule.state.making import scalar_dtype
 from steprule.state.storing import columns_in, format_in, put_array, wanted_format
 
 
@@ -22,9 +23,9 @@ def loaded_entry(
 ) -> dict[str, Any]:
     """Return a parameter's saved state as it is kept.
 
-    What is in the wanted format already is taken bit for bit, on the parameter's device; anything
-    else is decoded and encoded anew, to nearest. Plain tensors take the parameter's dtype where
-    the group asks for no format, as in torch.
+    All tensors are copies. What is in the wanted format already is copied bit for bit, to the
+    parameter's device; anything else is decoded and encoded anew, to nearest. Plain tensors take
+    the parameter's dtype where the group asks for no format, as in torch.
 
     Args:
         rule: the rule.
@@ -36,12 +37,15 @@ def loaded_entry(
     ours: dict[str, Any] = {}
     for name, slot in rule.slots.items():
         saved = entry.get(name)
+        if slot.is_scalar and isinstance(saved, (int, float)):  # as torch once kept them
+            dtype = torch.float64 if slot.is_float64 else scalar_dtype()
+            saved = torch.tensor(float(saved), dtype=dtype)
         if not isinstance(saved, Tensor):
             continue
         if slot.is_scalar:
             # One number for a whole parameter was never rounded to the parameter's dtype.
-            device = param.device if options.get("capturable") else None
-            ours[name] = saved.to(device=device)
+            device = param.device if options.get("capturable") else saved.device
+            ours[name] = own_copy(saved.to(device=device))
             continue
         present = format_in(name, entry)
         wanted = wanted_format(slot, options, storing, param)
@@ -49,17 +53,19 @@ def loaded_entry(
         if wanted is None and is_plain:
             continue  # cast as in torch
         wanted = wanted or FLOATING[param.dtype]
-        columns = [x.to(param.device) for x in columns_in(name, entry, present)]
+        columns = columns_in(name, entry, present)
         if present.columns == wanted.columns:
             keys = [key_of(name, column.part) for column in wanted.columns]
-            ours.update(zip(keys, columns, strict=True))
+            copies = [laid_out(x, param, x.dtype, param.device) for x in columns]
+            ours.update(zip(keys, copies, strict=True))
             continue
+        columns = [x.to(param.device) for x in columns]
         shape = saved.shape if is_plain else param.shape
         value = present.read(columns, compute_dtype(param), shape)
         put_array(name, ours, wanted, param, value, shape)
     ours.update(_beside_param(entry, param, param_format(storing, param)))
     if ROUNDING_STEP in entry:
-        ours[ROUNDING_STEP] = entry[ROUNDING_STEP]
+        ours[ROUNDING_STEP] = own_copy(entry[ROUNDING_STEP])
     parts = tuple(f"{name}:" for name in ("param", *rule.slots))
     others = {
         key: value
@@ -84,7 +90,7 @@ def _beside_param(entry: Mapping[str, Any], param: Tensor, wanted: Format) -> di
     if present.columns[0].dtype is not param.dtype:  # it was kept for other weights
         return {}
     if present.columns == wanted.columns:
-        return {key: entry[key].to(param.device) for key in keys}
+        return {k: laid_out(entry[k], param, entry[k].dtype, param.device) for k in keys}
     columns = columns_in("param", {**entry, "param": param.detach()}, present)
     value = present.read([x.to(param.device) for x in columns], compute_dtype(param), param.shape)
     made = [

@@ -1,0 +1,1 @@
+"""Checkpoints: safetensors files without pickle, written whole or not at all."""

@@ -1,0 +1,218 @@
+"""Nested values as plain JSON and tensors: what a checkpoint holds.
+
+JSON's own values stand for themselves, and its arrays for lists. An object has one key, which says
+what it stands for: ``dict`` (keys that are strings), ``items`` (any keys), ``tuple``, ``float``
+(what is not finite), ``tensor`` and ``array`` (of NumPy), which name a tensor, and ``complex``, a
+tensor of pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steprule.checkpoints.errors import CheckpointError
+
+#: How deep values may be nested; what is deeper is likely to contain itself.
+DEPTH = 64
+#: The dtypes that safetensors stores, by its names; complex ones are stored as pairs.
+DTYPES: Mapping[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class Flattened:
+    """A nested value, taken apart.
+
+    Args:
+        value: made of None, bools, numbers, strings, lists, tuples, dicts, tensors and arrays.
+
+    Attributes:
+        plain: what it is as JSON.
+        tensors: the tensors in it, by the names under which ``plain`` refers to them. One that
+            stands in several places is there once.
+
+    Raises:
+        TypeError: something else is in it, named by its place.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._names: dict[tuple[Any, ...], str] = {}
+        self.plain = self._plain(value, ())
+
+    def _plain(self, value: Any, place: tuple[str, ...]) -> Any:
+        if len(place) > DEPTH:
+            raise TypeError(
+                f"{_text(place[:4])}... is nested more than {DEPTH} deep: does it contain itself?"
+            )
+        if value is None or isinstance(value, (bool, str)):
+            return value if value is None or isinstance(value, bool) else str(value)
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, int):
+            return int(value)
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else {"float": repr(float(value))}
+        if isinstance(value, Tensor):
+            return self._tensor(value, place)
+        if isinstance(value, np.ndarray):
+            return {"array": self._name_of(_tensor_of(value, place), place)}
+        if isinstance(value, (list, tuple)):
+            items = [self._plain(x, (*place, str(i))) for i, x in enumerate(value)]
+            return items if isinstance(value, list) else {"tuple": items}
+        if isinstance(value, Mapping):
+            return self._dict(value, place)
+        raise TypeError(
+            f"{_text(place)} is of type {type(value).__name__}, which a checkpoint can't hold: it "
+            "has None, bools, numbers, strings, lists, tuples, dicts, tensors and NumPy arrays"
+        )
+
+    def _dict(self, value: Mapping[Any, Any], place: tuple[str, ...]) -> dict[str, Any]:
+        if all(type(key) is str for key in value):
+            return {"dict": {k: self._plain(x, (*place, k)) for k, x in value.items()}}
+        return {
+            "items": [
+                [self._plain(key, (*place, "key")), self._plain(x, (*place, str(key)))]
+                for key, x in value.items()
+            ]
+        }
+
+    def _tensor(self, tensor: Tensor, place: tuple[str, ...]) -> dict[str, str]:
+        if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
+            hint = ": save it with torch.distributed.checkpoint" * _is_sharded(tensor)
+            raise TypeError(
+                f"{_text(place)} is a {type(tensor).__name__}, a checkpoint holds plain tensors"
+                f"{hint}"
+            )
+        if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
+            kind = "meta" if tensor.is_meta else str(tensor.layout)
+            raise TypeError(f"{_text(place)} is a {kind} tensor: a checkpoint holds dense ones")
+        if tensor.is_complex() and tensor.dtype is not torch.complex32:
+            pairs = torch.view_as_real(tensor.detach().resolve_conj())
+            return {"complex": self._name_of(pairs, place)}
+        return {"tensor": self._name_of(tensor.detach(), place)}
+
+    def _name_of(self, tensor: Tensor, place: tuple[str, ...]) -> str:
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"{_text(place)} is {tensor.dtype}, which safetensors can't hold")
+        seen = (
+            tensor.data_ptr(),
+            tensor.device,
+            tensor.dtype,
+            tensor.shape,
+            tensor.stride(),
+            tensor.is_conj(),
+            tensor.is_neg(),
+        )
+        if tensor.numel() and seen in self._names:
+            return self._names[seen]
+        # Names in the file are UTF-8, which strings of Python need not have a form in.
+        stem = "/".join(place).encode(errors="replace").decode() or "value"
+        name = stem
+        count = 1
+        while name in self.tensors:
+            count += 1
+            name = f"{stem}#{count}"
+        self.tensors[name] = tensor
+        self._names[seen] = name
+        return name
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return type(tensor).__name__ == "DTensor"
+
+
+def _tensor_of(array: np.ndarray[Any, Any], place: tuple[str, ...]) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(array))  # a copy: arrays may be read-only, or reversed
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{_text(place)} is an array of {array.dtype}, which a checkpoint can't hold"
+        ) from None
+
+
+def _text(place: tuple[str, ...]) -> str:
+    return "the value" if not place else place[0] + "".join(f"[{key!r}]" for key in place[1:])
+
+
+class Rebuilder:
+    """Makes the value again that :class:`Flattened` took apart.
+
+    Args:
+        tensor_named: gives the tensors by name.
+    """
+
+    def __init__(self, tensor_named: Callable[[str], Tensor]) -> None:
+        self._tensor_named = tensor_named
+        self._depth = 0
+        self._builders: Mapping[str, Callable[[Any], Any]] = {
+            "dict": self._dict,
+            "items": lambda value: {self.value(k): self.value(x) for k, x in _list(value)},
+            "tuple": lambda value: tuple(map(self.value, _list(value))),
+            "float": lambda value: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[value],
+            "tensor": self._tensor,
+            "array": lambda value: self._tensor(value).numpy().copy(),
+            "complex": lambda value: torch.view_as_complex(self._tensor(value)),
+        }
+
+    def value(self, plain: Any) -> Any:
+        """Return the value of some JSON.
+
+        Raises:
+            CheckpointError: it was not made by :class:`Flattened`.
+        """
+        is_plain = plain is None or isinstance(plain, (bool, str, int))
+        if is_plain or (isinstance(plain, float) and math.isfinite(plain)):
+            return plain
+        self._depth += 1
+        try:
+            if self._depth > 2 * DEPTH:
+                raise CheckpointError("its content is nested too deep")
+            if isinstance(plain, list):
+                return [self.value(x) for x in plain]
+            if isinstance(plain, dict) and len(plain) == 1:
+                ((kind, value),) = plain.items()
+                return self._builders[kind](value)
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            pass
+        finally:
+            self._depth -= 1
+        raise CheckpointError(f"its content has an entry that stands for nothing: {plain!r:.80}")
+
+    def _dict(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise TypeError
+        return {key: self.value(x) for key, x in value.items()}
+
+    def _tensor(self, name: Any) -> Tensor:
+        if not isinstance(name, str):
+            raise TypeError
+        return self._tensor_named(name)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value

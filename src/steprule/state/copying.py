@@ -1,0 +1,60 @@
+"""Copies of state: loaded tensors share memory with nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def own_copy(value: Any) -> Any:
+    """Return a value whose tensors share no memory with its own, wherever in it they are."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {k: own_copy(v) for k, v in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(own_copy(v) for v in value)
+    return value
+
+
+def laid_out(
+    value: Tensor, param: Tensor, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
+    """Return a copy of a tensor, of this dtype, as the parameter lies in memory where it can."""
+    device = value.device if device is None else device
+    source = value.detach()
+    if type(value) is Tensor and value.shape == param.shape and value.dim() > 1:
+        made = torch.empty_like(param, dtype=dtype, device=device, requires_grad=False)
+        if type(made) is Tensor:
+            return made.copy_(source)
+    return source.to(device=device, dtype=dtype, copy=True)
+
+
+def cast_state(param: Tensor, value: Any, key: str | None, flags: Mapping[str, Any]) -> Any:
+    """Copy saved state to the parameter's device and dtype, as torch's optimizers cast it."""
+    if isinstance(value, Tensor):
+        if key == "step":
+            if flags.get("capturable") or flags.get("fused"):
+                return value.to(dtype=torch.float32, device=param.device, copy=True)
+            return own_copy(value)
+        dtype = param.dtype if param.is_floating_point() else value.dtype
+        return laid_out(value, param, dtype, param.device)
+    if isinstance(value, dict):
+        return {k: cast_state(param, v, k, flags) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return type(value)(cast_state(param, v, None, flags) for v in value)
+    return value
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """State with its tensors on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {k: moved(v, device) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(moved(v, device) for v in value)
+    return value

@@ -1,0 +1,123 @@
+"""State dicts of other optimizers, told by the options and the state that they lack or have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from steprule.language.rule import Rule
+
+#: Options that (nearly) all optimizers have: they tell none from another.
+COMMON = frozenset(
+    (
+        "lr",
+        "weight_decay",
+        "maximize",
+        "foreach",
+        "fused",
+        "capturable",
+        "differentiable",
+        "decoupled_weight_decay",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What an optimizer's state dict is known by: keys of its state, options of its groups."""
+
+    state: frozenset[str]
+    options: frozenset[str]
+
+
+#: Of every optimizer of this package, by its name.
+KNOWN: dict[str, Marks] = {}
+
+
+def check_options_kind(
+    name: str, own: Collection[str], saved: Mapping[str, Any], index: int
+) -> None:
+    """Refuse a saved group that lacks this optimizer's options and has another's.
+
+    Args:
+        name: the optimizer's.
+        own: its options, but for :data:`COMMON` ones.
+        saved: the group.
+        index: which it is.
+
+    Raises:
+        ValueError: saying whose it may be.
+    """
+    missing = [option for option in own if option not in saved]
+    if not missing:
+        return
+    of_others = frozenset().union(*(marks.options for marks in KNOWN.values())) - {*own}
+    foreign = sorted(of_others.intersection(saved))
+    if foreign:
+        likely = _likely((), [key for key in saved if isinstance(key, str)])
+        raise ValueError(
+            f"the state dict is not one of {name}: its group {index} has "
+            f"{_listed(foreign)} and lacks {_listed(missing)}{_says(likely)}"
+        )
+
+
+def check_entry_kind(
+    name: str,
+    rule: Rule,
+    saved_group: Mapping[str, Any],
+    param: Tensor,
+    entry: Mapping[str, Any],
+    label: str,
+) -> None:
+    """Refuse the state of a parameter that lacks this rule's entries or has another's.
+
+    Raises:
+        ValueError: naming the parameter and what it has.
+    """
+    if not entry:
+        return
+    # An option that the saved run did not have is not one that its state tells of.
+    needed = [
+        slot_name
+        for slot_name, slot in rule.slots.items()
+        if slot.shape_for(param.shape) is not None
+        and (slot.when is None or bool(saved_group.get(slot.when)))
+    ]
+    if rule.counts_steps:
+        needed.insert(0, "step")
+    own = {"step", *rule.slots}
+    of_others = frozenset().union(*(marks.state for marks in KNOWN.values())) - own
+    missing = [key for key in needed if key not in entry]
+    foreign = [key for key in entry if isinstance(key, str) and key in of_others]
+    if missing or foreign:
+        present = [key for key in entry if isinstance(key, str) and ":" not in key]
+        likely = _likely(present, ())
+        lacks = f" and lacks {_listed(missing)}" if missing else ""
+        kept = _listed(needed) if needed else "nothing"
+        raise ValueError(
+            f"the state dict is not one of {name}: the state of {label} has {_listed(present)}"
+            f"{lacks}, {name} keeps {kept}{_says(likely)}"
+        )
+
+
+def _likely(state: Collection[str], options: Collection[str]) -> Sequence[str]:
+    """Return the optimizers that state or options of these names can be of."""
+    ours = {*state} - {"step"}
+    chosen = {*options} & frozenset().union(*(marks.options for marks in KNOWN.values()))
+    return [
+        name
+        for name, marks in KNOWN.items()
+        if (bool(ours) and ours <= marks.state) or (bool(chosen) and chosen <= marks.options)
+    ]
+
+
+def _says(likely: Sequence[str]) -> str:
+    found = f" (it looks like one of {', '.join(likely)})" if likely else ""
+    return f"{found}: load it into the optimizer that it is of"
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -1,0 +1,350 @@
+"""A whole training run in one file."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from steprule.checkpoints.errors import CheckpointError
+from steprule.checkpoints.file import opened, write
+from steprule.checkpoints.random_states import random_states, set_random_states
+from steprule.lr_scheduler.base import LRScheduler
+from steprule.optimizer import Optimizer
+from steprule.optimizer.saved import MODEL, OPTIMIZER, SCHEDULERS, parts_of
+from steprule.state.copying import own_copy
+from steprule.state.pairing import LoadReport, Rename
+
+Several = Any  # one object, a list of them, or a dict of them by name
+
+
+@dataclass(frozen=True)
+class Training:
+    """What :func:`load_training` returns beside what it loads.
+
+    Attributes:
+        step: the number that was saved with the run; None if none was.
+        extra: what else was saved.
+        reports: what did not fit, by what it is: ``"model"``, ``"optimizer"``, or with a name or
+            index where there are several (``"optimizer.critic"``).
+    """
+
+    step: int | None = None
+    extra: Any = None
+    reports: Mapping[str, LoadReport] = field(default_factory=dict)
+
+
+def save_training(
+    path: str | os.PathLike[str],
+    *,
+    model: Several = None,
+    optimizer: Several = None,
+    schedulers: Several = None,
+    step: int | None = None,
+    extra: Any = None,
+    random_state: bool = False,
+) -> None:
+    """Save a training run to one file, or leave the file as it is.
+
+    The file is safetensors, without pickle. It is written beside ``path``, flushed and renamed, so
+    that a kill at any moment leaves the old file or the new one; a digest of every byte finds
+    damage. State is stored in the formats that it has in memory, one tensor after the other.
+
+    Args:
+        path: the file; its folder must exist.
+        model: what has parameters and buffers; like the next two, one object, a list of them, or a
+            dict of them by name.
+        optimizer: of any kind, torch's included.
+        schedulers: of any kind.
+        step: how far the run is, in whatever unit (steps or epochs).
+        extra: anything made of None, bools, numbers, strings, lists, tuples, dicts, tensors and
+            NumPy arrays, such as ``{"best": 0.93, "scaler": scaler.state_dict()}``.
+        random_state: whether to save the states of torch's, NumPy's and Python's global random
+            generators.
+
+    Raises:
+        TypeError: something that a checkpoint can't hold, named by its place.
+        OSError: the file can't be written.
+    """
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int)):
+        raise TypeError(f"step must be an integer, got {step!r}")
+    optimizers = _by_name(optimizer, OPTIMIZER)
+    models, runs = _by_name(model, MODEL), _by_name(schedulers, SCHEDULERS)
+    content = {
+        MODEL: {name: _model_entry(each) for name, each in models.items()},
+        OPTIMIZER: {name: _entry(each) for name, each in optimizers.items()},
+        SCHEDULERS: {name: _entry(each) for name, each in runs.items()},
+        "step": step,
+        "extra": extra,
+        "random_state": random_states() if random_state else None,
+    }
+    classes = ", ".join(type(each).__name__ for each in optimizers.values())
+    write(path, content, {"optimizer": classes})
+
+
+def load_training(
+    path: str | os.PathLike[str],
+    *,
+    model: Several = None,
+    optimizer: Several = None,
+    schedulers: Several = None,
+    strict: bool = True,
+    keep: Iterable[str] = (),
+    rename: Rename | None = None,
+    random_state: bool = False,
+) -> Training:
+    """Go on from a file that :func:`save_training` wrote.
+
+    What is not asked for is left in the file. It is mapped into memory: tensors are copied from it
+    one after the other. All is checked before anything is changed.
+
+    Args:
+        path: the file.
+        model: what to load into, in the form in which it was saved.
+        optimizer: likewise.
+        schedulers: likewise; built in any order.
+        strict: as of ``Module.load_state_dict`` and of :meth:`steprule.Optimizer.load_state_dict`;
+            with False a model's parameters of other names or shapes are left as they are.
+        keep: options that keep the new run's values, such as ``("lr", "weight_decay")``; names that
+            a scheduler knows (``"T_max"``) are kept there.
+        rename: what parameters are called now, as of ``Optimizer.load_state_dict``; the model's
+            parameters and buffers too.
+        random_state: whether to set the random generators as they were.
+
+    Raises:
+        CheckpointError: no checkpoint, damaged, or without what was asked for.
+        TypeError, ValueError: what was saved does not fit.
+        OSError: the file can't be read.
+    """
+    names = [keep] if isinstance(keep, str) else list(keep)
+    with opened(path) as checkpoint:
+        content = checkpoint.content
+        models = _pairs(content, path, MODEL, model)
+        optimizers = _pairs(content, path, OPTIMIZER, optimizer)
+        runs = _pairs(content, path, SCHEDULERS, schedulers)
+        _check_keep(names, [x for x, _ in optimizers.values()], [x for x, _ in runs.values()])
+        new_name = _renaming(
+            rename, [saved for _, saved in (*models.values(), *optimizers.values())]
+        )
+        weights = {
+            label: _checked_weights(each, saved, label, strict, new_name)
+            for label, (each, saved) in models.items()
+        }
+        plans = {
+            label: each._prepared_load(
+                _state_of(saved), strict=strict, keep=_known(each, names), rename=new_name
+            )
+            for label, (each, saved) in optimizers.items()
+            if _is_ours(each)
+        }
+        states = content.get("random_state")
+        if random_state and states is None:
+            raise CheckpointError(f"{path} has no random states: it was saved without them")
+        with _undone_if_refused([x for x, _ in runs.values()]):
+            for each, saved in runs.values():
+                _load_scheduler(each, _state_of(saved), names)
+            if random_state:
+                set_random_states(states)
+        for label, (each, _) in models.items():
+            each.load_state_dict(weights[label][0], strict=False)
+        # After the models: what is kept beside a parameter belongs to its present value.
+        for label, (each, saved) in optimizers.items():
+            if label in plans:
+                each._carry_out(plans[label])
+            else:
+                each.load_state_dict(own_copy(_state_of(saved)))
+        reports = {label: report for label, (_, report) in weights.items()}
+        reports |= {label: plan.report for label, plan in plans.items()}
+        return Training(content.get("step"), own_copy(content.get("extra")), reports)
+
+
+def _by_name(value: Several, what: str) -> dict[str, Any]:
+    """Return one object or several by their names: ``""``, indices, or keys."""
+    if value is None:
+        return {}
+    if hasattr(value, "state_dict"):
+        found = {"": value}
+    elif isinstance(value, Mapping):
+        found = {str(key): each for key, each in value.items()}
+    elif isinstance(value, (list, tuple)):
+        found = {str(i): each for i, each in enumerate(value)}
+    else:
+        found = {"": value}
+    for name, each in found.items():
+        if not (hasattr(each, "state_dict") and hasattr(each, "load_state_dict")):
+            raise TypeError(
+                f"{what}{f'[{name!r}]' if name else ''} must have state_dict and load_state_dict, "
+                f"got {type(each).__name__}: pass the object itself, a list or a dict of such"
+            )
+    return found
+
+
+def _entry(each: Any) -> dict[str, Any]:
+    return {"class": type(each).__name__, "state_dict": each.state_dict()}
+
+
+def _model_entry(model: Any) -> dict[str, Any]:
+    state = model.state_dict()
+    # torch's modules look at the version of what they load, which it keeps beside the dict.
+    return {**_entry(model), "state_dict": state, "versions": getattr(state, "_metadata", None)}
+
+
+def _pairs(
+    content: Any, path: str | os.PathLike[str], what: str, value: Several
+) -> dict[str, tuple[Any, Mapping[str, Any]]]:
+    """Return each object with what was saved of it, by a label for messages.
+
+    Raises:
+        CheckpointError: something was not saved, or saved with others.
+    """
+    wanted = _by_name(value, what)
+    saved = parts_of(content, what, path)
+    if wanted.keys() - saved.keys() or (
+        wanted and "" not in wanted and saved.keys() - wanted.keys()
+    ):
+        has = ", ".join(map(repr, saved)) if saved else "none"
+        raise CheckpointError(
+            f"{path} has other parts than asked for as {what}: it has "
+            f"{'one' if list(saved) == [''] else has}, asked for were "
+            f"{'one' if list(wanted) == [''] else ', '.join(map(repr, wanted))}. Pass what was "
+            "saved in the same form: one object, a list or a dict"
+        )
+    return {
+        f"{what}.{name}" if name else what: (each, saved[name]) for name, each in wanted.items()
+    }
+
+
+def _state_of(saved: Mapping[str, Any]) -> dict[str, Any]:
+    state = saved.get("state_dict")
+    if not isinstance(state, dict):
+        raise CheckpointError("a part of the checkpoint has no state dict")
+    return state
+
+
+def _is_ours(optimizer: Any) -> bool:
+    """Tell whether an optimizer loads as ours do: it can be asked before anything is changed."""
+    own = getattr(type(optimizer), "load_state_dict", None)
+    return isinstance(optimizer, Optimizer) and own is Optimizer.load_state_dict
+
+
+def _known(optimizer: Optimizer, names: Iterable[str]) -> list[str]:
+    there = {*optimizer._known_options()}.union(*optimizer.param_groups)
+    return [name for name in names if name in there]
+
+
+def _check_keep(names: Iterable[str], optimizers: Iterable[Any], schedulers: Iterable[Any]) -> None:
+    """Refuse a name that nobody knows.
+
+    Raises:
+        ValueError: saying which.
+    """
+    ours = [each for each in optimizers if _is_ours(each)]
+    known = {name for each in schedulers if isinstance(each, LRScheduler) for name in vars(each)}
+    for name in names:
+        if name not in known and not any(_known(each, [name]) for each in ours):
+            raise ValueError(f"keep: neither an optimizer nor a scheduler here has {name!r}")
+
+
+def _renaming(
+    rename: Rename | None, saved: Iterable[Mapping[str, Any]]
+) -> Callable[[str], str] | None:
+    """Return a function that renames, for all parts.
+
+    Raises:
+        ValueError: an old name that no part has.
+    """
+    if not isinstance(rename, Mapping):
+        return rename
+    table = dict(rename)
+    states = [_state_of(part) for part in saved]
+    known = {str(key) for state in states for key in state}
+    for state in states:
+        for group in state.get("param_groups") or ():
+            known.update(group.get("param_names", ()) if isinstance(group, dict) else ())
+    unknown = [old for old in table if old not in known]
+    if unknown:
+        raise ValueError(f"rename: nothing of the name {', '.join(map(repr, unknown))} was saved")
+    return lambda name: table.get(name, name)
+
+
+def _checked_weights(
+    model: Any,
+    saved: Mapping[str, Any],
+    label: str,
+    strict: bool,
+    new_name: Callable[[str], str] | None,
+) -> tuple[dict[str, Any], LoadReport]:
+    """Return what can be loaded into a model, and what can't.
+
+    Raises:
+        ValueError: there is something that can't, and ``strict``.
+    """
+    state: OrderedDict[str, Any] = OrderedDict(
+        (key if new_name is None else new_name(key), value)
+        for key, value in _state_of(saved).items()
+    )
+    own = model.state_dict()
+    reshaped = [
+        f"{key!r} (saved {tuple(state[key].shape)}, now {tuple(value.shape)})"
+        for key, value in own.items()
+        if isinstance(value, Tensor)
+        and isinstance(state.get(key), Tensor)
+        and value.shape != state[key].shape
+    ]
+    report = LoadReport(
+        missing=tuple(map(repr, own.keys() - state.keys())),
+        unexpected=tuple(map(repr, state.keys() - own.keys())),
+        reshaped=tuple(reshaped),
+    )
+    if strict and not report.is_exact:
+        raise ValueError(
+            f"{label}: the checkpoint is of another model.\n{report}\nSay rename={{...}} for what "
+            "has another name now, or strict=False to load what fits"
+        )
+    fits = OrderedDict(
+        (key, value)
+        for key, value in state.items()
+        if key in own and not any(text.startswith(f"{key!r} ") for text in reshaped)
+    )
+    versions = saved.get("versions")
+    if isinstance(versions, dict):
+        fits._metadata = versions  # type: ignore[attr-defined]
+    return fits, report
+
+
+def _load_scheduler(scheduler: Any, state: dict[str, Any], names: Iterable[str]) -> None:
+    if not isinstance(scheduler, LRScheduler):
+        scheduler.load_state_dict(own_copy(state))
+        return
+    kept = [name for name in names if name in vars(scheduler) or name == "lr"]
+    scheduler.load_state_dict(own_copy(state), keep=kept)
+
+
+@contextmanager
+def _undone_if_refused(schedulers: Iterable[Any]) -> Iterator[None]:
+    """Put schedulers and the groups that they set back, should one of them refuse its state."""
+    runs = list(schedulers)
+    before = [copy.deepcopy(run.state_dict()) for run in runs]
+    groups = [group for run in runs for group in getattr(run, "optimizer", _Nothing).param_groups]
+    options = [dict(group) for group in groups]
+    try:
+        yield
+    except BaseException:
+        for run, state in zip(runs, before, strict=True):
+            run.load_state_dict(state)
+        for group, kept in zip(groups, options, strict=True):
+            group.clear()
+            group.update(kept)
+        raise
+
+
+class _Nothing:
+    """What a scheduler without an optimizer drives."""
+
+    param_groups: tuple[dict[str, Any], ...] = ()
