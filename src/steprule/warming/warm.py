@@ -105,11 +105,11 @@ def run_jobs(jobs: Iterable[Job]) -> Warmed:
 
 
 def _run(job: Job) -> list[Kept]:
-    from steprule.engines.kernel_cache.cache import cache_folder
+    from steprule.engines.kernel_cache.folder import kernel_folder
 
     remedy = "set STEPRULE_CACHE_DIR to a folder that can be written to"
     try:
-        folder = cache_folder()
+        folder = kernel_folder().path
     except RuntimeError as error:
         raise OSError(f"there is no home folder to keep kernels in: {remedy}") from error
     try:

@@ -8,6 +8,8 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from steprule.engines.compiler.lock import compiler_lock
+
 
 @functools.cache
 def _target_machine() -> Any:
@@ -57,8 +59,9 @@ def execution_engine(object_code: bytes) -> Any:
 @functools.cache
 def can_convert_half() -> bool:
     """Tell whether this processor converts float16 (else LLVM calls a library we may lack)."""
-    features = llvm.get_host_cpu_features()
-    return bool(features.get("f16c", False) or features.get("fullfp16", False) or _is_arm64())
+    with compiler_lock:
+        features = llvm.get_host_cpu_features()
+        return bool(features.get("f16c", False) or features.get("fullfp16", False) or _is_arm64())
 
 
 def _is_arm64() -> bool:

@@ -12,10 +12,6 @@ import ctypes
 import functools
 import hashlib
 import importlib.metadata
-import os
-import sys
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,13 +21,14 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from steprule.engines import compiler
+from steprule.engines.compiler.lock import compiler_lock
 from steprule.engines.kernel_cache.cached_lookup import clear_cached_lookups
+from steprule.engines.kernel_cache.folder import KernelFolder, trusted_folder, usable_folder
 from steprule.engines.kernel_cache.slow_compile import announce_if_slow
 
 # Raise when the files, or how compiled functions are called, change meaning.
 _FORMAT = "steprule-kernel-3"
 _REORDERS_SUMS = "reorders sums"
-_lock = threading.Lock()
 # Code in use is never unloaded: a function outlives whoever asked for it.
 _loaded: list[Any] = []
 
@@ -66,32 +63,18 @@ class Library:
         self.functions: list[NativeFunction] = [prototype(address) for address in self.addresses]
 
 
-def cache_folder() -> Path:
-    """Return where kernels are kept: STEPRULE_CACHE_DIR, NUMBA_CACHE_DIR or the user's cache."""
-    # Whoever set Numba's has said where a container may keep what is compiled.
-    for variable in ("STEPRULE_CACHE_DIR", "NUMBA_CACHE_DIR"):
-        if os.environ.get(variable):
-            return Path(os.environ[variable]) / "steprule"
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "steprule"
-
-
 def digest_of(source: str) -> str:
     """Return the name of a kernel's files."""
-    parts = [
-        _FORMAT,
-        f"llvmlite {importlib.metadata.version('llvmlite')}",
-        compiler.digest(),
-        llvm.get_process_triple(),
-        llvm.get_host_cpu_name(),
-        llvm.get_host_cpu_features().flatten(),
-        source,
-    ]
+    with compiler_lock:
+        parts = [
+            _FORMAT,
+            f"llvmlite {importlib.metadata.version('llvmlite')}",
+            compiler.digest(),
+            llvm.get_process_triple(),
+            llvm.get_host_cpu_name(),
+            llvm.get_host_cpu_features().flatten(),
+            source,
+        ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -121,9 +104,9 @@ def library_for(
 def _library(
     source: str, names: tuple[str, ...], arity: int, keeps_gil: bool, title: str
 ) -> Library:
-    with _lock:
+    with compiler_lock:
         object_code = _load_or_compile(source, names, title)
-    return Library(object_code, names, arity, keeps_gil=keeps_gil)
+        return Library(object_code, names, arity, keeps_gil=keeps_gil)
 
 
 def _load_or_compile(source: str, names: tuple[str, ...], title: str) -> bytes:
@@ -146,24 +129,21 @@ def kept_code(digest: str, source: str, make: Callable[[], bytes], title: str) -
     """
     kept = _kept.get()
     if kept is not None:
-        with _lock:
+        with compiler_lock:
             kept.append(_keep(digest, source, make))
-    with _lock:
+    with compiler_lock:
         return _code(digest, source, make, title)
 
 
 def _code(digest: str, source: str, make: Callable[[], bytes], title: str) -> bytes:
-    try:
-        path = _path_of(digest)
-    except (RuntimeError, OSError):  # no home folder: nothing can be kept
-        with announce_if_slow(title, None):
-            return make()
-    stored = _read(path, digest)
+    folder = usable_folder()
+    stored = None if folder is None else _read(folder, digest)
     if stored is None:
-        with announce_if_slow(title, path.parent):
+        with announce_if_slow(title, None if folder is None else folder.path):
             stored = make()
-        with contextlib.suppress(OSError):  # costs time later, nothing else
-            _write(path, digest, source, stored)
+        if folder is not None:
+            with contextlib.suppress(OSError):  # costs time later, nothing else
+                _write(folder, digest, source, stored)
     return stored
 
 
@@ -212,55 +192,39 @@ def keeping() -> Iterator[list[Kept]]:
 
 
 def _keep(digest: str, source: str, make: Callable[[], bytes]) -> Kept:
-    path = _path_of(digest)
-    if _read(path, digest) is not None:
+    folder = trusted_folder()
+    path = folder.path / _file_of(digest)
+    if _read(folder, digest) is not None:
         return Kept(path, was_compiled=False)
-    _write(path, digest, source, make())
+    _write(folder, digest, source, make())
     return Kept(path, was_compiled=True)
 
 
 def is_kept(source: str) -> bool:
     """Tell whether this kernel is on disk: to be had in milliseconds."""
     try:
-        return _path_of(digest_of(source)).exists()
+        return (trusted_folder().path / _file_of(digest_of(source))).exists()
     except (RuntimeError, OSError):
         return False
 
 
-def _path_of(digest: str) -> Path:
-    return cache_folder() / f"{digest[:32]}.kernel"
+def _file_of(digest: str) -> str:
+    return f"{digest[:32]}.kernel"
 
 
-def _read(path: Path, digest: str) -> bytes | None:
-    """Return the code stored at ``path``, unless it is missing, damaged or someone else's."""
+def _read(folder: KernelFolder, digest: str) -> bytes | None:
+    """Return the code stored there, unless it is missing, damaged or not to be trusted."""
     try:
-        if hasattr(os, "getuid") and path.stat().st_uid not in (os.getuid(), 0):
-            return None  # object code is run: never take it from a stranger
-        stored_digest, checksum, code = path.read_bytes().split(b"\n", 2)
-    except (OSError, ValueError):
+        stored_digest, checksum, code = (folder.read(_file_of(digest)) or b"").split(b"\n", 2)
+    except ValueError:
         return None
     is_whole = hashlib.sha256(code).hexdigest().encode() == checksum
     return code if is_whole and stored_digest == digest.encode() else None
 
 
-def _write(path: Path, digest: str, source: str, code: bytes) -> None:
+def _write(folder: KernelFolder, digest: str, source: str, code: bytes) -> None:
     """Store a kernel, and its source beside it for people."""
     checksum = hashlib.sha256(code).hexdigest().encode()
-    # Others may read it (a container's image is built by root and run by someone else).
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    _replace(path, b"\n".join([digest.encode(), checksum, code]))
-    _replace(path.with_suffix(".py"), source.encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: another process may be reading or writing the same one."""
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        temporary.chmod(0o644)  # mkstemp's own is 0600
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    name = _file_of(digest)
+    folder.write(name, b"\n".join([digest.encode(), checksum, code]))
+    folder.write(str(Path(name).with_suffix(".py")), source.encode())
