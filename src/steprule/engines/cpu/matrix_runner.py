@@ -8,6 +8,7 @@ neither copies nor much memory are needed.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 
@@ -29,10 +30,12 @@ class MatrixRunner(KernelRunner):
         self._chunks_each = -(-leaves[0].param.numel() // CHUNK)
         self._stacks = MatrixStacks(form, leaves)
         # Stacks are there for a moment: another thread's step must not put its own in their place.
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
 
     def _run_passes(self, addresses: Sequence[int]) -> Stages:
         yield from ()
+        if self._process != os.getpid():  # a child: the thread that had the lock is not there
+            self._lock, self._process = threading.Lock(), os.getpid()
         with self._lock:
             self._run_stacks(addresses)
 

@@ -6,6 +6,7 @@ For tests and debugging (``TRITON_INTERPRET=1``), without a GPU.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,15 +18,19 @@ from triton.runtime import interpreter
 from steprule.engines.gpu.programs import interpreted_words
 from steprule.engines.gpu.programs.functions import function_of
 
+# While it interprets, Triton's language means something else to all threads.
+_lock = threading.Lock()
+
 
 @functools.cache
 def interpreted_program(source: str, name: str) -> Callable[[int, Sequence[Any]], None]:
     """Return what runs a kernel, given the number of programs and its arguments (tensors)."""
-    _mend_interpreter()
+    with _lock:
+        _mend_interpreter()
     kernel = interpreter.InterpretedFunction(function_of(source, name, interpreted_words))
 
     def launch(programs: int, arguments: Sequence[Any]) -> None:
-        with np.errstate(all="ignore"):
+        with _lock, np.errstate(all="ignore"):
             kernel[(programs,)](*arguments)
 
     return launch
