@@ -298,8 +298,8 @@ def _checked_weights(
         and value.shape != state[key].shape
     ]
     report = LoadReport(
-        missing=tuple(map(repr, own.keys() - state.keys())),
-        unexpected=tuple(map(repr, state.keys() - own.keys())),
+        missing=tuple(repr(key) for key in own if key not in state),
+        unexpected=tuple(repr(key) for key in state if key not in own),
         reshaped=tuple(reshaped),
     )
     if strict and not report.is_exact:

@@ -218,8 +218,8 @@ def _add_rest(digest: Any, file: IO[bytes]) -> None:
 
 
 def _parsed(text: bytes | str) -> Any:
-    """Return what JSON says; None if it is none."""
+    """Return what JSON says; an empty object, which stands for nothing here, if it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return None
+        return {}

@@ -124,11 +124,11 @@ def _renamed(saved: Sequence[Mapping[str, Any]], rename: Rename) -> list[list[st
             "dict instead"
         )
     if isinstance(rename, Mapping):
-        present = {name for each in names for name in each}
-        unknown = [old for old in rename if old not in present]
+        present = [name for each in names for name in each]
+        unknown = rename.keys() - {*present}
         if unknown:
             raise ValueError(
-                f"rename: no parameter {_listed(map(repr, unknown))} in the state dict; it has "
+                f"rename: no parameter {_listed(map(repr, sorted(unknown)))} in the state dict; it has "
                 f"{_listed(map(repr, present))}"
             )
         table = rename
