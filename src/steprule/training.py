@@ -159,6 +159,10 @@ def load_training(
                 each._carry_out(plans[label])
             else:
                 each.load_state_dict(own_copy(_state_of(saved)))
+        # Again, for the lr that follows from what schedulers kept: the optimizer has brought its own.
+        for each, saved in runs.values():
+            if isinstance(each, LRScheduler) and names:
+                _load_scheduler(each, _state_of(saved), names)
         reports = {label: report for label, (_, report) in weights.items()}
         reports |= {label: plan.report for label, plan in plans.items()}
         return Training(content.get("step"), own_copy(content.get("extra")), reports)

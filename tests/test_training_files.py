@@ -1,0 +1,311 @@
+"""A whole run in one file: model, optimizers, schedulers, random states; all or nothing."""
+
+from __future__ import annotations
+
+import copy
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nested_values import same
+from torch import Tensor, nn
+
+import steprule
+from steprule.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR, StepLR
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+
+
+def batch() -> Tensor:
+    return torch.randn(8, 3)
+
+
+def train(model: nn.Module, optimizer: Any, scheduler: Any, steps: int) -> None:
+    """Steps that depend on torch's random generator."""
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(batch()).pow(2).sum().backward()
+        optimizer.step()
+        scheduler.step()
+
+
+def made(seed: int, lr: float = 0.1) -> tuple[nn.Module, Any, Any]:
+    model = net(seed)
+    optimizer = steprule.Adam(model.named_parameters(), lr=lr)
+    return model, optimizer, StepLR(optimizer, 2, 0.5)
+
+
+def state_of(*objects: Any) -> list[Any]:
+    return [copy.deepcopy(each.state_dict()) for each in objects]
+
+
+def test_a_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    whole = made(0)
+    torch.manual_seed(7)
+    train(*whole, 3)
+    model, optimizer, scheduler = whole
+    steprule.save_training(
+        path,
+        model=model,
+        optimizer=optimizer,
+        schedulers=scheduler,
+        step=3,
+        extra={"best": 0.5},
+        random_state=True,
+    )
+    train(*whole, 4)
+    resumed = made(1)
+    model, optimizer, scheduler = resumed
+    found = steprule.load_training(
+        path, model=model, optimizer=optimizer, schedulers=scheduler, random_state=True
+    )
+    assert (found.step, found.extra) == (3, {"best": 0.5})
+    assert all(report.is_exact for report in found.reports.values())
+    train(*resumed, 4)
+    assert same(state_of(*resumed), state_of(*whole))
+
+
+@pytest.mark.parametrize("kind", ["dict", "list"])
+def test_several_of_each(tmp_path: Path, kind: str) -> None:
+    def form(a: Any, b: Any) -> Any:
+        return {"actor": a, "critic": b} if kind == "dict" else [a, b]
+
+    one, two, new_one, new_two = (made(seed) for seed in range(4))
+    for each in (one, two):
+        train(*each, 2)
+    parts = [form(a, b) for a, b in zip(one, two, strict=True)]
+    steprule.save_training(
+        tmp_path / "run", model=parts[0], optimizer=parts[1], schedulers=parts[2]
+    )
+    model, optimizer, schedulers = (form(a, b) for a, b in zip(new_one, new_two, strict=True))
+    found = steprule.load_training(
+        tmp_path / "run", model=model, optimizer=optimizer, schedulers=schedulers
+    )
+    assert same(state_of(*new_one, *new_two), state_of(*one, *two))
+    second = "critic" if kind == "dict" else "1"
+    assert found.reports.keys() >= {f"model.{second}", f"optimizer.{second}"}
+    with pytest.raises(steprule.CheckpointError, match=r"has 2 optimizers .*load_training"):
+        one[1].load(tmp_path / "run")
+    with pytest.raises(steprule.CheckpointError, match="asked for were one"):
+        steprule.load_training(tmp_path / "run", optimizer=one[1])
+
+
+def test_an_optimizer_is_loaded_from_the_file_of_a_run(tmp_path: Path) -> None:
+    model, optimizer, scheduler = made(0)
+    train(model, optimizer, scheduler, 2)
+    steprule.save_training(tmp_path / "run", model=model, optimizer=optimizer)
+    _, other, _ = made(1)
+    assert other.load(tmp_path / "run").is_exact
+    assert same(other.state_dict()["state"], optimizer.state_dict()["state"])
+    steprule.save_training(tmp_path / "model", model=model)
+    with pytest.raises(steprule.CheckpointError, match="no optimizer's state"):
+        other.load(tmp_path / "model")
+    with pytest.raises(steprule.CheckpointError, match="it has none"):
+        steprule.load_training(tmp_path / "model", optimizer=other)
+
+
+def test_torchs_own_classes_are_saved_as_well(tmp_path: Path) -> None:
+    def torchs(seed: int) -> tuple[nn.Module, Any, Any]:
+        model = net(seed)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2)
+
+    one, other = torchs(0), torchs(1)
+    train(*one, 3)
+    for name, parts in (("save", one), ("load", other)):
+        getattr(steprule, f"{name}_training")(
+            tmp_path / "run", model=parts[0], optimizer=parts[1], schedulers=parts[2]
+        )
+    assert same(state_of(*other), state_of(*one))
+
+
+def test_a_model_that_has_changed(tmp_path: Path) -> None:
+    model, optimizer, scheduler = made(0)
+    train(model, optimizer, scheduler, 2)
+    path = tmp_path / "run"
+    steprule.save_training(path, model=model, optimizer=optimizer)
+    torch.manual_seed(1)
+    changed = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 5), nn.Linear(5, 1)
+    )
+    fresh = steprule.Adam(changed.named_parameters(), lr=0.7)
+    before = state_of(changed, fresh)
+    with pytest.raises(ValueError, match=r"model: the checkpoint is of another model"):
+        steprule.load_training(path, model=changed, optimizer=fresh)
+    assert same(state_of(changed, fresh), before)
+    found = steprule.load_training(path, model=changed, optimizer=fresh, strict=False, keep=("lr",))
+    assert found.reports["model"].missing == ("'4.weight'", "'4.bias'")
+    assert len(found.reports["model"].reshaped) == 2
+    assert found.reports["optimizer"].missing == ("'4.weight'", "'4.bias'")
+    assert fresh.param_groups[0]["lr"] == 0.7
+    assert torch.equal(changed[0].weight, model[0].weight)
+    assert torch.equal(changed[1].running_mean, model[1].running_mean)
+    assert torch.equal(changed[3].weight, before[0]["3.weight"])
+
+
+def test_a_model_whose_parts_were_renamed(tmp_path: Path) -> None:
+    model, optimizer, scheduler = made(0)
+    train(model, optimizer, scheduler, 2)
+    steprule.save_training(tmp_path / "run", model=model, optimizer=optimizer)
+    renamed = nn.ModuleDict({"body": net(1)})
+    fresh = steprule.Adam(renamed.named_parameters(), lr=0.7)
+    steprule.load_training(
+        tmp_path / "run", model=renamed, optimizer=fresh, rename=lambda name: f"body.{name}"
+    )
+    assert same(list(renamed.state_dict().values()), list(model.state_dict().values()))
+    table = {name: f"body.{name}" for name in model.state_dict()}  # buffers among them
+    steprule.load_training(tmp_path / "run", model=renamed, optimizer=fresh, rename=table)
+    with pytest.raises(ValueError, match=r"nothing of the name '0\.wait' was saved"):
+        steprule.load_training(tmp_path / "run", model=renamed, rename={"0.wait": "x"})
+
+
+def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"a": nn.Linear(100, 100), "b": nn.Linear(100, 100)})
+    model["b"].weight = model["a"].weight
+    steprule.save_training(tmp_path / "run", model=model)
+    assert (tmp_path / "run").stat().st_size < 45_000
+    other = copy.deepcopy(model)
+    nn.init.zeros_(other["a"].weight)
+    steprule.load_training(tmp_path / "run", model=other)
+    assert torch.equal(other["b"].weight, model["a"].weight)
+
+
+def test_the_version_of_modules_is_kept(tmp_path: Path) -> None:
+    model = net()
+    steprule.save_training(tmp_path / "run", model=model)
+    seen = []
+    other = net(1)
+    other[1]._register_load_state_dict_pre_hook(lambda state, prefix, meta, *_: seen.append(meta))
+    steprule.load_training(tmp_path / "run", model=other)
+    assert [meta["version"] for meta in seen] == [2]
+
+
+def test_what_is_kept_beside_low_precision_weights_goes_with_them(tmp_path: Path) -> None:
+    def low(seed: int, rounding: str) -> tuple[nn.Module, Any]:
+        model = net(seed).bfloat16()
+        return model, steprule.Adam(model.named_parameters(), lr=1e-4, param_rounding=rounding)
+
+    model, optimizer = low(0, "split")
+    for _ in range(3):
+        model(batch().bfloat16()).pow(2).sum().backward()
+        optimizer.step()
+    steprule.save_training(tmp_path / "run", model=model, optimizer=optimizer)
+    other = low(1, "kahan")
+    steprule.load_training(tmp_path / "run", model=other[0], optimizer=other[1])
+    name, wide = "param:compensation", optimizer.state[model[0].weight]
+    assert any(key.startswith("param:") for key in wide), wide.keys()
+    kept = other[1].state[other[0][0].weight]
+    assert any(key.startswith("param:") and kept[key].abs().sum() > 0 for key in kept), name
+
+
+def test_random_states_come_back(tmp_path: Path) -> None:
+    def drawn() -> list[Any]:
+        return [torch.rand(2), np.random.rand(2), random.random()]  # noqa: NPY002
+
+    steprule.save_training(tmp_path / "run", random_state=True)
+    first = drawn()
+    steprule.load_training(tmp_path / "run", random_state=True)
+    assert same(drawn(), first)
+    assert not same(drawn(), first)
+    steprule.save_training(tmp_path / "without", step=1)
+    with pytest.raises(steprule.CheckpointError, match="has no random states"):
+        steprule.load_training(tmp_path / "without", random_state=True)
+
+
+def test_schedulers_keep_what_is_asked(tmp_path: Path) -> None:
+    model = net()
+    optimizer = steprule.SGD(model.parameters(), lr=1.0)
+    scheduler = CosineAnnealingLR(optimizer, T_max=10)
+    train(model, optimizer, scheduler, 4)
+    steprule.save_training(tmp_path / "run", optimizer=optimizer, schedulers=scheduler)
+    again = steprule.SGD(model.parameters(), lr=1.0)
+    longer = CosineAnnealingLR(again, T_max=20)
+    steprule.load_training(tmp_path / "run", optimizer=again, schedulers=longer, keep=("T_max",))
+    assert (longer.T_max, longer.last_epoch) == (20, 4)
+    assert again.param_groups[0]["lr"] == pytest.approx(longer.lr_at(4)[0])
+    with pytest.raises(ValueError, match="neither an optimizer nor a scheduler here has 'T_mxa'"):
+        steprule.load_training(tmp_path / "run", optimizer=again, keep="T_mxa")
+
+
+class Refusing(StepLR):
+    def load_state_dict(self, state_dict: Any, **keep: Any) -> None:
+        super().load_state_dict(state_dict, **keep)
+        raise RuntimeError("too old")
+
+
+def test_a_scheduler_that_refuses_leaves_all_as_it_was(tmp_path: Path) -> None:
+    one = made(0)
+    train(*one, 3)
+    steprule.save_training(
+        tmp_path / "run", model=one[0], optimizer=one[1], schedulers=[one[2], one[2]]
+    )
+    model, optimizer, scheduler = made(1, lr=0.9)
+    refusing = Refusing(optimizer, 3)
+    train(model, optimizer, scheduler, 1)
+    before = [*state_of(model, optimizer), scheduler.last_epoch]
+    StepLR.load_state_dict, kept = StepLR.load_state_dict, StepLR.load_state_dict
+    Refusing.load_state_dict, refuses = _once(Refusing.load_state_dict), Refusing.load_state_dict
+    try:
+        with pytest.raises(RuntimeError, match="too old"):
+            steprule.load_training(
+                tmp_path / "run", model=model, optimizer=optimizer, schedulers=[scheduler, refusing]
+            )
+    finally:
+        StepLR.load_state_dict, Refusing.load_state_dict = kept, refuses
+    assert same([*state_of(model, optimizer), scheduler.last_epoch], before)
+
+
+def _once(method: Any) -> Any:
+    """A method that raises the first time only: what undoes it may call it again."""
+    calls: list[int] = []
+
+    def wrapped(self: Any, state_dict: Any, **keep: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            method(self, state_dict, **keep)
+        else:
+            StepLR.load_state_dict(self, state_dict, **keep)
+
+    return wrapped
+
+
+def test_an_optimizer_of_another_kind_leaves_all_as_it_was(tmp_path: Path) -> None:
+    one = made(0)
+    train(*one, 3)
+    parts = dict(zip(("model", "optimizer", "schedulers"), one, strict=True))
+    steprule.save_training(tmp_path / "run", **parts)
+    model = net(1)
+    optimizer = steprule.Adamax(model.named_parameters())
+    scheduler = SequentialLR(
+        optimizer, [LambdaLR(optimizer, lambda _: 1.0), StepLR(optimizer, 3)], [2]
+    )
+    before = state_of(model, optimizer, scheduler)
+    with pytest.raises(ValueError, match="is not one of Adamax"):
+        steprule.load_training(
+            tmp_path / "run", model=model, optimizer=optimizer, schedulers=scheduler
+        )
+    assert same(state_of(model, optimizer, scheduler), before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": 3}, "model must have state_dict and load_state_dict, got int"),
+        ({"optimizer": {"a": None}}, r"optimizer\['a'\] must have state_dict"),
+        ({"schedulers": [object()]}, r"schedulers\['0'\] must have"),
+        ({"step": 1.5}, r"step must be an integer, got 1\.5"),
+        ({"step": True}, "step must be an integer"),
+        ({"extra": {"loss": lambda: 0}}, r"extra\['loss'\] is of type function"),
+    ],
+)
+def test_what_cannot_be_saved(tmp_path: Path, arguments: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        steprule.save_training(tmp_path / "run", **arguments)
+    assert not list(tmp_path.iterdir())
