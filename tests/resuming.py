@@ -26,7 +26,7 @@ from steprule.lr_scheduler import (
 from steprule.rules import OPTIMIZERS
 from steprule.schedules import cosine, linear
 
-HALF, WHOLE = 3, 6
+HALF, WHOLE = 2, 4
 
 
 def has_betas(optimizer: Any) -> bool:

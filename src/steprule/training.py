@@ -159,7 +159,7 @@ def load_training(
                 each._carry_out(plans[label])
             else:
                 each.load_state_dict(own_copy(_state_of(saved)))
-        # Again, for the lr that follows from what schedulers kept: the optimizer has brought its own.
+        # Again, for the lr that follows from what they kept: the optimizer has brought its own.
         for each, saved in runs.values():
             if isinstance(each, LRScheduler) and names:
                 _load_scheduler(each, _state_of(saved), names)

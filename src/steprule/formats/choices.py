@@ -31,21 +31,33 @@ class StoringOptions:
         param_rounding: of parameters of 16 bits.
         state_format_min_size: state of fewer elements is kept in full precision.
         rounding_seed: what random bits depend on beside the parameter, the step and the element.
+        ema_format: of the running average of parameters; None where none is kept.
     """
 
     state_format: str = "param"
     param_rounding: str = "nearest"
     state_format_min_size: int = 4096
     rounding_seed: int = 0
+    ema_format: str | None = None
 
     @property
     def is_default(self) -> bool:
         """Whether all is stored as torch does."""
+        return self.is_plain and self.ema_format is None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether parameters and state are stored as torch does; averages aside."""
         return (self.state_format, self.param_rounding) == ("param", "nearest")
 
 
 #: Each of these options and its default.
-STORING: Mapping[str, Any] = {field.name: field.default for field in fields(StoringOptions)}
+STORING: Mapping[str, Any] = {
+    **{field.name: field.default for field in fields(StoringOptions)},
+    "ema_format": "float32",
+}
+#: The option by which running averages are kept, and their default: none.
+AVERAGING: Mapping[str, Any] = {"ema_decay": None}
 
 
 @dataclass(frozen=True)
@@ -155,7 +167,10 @@ def storing_of(options: Mapping[str, Any], own: Collection[str] = ()) -> Storing
         options: the group.
         own: options that the rule itself has: one of such a name is not meant.
     """
-    return StoringOptions(**{k: v if k in own else options.get(k, v) for k, v in STORING.items()})
+    found = {k: v if k in own else options.get(k, v) for k, v in STORING.items()}
+    if options.get("ema_decay") is None:
+        found["ema_format"] = None
+    return StoringOptions(**found)
 
 
 def check_storing(storing: StoringOptions, options: Mapping[str, Any], where: str) -> None:
@@ -166,24 +181,27 @@ def check_storing(storing: StoringOptions, options: Mapping[str, Any], where: st
         TypeError: a number that is no integer.
     """
     names = state_format_names()
-    for name, word, known in (
-        ("state_format", storing.state_format, names),
-        ("param_rounding", storing.param_rounding, ROUNDINGS),
-    ):
+    chosen: dict[str, tuple[str | None, tuple[str | None, ...]]] = {
+        "state_format": (storing.state_format, names),
+        "param_rounding": (storing.param_rounding, ROUNDINGS),
+        "ema_format": (storing.ema_format, (None, *names)),
+    }
+    for option, (word, known) in chosen.items():
         if word not in known:
-            words = ", ".join(map(repr, known))
-            raise ValueError(f"{where}{name} must be one of {words}, got {word!r}")
+            words = ", ".join(repr(x) for x in known if x is not None)
+            raise ValueError(f"{where}{option} must be one of {words}, got {word!r}")
     for name in ("state_format_min_size", "rounding_seed"):
         number = getattr(storing, name)
         if isinstance(number, bool) or not isinstance(number, int):
             raise TypeError(f"{where}{name} must be an integer, got {number!r}")
-    state = _STATE_FORMATS.get(storing.state_format)
-    is_coded = state is not None and storing.state_format != "float32"
+    both = (storing.state_format, storing.ema_format)
+    is_coded = any(word not in (None, "param", "float32") for word in both)
     if options.get("differentiable") and (is_coded or storing.param_rounding != "nearest"):
+        average = "" if storing.ema_format is None else f", ema_format {storing.ema_format!r}"
         raise ValueError(
             f"{where}differentiable=True needs state that autograd can see into: state_format "
             "'param' or 'float32' and param_rounding 'nearest', got "
-            f"{storing.state_format!r} and {storing.param_rounding!r}"
+            f"{storing.state_format!r} and {storing.param_rounding!r}{average}"
         )
 
 
@@ -193,17 +211,19 @@ def check_param(storing: StoringOptions, param: Tensor, label: str) -> None:
     Raises:
         ValueError: naming it, and what it can have.
     """
-    state = _STATE_FORMATS.get(storing.state_format)
-    if type(param).__name__ == "DTensor" and not storing.is_default:
+    if type(param).__name__ == "DTensor" and not storing.is_plain:
         raise ValueError(
             f"state_format={storing.state_format!r} and param_rounding={storing.param_rounding!r} "
             f"know nothing of shards yet, but {label} is a DTensor: take 'param' and 'nearest'"
         )
-    if param.is_complex() and state is not None and state.signed != _FLOAT32:
-        raise ValueError(
-            f"state_format={storing.state_format!r} is for real numbers, but {label} is "
-            f"{param.dtype}: put it in a group with state_format 'param' or 'float32'"
-        )
+    for name in ("state_format", "ema_format"):
+        word = getattr(storing, name)
+        state = None if word is None else _STATE_FORMATS.get(word)
+        if param.is_complex() and state is not None and state.signed != _FLOAT32:
+            raise ValueError(
+                f"{name}={word!r} is for real numbers, but {label} is {param.dtype}: put it in a "
+                f"group with {name} 'param' or 'float32'"
+            )
     if param.dtype is torch.float16 and storing.param_rounding in ("split", "split24"):
         raise ValueError(
             f"param_rounding={storing.param_rounding!r} splits float32 numbers into bfloat16 and a "
@@ -225,7 +245,12 @@ def param_format(storing: StoringOptions, param: Tensor) -> Format:
 
 
 def slot_format(
-    storing: StoringOptions, param: Tensor, *, is_signed: bool, is_precise: bool
+    storing: StoringOptions,
+    param: Tensor,
+    *,
+    is_signed: bool,
+    is_precise: bool,
+    is_average: bool = False,
 ) -> Format | None:
     """Return the format of an array slot; None for whatever floating dtype it has.
 
@@ -234,13 +259,16 @@ def slot_format(
         param: the parameter.
         is_signed: whether the slot may be negative.
         is_precise: whether it must be kept in full precision.
+        is_average: whether it is the parameter's running average.
     """
-    state = _STATE_FORMATS.get(storing.state_format)
+    word = storing.ema_format if is_average else storing.state_format
+    state = None if word is None else _STATE_FORMATS.get(word)
     if state is None:
         return None
     if param.is_complex():
         wide = torch.complex128 if compute_dtype(param) is torch.float64 else torch.complex64
         return FLOATING[wide]
-    if is_precise or param.numel() < storing.state_format_min_size:
+    is_small = param.numel() < storing.state_format_min_size
+    if is_precise or is_small or (is_average and word == "float32"):
         return FLOATING[compute_dtype(param)]
     return state.signed if is_signed else state.unsigned

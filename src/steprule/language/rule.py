@@ -8,8 +8,9 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from typing import Any, Literal, get_args, overload
 
 __all__ = ["Range", "Rule", "Slot", "rule"]
 
@@ -22,6 +23,13 @@ Shape = Literal["param", "scalar", "row", "column", "vector"]
 Sparse = Literal["refused", "rows", "only"]
 
 
+def _check_bools(what: str, record: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        if not isinstance(value, bool):
+            raise TypeError(f"{what}: {name} must be True or False, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Range:
     """The values that a numeric option may take, as data: one place for check and message."""
@@ -31,6 +39,15 @@ class Range:
     low_included: bool = True
     high_included: bool = True
     is_finite: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            end = getattr(self, name)
+            if isinstance(end, bool) or not isinstance(end, Real) or math.isnan(end):
+                raise TypeError(f"Range: {name} must be a number, got {end!r}")
+        _check_bools("Range", self, "low_included", "high_included", "is_finite")
+        if self.low > self.high:
+            raise ValueError(f"Range: low must not be above high, got {self.low} and {self.high}")
 
     def __contains__(self, x: float) -> bool:
         above = x >= self.low if self.low_included else x > self.low
@@ -81,6 +98,8 @@ class Slot:
             be made dense.
         is_float64: a scalar slot is kept in float64 (others are as torch's step counts: float32,
             unless float64 is torch's default dtype).
+        is_average: it is the parameter's running average: it starts at the parameter, and is stored
+            as the option ``ema_format`` says.
     """
 
     signed: bool = True
@@ -91,6 +110,26 @@ class Slot:
     shape: Shape = "param"
     needs_every_step: bool = False
     is_float64: bool = False
+    is_average: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shape not in get_args(Shape):
+            known = ", ".join(map(repr, get_args(Shape)))
+            raise ValueError(f"Slot: shape must be one of {known}, got {self.shape!r}")
+        if isinstance(self.init, bool) or not isinstance(self.init, (Real, str)):
+            raise TypeError(
+                f"Slot: init must be a number or the name of an option, got {self.init!r}"
+            )
+        for name in ("when", "precise_when"):
+            option = getattr(self, name)
+            if option is not None and not isinstance(option, str):
+                raise TypeError(f"Slot: {name} must be the name of an option, got {option!r}")
+        if not isinstance(self.full_precision, (bool, str)):
+            raise TypeError(
+                f"Slot: full_precision must be True, False or a reason, got {self.full_precision!r}"
+            )
+        flags = [f.name for f in fields(self) if isinstance(f.default, bool)]
+        _check_bools("Slot", self, *(name for name in flags if name != "full_precision"))
 
     @property
     def is_scalar(self) -> bool:
@@ -147,6 +186,7 @@ class Rule:
     takes_complex: bool = True
     keeps_denormals: bool = False
     optional: tuple[str, ...] = ()
+    base: Rule | None = None  # without the running average
 
     @property
     def is_recorded(self) -> bool:
@@ -163,6 +203,8 @@ class Rule:
         return self.function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.base is not None:
+            return _averaged_again, (self.base,)
         # The module-level name holds the rule, not the function: pickle it by that name.
         return _rule_named, (self.function.__module__, self.function.__qualname__)
 
@@ -185,6 +227,11 @@ def shape_numbers(shape: Sequence[int]) -> dict[str, float]:
     """Return what a parameter's shape gives a rule that asks for it."""
     rows = shape[0] if len(shape) else 1
     return {"rows": float(rows), "columns": float(math.prod(shape[1:]))}
+
+
+def _averaged_again(base: Rule) -> Any:
+    # By name: that module imports this one.
+    return importlib.import_module("steprule.language.averaging").with_average(base)
 
 
 def _rule_named(module: str, name: str) -> Any:
@@ -304,6 +351,45 @@ def _betas_of(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"beta{i}" for i in range(1, max([2, *numbers]) + 1))
 
 
+def _check_described(
+    name: str, slots: Any, ranges: Any, parts: Any, record: Mapping[str, Any]
+) -> None:
+    """Check what is said of a rule beside its function.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: a word that is none.
+    """
+    for slot, kept in slots.items():
+        if not isinstance(kept, Slot):
+            raise TypeError(f"rule {name}: {slot} must be a Slot, got {kept!r}")
+    for what, given in (("ranges", ranges), ("parts", parts)):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"rule {name}: {what} must be a dict, got {given!r}")
+    for option, allowed in (ranges or {}).items():
+        if not isinstance(allowed, Range):
+            raise TypeError(f"rule {name}: ranges of {option} must be a Range, got {allowed!r}")
+    for option, names in (parts or {}).items():
+        if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) for n in names):
+            raise TypeError(
+                f"rule {name}: parts of {option} must be a tuple of names, got {names!r}"
+            )
+    _check_record(name, record)
+
+
+def _check_record(name: str, record: Mapping[str, Any]) -> None:
+    if record and record["sparse"] not in get_args(Sparse):
+        known = ", ".join(map(repr, get_args(Sparse)))
+        raise ValueError(f"rule {name}: sparse must be one of {known}, got {record['sparse']!r}")
+    for what, value in record.items():
+        if what == "source" and not isinstance(value, str):
+            raise TypeError(f"rule {name}: source must be text, got {value!r}")
+        if what == "optional" and not isinstance(value, (tuple, list)):
+            raise TypeError(f"rule {name}: optional must be a tuple of options, got {value!r}")
+        if what not in ("source", "sparse", "optional") and not isinstance(value, bool):
+            raise TypeError(f"rule {name}: {what} must be True or False, got {value!r}")
+
+
 def _rule_of(
     function: Callable[..., Any],
     *,
@@ -314,6 +400,8 @@ def _rule_of(
     record: Mapping[str, Any] | None = None,
 ) -> Rule:
     """Return the record of a function: what its signature says, and what was said beside it."""
+    if not callable(function) or isinstance(function, type):
+        raise TypeError(f"rule needs a function, got {function!r}")
     slots = slots or {}
     arrays, keywords = [], {}
     for parameter in inspect.signature(function).parameters.values():
@@ -331,10 +419,22 @@ def _rule_of(
     unknown = sorted(set(slots) - set(arrays[2:]))
     if unknown:
         raise TypeError(f"rule {function.__name__} has no slot {', '.join(unknown)}")
+    _check_described(function.__name__, slots, ranges, parts, record or {})
+    if counts_steps not in (None, True, False):
+        raise TypeError(
+            f"rule {function.__name__}: counts_steps must be True, False or None, got "
+            f"{counts_steps!r}"
+        )
     all_parts = {"betas": _betas_of(keywords), **(parts or {})}
     owner = {part: option for option, names in all_parts.items() for part in names}
     numbers = [name for name, is_flag in keywords.items() if not is_flag and name not in SUPPLIED]
     options = tuple(dict.fromkeys(owner.get(name, name) for name in numbers))
+    strange = [str(name) for name in (record or {}).get("optional", ()) if name not in numbers]
+    if strange:
+        raise TypeError(
+            f"rule {function.__name__}: optional has {', '.join(strange)}, which is no number "
+            f"that it takes: {', '.join(numbers)}"
+        )
     return Rule(
         function=function,
         slots={name: slots.get(name, Slot()) for name in arrays[2:]},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, ClassVar, Protocol, TypeAlias, cast, overload
 
@@ -17,6 +18,7 @@ from steprule.checkpoints.file import opened, write
 from steprule.engines import registry
 from steprule.engines.engine import Runner, runner_note
 from steprule.formats.choices import (
+    AVERAGING,
     STORING,
     check_param,
     check_storing,
@@ -27,6 +29,7 @@ from steprule.formats.storage import ROUNDING_STEP
 from steprule.language.form import form_of
 from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
+from steprule.optimizer.averaging import averages_in_place
 from steprule.optimizer.explain import Explanation, explanation_of, pass_notes
 from steprule.optimizer.hooks import hooked, uncompiled
 from steprule.optimizer.options import check_options, check_spelling, suggestion
@@ -73,7 +76,7 @@ __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
 Number: TypeAlias = float | Tensor | Schedule
 
 #: Options that all optimizers have beside torch's, with their defaults.
-SHARED: Mapping[str, Any] = {**GUARDS, **STORING}
+SHARED: Mapping[str, Any] = {**GUARDS, **STORING, **AVERAGING}
 _TAKERS_OF_SPARSE: list[str] = []
 # torch's mark for a default that each group must give.
 required = torch_optimizer.required
@@ -134,7 +137,8 @@ class Optimizer(torch.optim.Optimizer):
             - ``capturable``: keep step counts on the parameter's device, as graphs need it;
             - ``foreach``, ``fused``: torch's way to ask for an engine;
             - the guards ``clip_grad_norm``, ``clip_grad_norm_over``, ``clip_grad_value`` and
-              ``on_nonfinite``: see :class:`~steprule.optimizer.SharedOptions`.
+              ``on_nonfinite``, and ``ema_decay`` for running averages: see
+              :class:`~steprule.optimizer.SharedOptions`.
         engine: ``"auto"`` (the fastest that takes the parameter), or ``"eager"``, ``"foreach"``,
             ``"fused"``, ``"triton"`` (what ``"fused"`` means on a GPU). See :meth:`explain`.
 
@@ -170,6 +174,7 @@ class Optimizer(torch.optim.Optimizer):
     _has_warned: bool
     _backward_steps: StepsInBackward | None
     _in_graphs: list[Runner]
+    _is_averaged: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -212,6 +217,7 @@ class Optimizer(torch.optim.Optimizer):
         self.__dict__.setdefault("_has_warned", False)
         self.__dict__.setdefault("_backward_steps", None)
         self.__dict__.setdefault("_in_graphs", [])
+        self.__dict__.setdefault("_is_averaged", False)
         self._warned_capturable_if_run_uncaptured = True
         self._patch_step_function()
 
@@ -271,15 +277,17 @@ class Optimizer(torch.optim.Optimizer):
     def _check_group(self, options: Mapping[str, Any], where: str) -> None:
         """Check one group's options, or the defaults; subclasses add what concerns several."""
         given = {k: v for k, v in options.items() if v is not required}
-        if self.rule is not None:  # without one, options are the subclass's own business
-            check_options(self.rule, given, where)
-            check_guards(guards_of(given, self.rule.options), where)
-            storing = storing_of(given, self.rule.options)
+        kind = self._kind_of(given)
+        if kind is not None:  # without one, options are the subclass's own business
+            check_options(kind.rule, given, where)
+            check_guards(guards_of(given, kind.rule.options), where)
+            storing = storing_of(given, kind.rule.options)
             check_storing(storing, given, where)
-            if self.rule.sparse == "only" and not storing.is_default:
+            if kind.rule.sparse == "only" and not storing.is_default:
                 raise ValueError(
                     f"{where}{type(self).__name__} takes sparse gradients only, for which there "
-                    "are no formats: state_format='param' and param_rounding='nearest'"
+                    "are no formats and averages: state_format='param', param_rounding='nearest' "
+                    "and ema_decay=None"
                 )
         self._check_scheduled(given.get(SCHEDULES, ()), where)
         requested_engine(self.engine, given)
@@ -447,13 +455,20 @@ class Optimizer(torch.optim.Optimizer):
 
     def _kind_of(self, group: Mapping[str, Any]) -> Kind | None:
         """Return what updates a group; None if this class overrides ``step``."""
-        return None if self.rule is None else Kind(type(self).__name__, self.rule, self.extras)
+        if self.rule is None:
+            return None
+        return Kind(type(self).__name__, self.rule, self.extras).of(group)
 
     def _kinds(self) -> Mapping[str, Kind]:
         """Return what updates groups that say so, by the name that they say."""
         return {}
 
     def _context(self) -> Context:
+        if self._is_averaged:
+            raise RuntimeError(
+                "the parameters are at their running averages, an update would be lost: step after "
+                "the block of optimizer.averaged()"
+            )
         kinds = self._kinds()
         kind = next(iter(kinds.values())) if kinds else self._kind_of({})
         if kind is None:
@@ -816,6 +831,31 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_loaded(self, group: Mapping[str, Any], index: int) -> None:
         self._check_group({**self.extras, **group}, f"loaded state dict, group {index}: ")
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the parameters at their running averages within a ``with`` block.
+
+        ::
+
+            optimizer = steprule.AdamW(model.parameters(), ema_decay=0.999)
+            ...
+            with optimizer.averaged():
+                evaluate(model)
+
+        Parameters are copied meanwhile, and put back bit for bit at the end. Buffers stay.
+
+        Raises:
+            RuntimeError: no group has ``ema_decay``; or this is within such a block already.
+        """
+        if self._is_averaged:
+            raise RuntimeError("optimizer.averaged() is in force already: leave its block first")
+        self._is_averaged = True
+        try:
+            with averages_in_place(self.param_groups, self.state, self._let_go_of_plans):
+                yield
+        finally:
+            self._is_averaged = False
 
     def to(self, device: torch.device | str) -> Optimizer:
         """Move the state (not the parameters) to ``device``; step counts stay on the CPU.

@@ -76,7 +76,8 @@ class Combined(Optimizer):
         return {name: kind for name, kind in kinds.items() if kind is not None}
 
     def _kind_of(self, group: Mapping[str, Any]) -> Kind | None:
-        return self._kinds().get(group[KIND])
+        kind = self._kinds().get(group[KIND])
+        return None if kind is None else kind.of(group)
 
     def _known_options(self) -> set[str]:
         return {KIND}.union(*(one._known_options() for one in self._members.values()))

@@ -34,6 +34,15 @@ class SharedOptions(TypedDict, total=False):
       half of a float32 number whose other bits are kept: all 16 (``"split"``) or 8
       (``"split24"``); the last two for bfloat16;
     - ``rounding_seed``: an integer that random bits depend on (default 0).
+
+    Running averages (``docs/checkpoints.md``):
+
+    - ``ema_decay``: keep an average of each parameter, ``ema_decay * ema + (1 - ema_decay) *
+      param`` after each of its updates, in the same pass over memory; in [0, 1], None for none
+      (default). It starts at the parameter. :meth:`~steprule.Optimizer.averaged` puts the averages
+      in the parameters' place;
+    - ``ema_format``: how it is stored, one of the names of ``state_format``; ``"float32"`` by
+      default.
     """
 
     clip_grad_norm: float | Tensor | Schedule | None
@@ -44,3 +53,5 @@ class SharedOptions(TypedDict, total=False):
     state_format_min_size: int
     param_rounding: Literal["nearest", "stochastic", "kahan", "split", "split24"]
     rounding_seed: int
+    ema_decay: float | Tensor | Schedule | None
+    ema_format: str

@@ -12,6 +12,7 @@ from torch import Tensor
 from steprule.engines import registry
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.formats.choices import STORING, StoringOptions, check_storing, storing_of
+from steprule.language.averaging import DECAY, with_average
 from steprule.language.form import Form, form_of
 from steprule.language.guards import GUARDS, check_guards, guards_of
 from steprule.language.rule import Rule
@@ -44,6 +45,12 @@ class Kind:
     name: str
     rule: Rule
     extras: Mapping[str, Any]
+
+    def of(self, group: Mapping[str, Any]) -> Kind:
+        """Return what updates a group that may keep running averages of its parameters."""
+        if group.get(DECAY) is None or DECAY in self.rule.options:
+            return self
+        return replace(self, rule=with_average(self.rule))
 
     def options_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return a group's options, with those that torch has not at their defaults."""
@@ -98,7 +105,8 @@ class Context:
 
     def kind_of(self, group: Mapping[str, Any]) -> Kind:
         """Return what updates a group."""
-        return self.kinds.get(group[KIND], self.kind) if self.kinds else self.kind
+        kind = self.kinds.get(group[KIND], self.kind) if self.kinds else self.kind
+        return kind.of(group)
 
     def place_of(self, group: int, position: int) -> Place:
         """Return where a parameter stands among all of the optimizer."""
@@ -200,7 +208,8 @@ def settings_of(context: Context, index: int) -> Settings:
     group = context.groups[index]
     kind = context.kind_of(group)
     rule, own = kind.rule, (KIND,) if context.kinds else ()
-    keys = (*own, *rule.options, *rule.flags, *_SHARED_OPTIONS, *_ENGINE_OPTIONS, *GUARDS, *STORING)
+    shared = (*_SHARED_OPTIONS, DECAY, *_ENGINE_OPTIONS, *GUARDS, *STORING)
+    keys = tuple(dict.fromkeys((*own, *rule.options, *rule.flags, *shared)))
     options = kind.options_of(group)
     storing = storing_of(options, rule.options)
     check_storing(storing, options, f"group {index}: ")

@@ -24,7 +24,8 @@ def shared_by_rule(parts: Sequence[PlannedRunner]) -> list[list[PlannedRunner]]:
     """
     by_rule: dict[Rule, list[PlannedRunner]] = {}
     for part in parts:
-        by_rule.setdefault(part.rule, []).append(part)
+        # A group's running averages make no other rule of it: its sums are over all.
+        by_rule.setdefault(part.rule.base or part.rule, []).append(part)
     found = [of_rule for of_rule in by_rule.values() if any(part.shared for part in of_rule)]
     for of_rule in found:
         _check(of_rule)

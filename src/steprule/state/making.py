@@ -12,11 +12,12 @@ from torch import Tensor
 
 from steprule.formats import Format
 from steprule.formats.choices import StoringOptions, param_format
-from steprule.formats.floating import FLOATING, FloatingFormat
+from steprule.formats.floating import FLOATING, FloatingFormat, compute_dtype
 from steprule.formats.storage import ROUNDING_STEP, Storage, storage_of
 from steprule.language.rule import Rule, Slot
 from steprule.state.storing import (
     column_problem,
+    columns_in,
     has_parts,
     put_array,
     store_anew,
@@ -72,7 +73,10 @@ def ensure_state(
         _make_count("step", entry, count_device)
     missing = [name for name in slots if not isinstance(entry.get(name), Tensor)]
     for name, (slot, shape) in slots.items():
-        value = slot.initial_value(options) if name in missing else None
+        value: Any = slot.initial_value(options) if name in missing else None
+        if slot.is_average and value is not None:
+            columns = columns_in("param", {**entry, "param": param.detach()}, of_param)
+            value = of_param.read(columns, compute_dtype(param), param.shape)
         if slot.is_scalar:
             _make_scalar(name, slot, entry, value, count_device)
             continue

@@ -127,8 +127,9 @@ def _renamed(saved: Sequence[Mapping[str, Any]], rename: Rename) -> list[list[st
         present = [name for each in names for name in each]
         unknown = rename.keys() - {*present}
         if unknown:
+            gone = _listed(map(repr, sorted(unknown)))
             raise ValueError(
-                f"rename: no parameter {_listed(map(repr, sorted(unknown)))} in the state dict; it has "
+                f"rename: no parameter {gone} in the state dict; it has "
                 f"{_listed(map(repr, present))}"
             )
         table = rename

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from steprule.language.averaging import DECAY
 from steprule.language.rule import Rule
 
 #: Options that (nearly) all optimizers have: they tell none from another.
@@ -85,6 +86,7 @@ def check_entry_kind(
         for slot_name, slot in rule.slots.items()
         if slot.shape_for(param.shape) is not None
         and (slot.when is None or bool(saved_group.get(slot.when)))
+        and not (slot.is_average and saved_group.get(DECAY) is None)
     ]
     if rule.counts_steps:
         needed.insert(0, "step")

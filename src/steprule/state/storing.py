@@ -84,7 +84,13 @@ def wanted_format(
     slot: Slot, options: Mapping[str, Any], storing: StoringOptions, param: Tensor
 ) -> Format | None:
     """Return the format that a slot is to have; None for whatever floating dtype it has."""
-    return slot_format(storing, param, is_signed=slot.signed, is_precise=slot.is_precise(options))
+    return slot_format(
+        storing,
+        param,
+        is_signed=slot.signed,
+        is_precise=slot.is_precise(options),
+        is_average=slot.is_average,
+    )
 
 
 def put_array(

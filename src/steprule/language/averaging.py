@@ -1,0 +1,49 @@
+"""A rule with a running average of the parameter beside it: one more slot, in the same pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from typing import Any
+
+from steprule.language.rule import Range, Rule, Slot
+
+#: The slot that holds the average, and the option that turns it on.
+AVERAGE, DECAY = "param_ema", "ema_decay"
+# A rule's own, so that plans and kernels find it again; no rule is kept alive by it.
+_averaged: weakref.WeakKeyDictionary[Rule, Rule] = weakref.WeakKeyDictionary()
+
+
+def with_average(rule: Rule) -> Rule:
+    """Return the rule that also keeps ``ema = ema_decay * ema + (1 - ema_decay) * param``.
+
+    ``param`` is the updated one, before it is rounded to what it is stored in. The average starts
+    at the parameter as it is when its state is made.
+    """
+    found = _averaged.get(rule)
+    if found is None:
+        found = _averaged[rule] = _with_average(rule)
+    return found
+
+
+def _with_average(rule: Rule) -> Rule:
+    function, name = rule.function, rule.name
+
+    def updated(param: Any, grad: Any, *slots: Any, ema_decay: Any, **scalars: Any) -> Any:
+        result = function(param, grad, *slots[:-1], **scalars)
+        new_param, *others = result if isinstance(result, tuple) else (result,)
+        average = ema_decay * slots[-1] + (1 - ema_decay) * new_param
+        return (new_param, *others, average)
+
+    updated.__wrapped__ = function  # type: ignore[attr-defined]  # whose signature is looked at
+    updated.__name__ = updated.__qualname__ = f"{name}_averaged"
+    slot = Slot(needs_every_step=True, is_average=True)
+    return dataclasses.replace(
+        rule,
+        function=updated,
+        slots={**rule.slots, AVERAGE: slot},
+        options=(*rule.options, DECAY),
+        needs=(*rule.needs, DECAY),
+        ranges={**rule.ranges, DECAY: Range(0.0, 1.0)},
+        base=rule,
+    )

@@ -1,0 +1,62 @@
+"""Parameters exchanged for their running averages, for as long as a block lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule.engines.uninterrupted import uninterrupted
+from steprule.formats.floating import compute_dtype, real_view
+from steprule.language.averaging import AVERAGE, DECAY
+from steprule.state.storing import columns_in, format_in
+
+
+def average_in(param: Tensor, entry: Mapping[str, Any]) -> Tensor | None:
+    """Return a parameter's running average, as real numbers; None if there is none."""
+    if not isinstance(entry, Mapping) or AVERAGE not in entry:
+        return None
+    storage = format_in(AVERAGE, entry)
+    return storage.read(columns_in(AVERAGE, entry, storage), compute_dtype(param), param.shape)
+
+
+@contextmanager
+def averages_in_place(
+    groups: Iterable[Mapping[str, Any]],
+    state: Mapping[Tensor, Any],
+    changed: Callable[[], None],
+) -> Iterator[None]:
+    """Put averages where the parameters are, and at the end the parameters back, bit for bit.
+
+    Args:
+        groups: the optimizer's.
+        state: the optimizer's.
+        changed: called after each exchange.
+
+    Raises:
+        RuntimeError: no group keeps averages.
+    """
+    params = [p for group in groups if group.get(DECAY) is not None for p in group["params"]]
+    if not params:
+        raise RuntimeError(
+            "no group keeps running averages: pass ema_decay=0.999 to the optimizer, or set it in "
+            "a group"
+        )
+    kept: list[tuple[Tensor, Tensor]] = []
+    try:
+        with torch.no_grad(), uninterrupted:
+            for param in dict.fromkeys(params):
+                average = average_in(param, state.get(param, {}))
+                if average is not None:  # one that was never updated is its own average
+                    kept.append((param, param.detach().clone()))
+                    real_view(param).copy_(average)
+        changed()
+        yield
+    finally:
+        with torch.no_grad(), uninterrupted:
+            for param, value in kept:
+                param.copy_(value)
+        changed()
