@@ -104,7 +104,7 @@ class Form:
             return "its state changes in every row: the sparse gradient is made dense"
         return "the gradient is sparse"
 
-    def __call__(self, param: Any, grad: Any, *slots: Any, **scalars: Any) -> Any:
+    def __call__(self, param: Any, grad: Any, /, *slots: Any, **scalars: Any) -> Any:
         """Update one parameter: shared terms, then the rule."""
         if self.is_scaled:
             grad = grad / scalars["grad_scale"]

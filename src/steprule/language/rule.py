@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Literal, get_args, overload
 
+from steprule.language.names import SUPPLIED as SUPPLIED
+from steprule.language.names import check_names
+
 __all__ = ["Range", "Rule", "Slot", "rule"]
 
-# Keyword arguments that the planner supplies; all others are options of the optimizer.
-SUPPLIED = ("step", "first", "machine_eps", "rows", "columns")
 # Those that a parameter's shape gives.
 OF_SHAPE = ("rows", "columns")
 
@@ -314,6 +315,7 @@ def rule(
 
     Raises:
         TypeError: the function's signature does not have this form.
+        ValueError: a slot or an option has a name that means something else (``params``), or none.
 
     Example:
         >>> import steprule
@@ -425,7 +427,8 @@ def _rule_of(
             f"rule {function.__name__}: counts_steps must be True, False or None, got "
             f"{counts_steps!r}"
         )
-    all_parts = {"betas": _betas_of(keywords), **(parts or {})}
+    own_parts = {option: tuple(names) for option, names in (parts or {}).items()}
+    all_parts = {"betas": _betas_of(keywords), **own_parts}
     owner = {part: option for option, names in all_parts.items() for part in names}
     numbers = [name for name, is_flag in keywords.items() if not is_flag and name not in SUPPLIED]
     options = tuple(dict.fromkeys(owner.get(name, name) for name in numbers))
@@ -435,11 +438,13 @@ def _rule_of(
             f"rule {function.__name__}: optional has {', '.join(strange)}, which is no number "
             f"that it takes: {', '.join(numbers)}"
         )
+    flags = [name for name, is_flag in keywords.items() if is_flag]
+    check_names(function.__name__, arrays[2:], numbers, flags, all_parts)
     return Rule(
         function=function,
         slots={name: slots.get(name, Slot()) for name in arrays[2:]},
         options=options,
-        flags=tuple(name for name, is_flag in keywords.items() if is_flag),
+        flags=tuple(flags),
         needs=tuple(keywords),
         counts_steps="step" in keywords if counts_steps is None else counts_steps,
         ranges={**RANGES, **(ranges or {})},

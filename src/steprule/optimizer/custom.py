@@ -78,7 +78,7 @@ def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -
     params = inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     signature = inspect.Signature([params, *positional, *keyword])
 
-    def construct(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+    def construct(self: Optimizer, /, *args: Any, **kwargs: Any) -> None:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as problem:

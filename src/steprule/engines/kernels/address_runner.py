@@ -22,6 +22,7 @@ from steprule.engines.guards.tensors import TensorGuard
 from steprule.engines.kernels.layout import Layout, matrix_names
 from steprule.engines.kernels.memory import PLAIN, counts_of, has_memory
 from steprule.engines.kernels.prepare_text import row_length
+from steprule.engines.kernels.printed_names import with_printed_names
 from steprule.engines.native.address_guard import NativeAddressGuard
 from steprule.engines.native.control_block import Control
 from steprule.engines.native.loops import enable_native, is_native_enabled
@@ -293,7 +294,7 @@ def layout_of(form: Form, leaf: Leaf, device: torch.device) -> Layout:
     formats = [*storage.formats, ("grad", FLOATING[leaf.grad.dtype])]
     matrix_format = FLOATING[iteration_dtype(device)]
     formats += [(name, matrix_format) for name in matrix_names(form.recording()).values()]
-    return Layout(
+    layout = Layout(
         form=form,
         formats=tuple(formats),
         count_dtypes=tuple(
@@ -308,6 +309,7 @@ def layout_of(form: Form, leaf: Leaf, device: torch.device) -> Layout:
         ),
         count=storage.count,
     )
+    return with_printed_names(layout)
 
 
 def _addresses_of(tensors: tuple[Tensor, ...]) -> array[int]:

@@ -19,6 +19,7 @@ from steprule.engines.kernel_cache.cache import CompilationError, Library, libra
 from steprule.engines.kernel_cache.cached_lookup import cached_lookup
 from steprule.engines.kernels.layout import Layout, scalar_row
 from steprule.engines.kernels.memory import PLAIN
+from steprule.engines.kernels.printed_names import with_printed_names
 from steprule.engines.native.control_block import Control
 from steprule.engines.rows.kernel_text import RowsControl, rows_source_of
 from steprule.engines.threads.work_split import WorkSplit
@@ -149,7 +150,7 @@ def _library(form: Form, dtype: torch.dtype) -> Library:
         compute=_DTYPES[dtype],
     )
     return library_for(
-        rows_source_of(layout),
+        rows_source_of(with_printed_names(layout)),
         ("prepare", "update", "merge", "rows"),
         arity=3,
         title=f"the rule {form.rule.name!r} for sparse rows",
