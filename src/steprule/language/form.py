@@ -166,7 +166,7 @@ def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
     guards = guards_of(options, rule.options)
     return Form(
         rule=rule,
-        flags=tuple((name, options[name]) for name in rule.flags),
+        flags=tuple((name, _plain(options[name])) for name in rule.flags),
         present_slots=tuple(n for n, slot in rule.slots.items() if slot.is_present(options)),
         maximize=bool(options.get("maximize", False)),
         decay=decay,
@@ -174,6 +174,11 @@ def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
         clip_norm="none" if guards["clip_grad_norm"] is None else guards["clip_grad_norm_over"],
         clips_value=guards["clip_grad_value"] is not None,
     )
+
+
+def _plain(flag: Any) -> Any:
+    """Return a flag that came as an array or tensor of one element as what it holds."""
+    return flag.item() if hasattr(flag, "item") else flag
 
 
 def _is_tensor(x: object) -> bool:

@@ -59,7 +59,7 @@ class LRScheduler(torch_schedulers._LRScheduler):
 
     Raises:
         TypeError: `optimizer` is not an optimizer.
-        TypeError, ValueError: `last_epoch` or `initial_lr` is no such number.
+        TypeError, ValueError: `last_epoch`, `initial_lr`, `verbose` or `hold_on_skip` is none.
         KeyError: `last_epoch >= 0` and a group does not know its `initial_lr`.
     """
 
@@ -99,11 +99,17 @@ class LRScheduler(torch_schedulers._LRScheduler):
         groups.check_optimizer(optimizer)
         last_epoch = checks.whole("last_epoch", last_epoch, low=-1)
         self._attach(optimizer, verbose, hold_on_skip)
+        with groups.unchanged(optimizer):
+            self._begin(optimizer, last_epoch, initial_lr)
+
+    def _begin(
+        self, optimizer: Optimizer, last_epoch: int, initial_lr: float | list[float] | None
+    ) -> None:
+        """Find each group's initial lr, and set the first lrs."""
         if initial_lr is not None:
             given = groups.rates("initial_lr", optimizer, initial_lr)
             for group, lr in zip(optimizer.param_groups, given, strict=True):
                 group["initial_lr"] = lr
-        begun = []
         for index, group in enumerate(optimizer.param_groups):
             if "initial_lr" in group:
                 continue
@@ -115,21 +121,16 @@ class LRScheduler(torch_schedulers._LRScheduler):
                     "load the optimizer's state first, or pass initial_lr="
                 )
             group["initial_lr"] = groups.copied(group["lr"])
-            begun.append(group)
         self.base_lrs = groups.held(optimizer, "initial_lr")
         self.last_epoch = last_epoch
         self._get_lr_called_within_step = self._is_initial = False
-        try:
-            self._initial_step()
-        except BaseException:
-            for group in begun:
-                group.pop("initial_lr", None)
-            raise
+        self._initial_step()
 
     def _attach(self, optimizer: Optimizer, verbose: Verbose, hold_on_skip: bool) -> None:
+        groups.check_verbose(verbose)
         self.optimizer = optimizer
-        self.verbose = False if verbose == "deprecated" else verbose
-        self.hold_on_skip = hold_on_skip
+        self.verbose = False if verbose is None or verbose == "deprecated" else verbose
+        self.hold_on_skip = checks.switch("hold_on_skip", hold_on_skip)
         self._exact: list[float] = []
         lrs = groups.read(optimizer, [])
         initial = groups.floats([g.get("initial_lr", g["lr"]) for g in optimizer.param_groups])
@@ -159,6 +160,8 @@ class LRScheduler(torch_schedulers._LRScheduler):
         Args:
             epoch: deprecated; the epoch to go to, by the closed form where there is one.
         """
+        if epoch is not None:
+            groups.check_epoch(epoch)
         if not self._may_step(stacklevel=2):
             return
         self._step_count += 1
@@ -194,10 +197,19 @@ class LRScheduler(torch_schedulers._LRScheduler):
             self.last_epoch = before
             if isinstance(error, TypeError):
                 groups.say_which_is_none(type(self).__name__, self.optimizer)
+                self._say_what_is_no_number(before + 1 if epoch is None else epoch)
             raise
         finally:
             self._get_lr_called_within_step = False
+        if not isinstance(values, Iterable):
+            self.last_epoch = before
+            raise TypeError(
+                f"{type(self).__name__}.get_lr() must return one lr for each group, got {values!r}"
+            )
         self._set(values if isinstance(values, list) else list(values))
+
+    def _say_what_is_no_number(self, epoch: Any) -> None:
+        """Raise, by name, if a function of the user's is why the lr at `epoch` has no number."""
 
     def _set(self, values: list[Any]) -> None:
         """Give the groups these lrs."""
@@ -270,7 +282,9 @@ class LRScheduler(torch_schedulers._LRScheduler):
 
         Raises:
             ValueError: a name in `keep` that this class does not have.
+        TypeError: `state_dict` is no scheduler's, or `keep` holds no names.
         """
+        groups.check_state(state_dict)
         kept = self._checked_keep(keep)
         self._load(state_dict, kept)
         if "lr" in kept:
@@ -282,7 +296,7 @@ class LRScheduler(torch_schedulers._LRScheduler):
         self._restore(lrs)
 
     def _checked_keep(self, keep: Iterable[str]) -> frozenset[str]:
-        names = frozenset([keep] if isinstance(keep, str) else keep)
+        names = frozenset([keep] if isinstance(keep, str) else checks.listed("keep", keep))
         unknown = sorted(names - {"lr"} - vars(self).keys())
         if unknown:
             known = sorted(key for key in vars(self).keys() - self._unsaved if key[0] != "_")

@@ -42,7 +42,9 @@ class ChainedScheduler(ChainLike):
             raise ValueError(
                 "schedulers: ChainedScheduler expects at least one scheduler, got none"
             )
-        optimizer = optimizer or getattr(schedulers[0], "optimizer", None)
+        if optimizer is None and not hasattr(schedulers[0], "optimizer"):
+            raise TypeError(f"schedulers must be a list of schedulers, got {schedulers!r}")
+        optimizer = schedulers[0].optimizer if optimizer is None else optimizer
         groups.check_optimizer(optimizer)
         assert optimizer is not None
         self._attach(optimizer, verbose, hold_on_skip)

@@ -161,7 +161,7 @@ class CompositeLR(LRScheduler):
         return state
 
     def _checked_keep(self, keep: Any) -> frozenset[str]:
-        names = frozenset([keep] if isinstance(keep, str) else keep)
+        names = frozenset([keep] if isinstance(keep, str) else checks.listed("keep", keep))
         known = {"lr"}.union(*(vars(leaf) for leaf in self._leaves()), vars(self))
         if unknown := sorted(names - known):
             raise ValueError(f"keep: no {', '.join(unknown)} in this scheduler or its members")

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from steprule.lr_scheduler import groups
 from steprule.lr_scheduler.pure import AbsoluteLR, PureLR
 from steprule.schedules import Schedule, checks, cosine, cosine_restarts
 
@@ -43,7 +44,7 @@ class CosineAnnealingLR(PureLR):
         checks.number("T_max", T_max, above=0)
         self.eta_min = eta_min
         checks.number("eta_min", eta_min)
-        self.hold_last = hold_last
+        self.hold_last = checks.switch("hold_last", hold_last)
         super().__init__(optimizer, last_epoch, verbose, **options)
 
     def _key(self, epoch: float) -> tuple[float, float]:
@@ -134,7 +135,10 @@ class CosineAnnealingWarmRestarts(AbsoluteLR):
 
         Raises:
             ValueError: `epoch` is negative.
+            TypeError: it is no number.
         """
+        if epoch is not None:
+            groups.check_epoch(epoch)
         if epoch is not None and epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch!r}")
         if self._may_step(stacklevel=2):

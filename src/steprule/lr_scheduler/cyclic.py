@@ -76,6 +76,7 @@ class CyclicLR(MomentumLR):
         **options: Any,
     ) -> None:
         groups.check_optimizer(optimizer)
+        last_epoch = checks.whole("last_epoch", last_epoch, low=-1)
         lows = groups.rates("base_lr", optimizer, base_lr)
         self.max_lrs = groups.rates("max_lr", optimizer, max_lr)
         up = checks.number("step_size_up", step_size_up, above=0)
@@ -91,12 +92,13 @@ class CyclicLR(MomentumLR):
         self._scale_fn_custom = scale_fn
         self.scale_mode = checks.one_of("scale_mode", scale_mode, ("cycle", "iterations"))
         self._init_scale_fn()
-        self.base_momentums, self.max_momentums = self._prepare_momentum(
-            optimizer, cycle_momentum, base_momentum, max_momentum, last_epoch
-        )
-        if last_epoch == -1:
-            groups.write(optimizer, lows)
-        super().__init__(optimizer, last_epoch, verbose, **options)
+        with groups.unchanged(optimizer):
+            self.base_momentums, self.max_momentums = self._prepare_momentum(
+                optimizer, cycle_momentum, base_momentum, max_momentum, last_epoch
+            )
+            if last_epoch == -1:
+                groups.write(optimizer, lows)
+            super().__init__(optimizer, last_epoch, verbose, **options)
         # The first lr is the groups' initial lr, which an earlier scheduler may have set, as in
         # torch; from then on it is the argument.
         self.base_lrs = lows
@@ -110,6 +112,11 @@ class CyclicLR(MomentumLR):
         """Return the scale at cycle `x` (first 1), or at step `x` in "iterations" mode."""
         scale = self._scale_fn_ref if self._scale_fn_custom is None else self._scale_fn_custom
         return scale(x)
+
+    def _say_what_is_no_number(self, epoch: Any) -> None:
+        scale = self.scale_fn(1)
+        if groups.number_or_none(scale) is None:
+            raise TypeError(f"scale_fn must return a number, got {scale!r}")
 
     @property
     def _scale_fn_ref(self) -> Callable[[float], float]:

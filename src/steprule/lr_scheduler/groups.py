@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +28,40 @@ def check_optimizer(optimizer: Any) -> None:
                 f"optimizer: the lr of group {index} follows {group['schedules']['lr']!r} already, "
                 "and a scheduler would change it as well: give the optimizer a number for lr"
             )
+
+
+@contextlib.contextmanager
+def unchanged(optimizer: Optimizer) -> Iterator[None]:
+    """Put an optimizer's groups back as they were, if what is done inside raises."""
+    before = [dict(group) for group in optimizer.param_groups]
+    numbers = [
+        {key: value.detach().clone() for key, value in group.items() if isinstance(value, Tensor)}
+        for group in before
+    ]
+    try:
+        yield
+    except BaseException:
+        for group, was, tensors in zip(optimizer.param_groups, before, numbers, strict=False):
+            group.clear()
+            group.update(was)
+            with torch.no_grad():
+                for key, number in tensors.items():
+                    group[key].copy_(number)
+        raise
+
+
+def check_verbose(verbose: Any) -> None:
+    """Refuse what says neither whether to print lines nor to whom.
+
+    Raises:
+        TypeError: naming the argument.
+    """
+    is_known = verbose is None or (isinstance(verbose, str) and verbose == "deprecated")
+    is_known = is_known or checks.is_switch(verbose)
+    if not is_known and not callable(verbose):
+        raise TypeError(
+            f"verbose must be True, False or a function that gets each line, got {verbose!r}"
+        )
 
 
 def copied(value: Any) -> Any:
@@ -122,7 +157,36 @@ def number_or_none(value: Any) -> float | None:
 
 
 def _is_single(value: Any) -> bool:
+    if getattr(value, "is_meta", False):  # it holds no number
+        return False
     return hasattr(value, "item") and math.prod(getattr(value, "shape", (2,))) == 1
+
+
+def check_epoch(epoch: Any) -> None:
+    """Refuse an epoch to go to that is no finite number.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    found = number_or_none(epoch)
+    checks.number("epoch", epoch if found is None else found)
+
+
+def check_state(state_dict: Any) -> None:
+    """Refuse what cannot be a scheduler's state.
+
+    Raises:
+        TypeError: saying what it is.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"state_dict must be what a scheduler's state_dict() returned, got {state_dict!r}"
+        )
+    if "param_groups" in state_dict:
+        raise TypeError(
+            "state_dict is an optimizer's (it has 'param_groups'): load it with "
+            "optimizer.load_state_dict(), and give a scheduler's state_dict() here"
+        )
 
 
 def read(optimizer: Optimizer, exact: list[float]) -> list[float]:

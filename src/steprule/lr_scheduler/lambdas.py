@@ -54,6 +54,15 @@ class _FunctionLR(PureLR):
             return [first(epoch)] * len(functions)
         return [function(epoch) for function in functions]
 
+    def _say_what_is_no_number(self, epoch: Any) -> None:
+        for index, function in enumerate(self.lr_lambdas):
+            factor = function(epoch)
+            if groups.number_or_none(factor) is None:
+                raise TypeError(
+                    f"lr_lambda must return a number, got {factor!r} at epoch {epoch} for group "
+                    f"{index}"
+                )
+
     def _adopt(self) -> None:
         super()._adopt()
         self._share_last()

@@ -49,7 +49,7 @@ class MomentumLR(AbsoluteLR):
         self, optimizer: Optimizer, cycle: bool, base: Any, most: Any, last_epoch: int
     ) -> tuple[list[float], list[float]]:
         """Check the arguments; at the start of a run, put the highest momentum in force."""
-        self.cycle_momentum = cycle
+        self.cycle_momentum = cycle = checks.switch("cycle_momentum", cycle)
         if not cycle:
             return [], []
         # A wrapper that never ran Optimizer.__init__ may have groups and no defaults.

@@ -66,30 +66,34 @@ class OneCycleLR(MomentumLR):
         **options: Any,
     ) -> None:
         groups.check_optimizer(optimizer)
+        last_epoch = checks.whole("last_epoch", last_epoch, low=-1)
         self.total_steps, self._steps_from = _total(total_steps, epochs, steps_per_epoch)
         if checks.number("pct_start", pct_start, low=0) > 1:
             raise ValueError(f"pct_start must be between 0 and 1, got {pct_start!r}")
         self._anneal_func_type = checks.one_of(
             "anneal_strategy", anneal_strategy, ("cos", "linear")
         )
-        self._schedule_phases = _phases(pct_start, self.total_steps, three_phase)
-        self.hold_last = hold_last
+        self._schedule_phases = _phases(
+            pct_start, self.total_steps, checks.switch("three_phase", three_phase)
+        )
+        self.hold_last = checks.switch("hold_last", hold_last)
         checks.number("div_factor", div_factor, above=0)
         checks.number("final_div_factor", final_div_factor, above=0)
-        lows, highs = self._prepare_momentum(
-            optimizer, cycle_momentum, base_momentum, max_momentum, last_epoch
-        )
-        self._ends: list[dict[str, float]] = []
-        for index, most in enumerate(groups.rates("max_lr", optimizer, max_lr)):
-            first = most / div_factor
-            ends = {"initial_lr": first, "max_lr": most, "min_lr": first / final_div_factor}
-            if cycle_momentum:
-                ends |= {"max_momentum": highs[index], "base_momentum": lows[index]}
-            self._ends.append(ends)
-            if last_epoch == -1:
-                optimizer.param_groups[index].update(ends)
-        self._equip(optimizer)
-        super().__init__(optimizer, last_epoch, verbose, **options)
+        with groups.unchanged(optimizer):
+            lows, highs = self._prepare_momentum(
+                optimizer, cycle_momentum, base_momentum, max_momentum, last_epoch
+            )
+            self._ends: list[dict[str, float]] = []
+            for index, most in enumerate(groups.rates("max_lr", optimizer, max_lr)):
+                first = most / div_factor
+                ends = {"initial_lr": first, "max_lr": most, "min_lr": first / final_div_factor}
+                if cycle_momentum:
+                    ends |= {"max_momentum": highs[index], "base_momentum": lows[index]}
+                self._ends.append(ends)
+                if last_epoch == -1:
+                    optimizer.param_groups[index].update(ends)
+            self._equip(optimizer)
+            super().__init__(optimizer, last_epoch, verbose, **options)
 
     def _equip(self, optimizer: Optimizer) -> None:
         """Give a group its ends where it lacks them: loaded without, or added later."""
@@ -181,6 +185,9 @@ def _as_saved_today(state: dict[str, Any]) -> dict[str, Any]:
 
 def _total(total: Any, epochs: Any, per_epoch: Any) -> tuple[int, str]:
     """Return the number of steps, and in words where it came from."""
+    for name, given in (("epochs", epochs), ("steps_per_epoch", per_epoch)):
+        if given is not None:
+            checks.whole(name, given)
     if total is not None:
         return checks.whole("total_steps", total, low=1), "the argument total_steps"
     if epochs is None or per_epoch is None:

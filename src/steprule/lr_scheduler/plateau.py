@@ -100,14 +100,16 @@ class ReduceLROnPlateau(LRScheduler):
             raise ValueError(f"factor must be below 1, got {factor!r}")
         self.min_lrs = groups.rates("min_lr", optimizer, min_lr)
         self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else min_lr
-        if patience != math.inf:  # which switches a plateau off
+        if not (
+            isinstance(patience, float) and patience == math.inf
+        ):  # which switches a plateau off
             checks.number("patience", patience)
         self.patience = patience
         self.cooldown = cooldown
         checks.number("cooldown", cooldown)
         self.eps = checks.number("eps", eps)
-        self.sign_aware = sign_aware
-        self.nan_is_bad = nan_is_bad
+        self.sign_aware = checks.switch("sign_aware", sign_aware)
+        self.nan_is_bad = checks.switch("nan_is_bad", nan_is_bad)
         self.last_epoch = 0
         self.base_lrs = [
             groups.copied(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups
@@ -150,6 +152,7 @@ class ReduceLROnPlateau(LRScheduler):
         """
         current = self._number(metrics)
         if epoch is not None:
+            groups.check_epoch(epoch)
             warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
         before = self.last_epoch, self.best, self.cooldown_counter, self.num_bad_epochs
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch

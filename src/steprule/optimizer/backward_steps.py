@@ -51,8 +51,8 @@ def step_in_backward(
         make_optimizer: makes the optimizer of them: a class of ours, or a function.
 
     Raises:
-        TypeError: the optimizer is not one of ours, needs a closure, or the model averages its
-            gradients after the backward pass (``DistributedDataParallel``).
+        TypeError: ``model`` is no module, or averages its gradients after the backward pass
+            (``DistributedDataParallel``); or the optimizer is not one of ours, or needs a closure.
         ValueError: an option that must see all gradients at once, named.
 
     Example:
@@ -64,6 +64,13 @@ def step_in_backward(
         (True, 1.0)
         >>> optimizer.step()
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"step_in_backward: model must be a torch.nn.Module, got {_kind(model)}")
+    if not callable(make_optimizer):
+        raise TypeError(
+            "step_in_backward: make_optimizer must be a class or a function that makes an "
+            f"optimizer of parameters, got {_kind(make_optimizer)}: lambda p: AdamW(p, lr=1e-3)"
+        )
     kinds = {cls.__name__ for module in model.modules() for cls in type(module).__mro__}
     for name in _AVERAGING:
         if name in kinds:
@@ -80,6 +87,10 @@ def step_in_backward(
     return optimizer
 
 
+def _kind(thing: object) -> str:
+    return f"{type(thing).__name__} {thing!r}" if thing is None else type(thing).__name__
+
+
 @contextlib.contextmanager
 def accumulating(optimizer: Optimizer) -> Iterator[None]:
     """Keep gradients in the backward passes inside, to be added to; nothing is updated.
@@ -89,6 +100,7 @@ def accumulating(optimizer: Optimizer) -> Iterator[None]:
 
     Raises:
         ValueError: it is another one.
+        TypeError: it is none of steprule's.
 
     Example:
         >>> import torch, steprule
@@ -99,6 +111,8 @@ def accumulating(optimizer: Optimizer) -> Iterator[None]:
         >>> model(torch.ones(2, 4)).sum().backward()  # the last one
         >>> optimizer.step()
     """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"accumulating() needs an optimizer of steprule, got {_kind(optimizer)}")
     steps = optimizer._backward_steps
     if steps is None:
         raise ValueError(

@@ -7,7 +7,9 @@ import sys
 from typing import Any
 
 from steprule.language.rule import Rule
-from steprule.optimizer.base import SHARED, Optimizer
+from steprule.optimizer.base import SHARED, Optimizer, required
+from steprule.optimizer.options import check_options
+from steprule.optimizer.scheduled import split_schedules
 
 _SHARED: dict[str, Any] = {
     "weight_decay": 0.0,
@@ -37,7 +39,9 @@ def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -
             the class.
 
     Raises:
-        TypeError: ``rule`` is not a rule, or a default is for no option of it.
+        TypeError: ``rule`` is not a rule, ``name`` no name, or a default is for no option of the
+            rule or of the wrong kind.
+        ValueError: a default that is out of its range.
 
     Example:
         >>> import torch, steprule
@@ -56,12 +60,16 @@ def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"make_optimizer needs a rule: decorate {rule!r} with @steprule.rule")
+    if name is not None and not (isinstance(name, str) and name.isidentifier()):
+        raise TypeError(f"name must be a name as Python's classes have, got {name!r}")
     own = (*rule.options, *rule.flags)
     unknown = sorted(set(defaults) - {*own, *_SHARED})
     if unknown:
         raise TypeError(
             f"rule {rule.name} has no option {', '.join(unknown)}; it has {', '.join(own)}"
         )
+    given = {key: value for key, value in defaults.items() if value is not required}
+    check_options(rule, split_schedules(given)[0], "make_optimizer: ")
     shared = {k: defaults.get(k, v) for k, v in _SHARED.items() if k not in own}
     positional = [
         inspect.Parameter(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
@@ -28,11 +28,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: Number | Iterable[Nu
         ValueError: not as many values as groups, or a value below 0; nothing is changed.
         TypeError: not a number, or a schedule for an optimizer of torch; nothing is changed.
     """
+    if not isinstance(getattr(optimizer, "param_groups", None), list):
+        raise TypeError(f"set_learning_rate() needs an optimizer, got {optimizer!r}")
     groups = optimizer.param_groups
-    several = isinstance(lr, Iterable) and not isinstance(lr, Tensor)
+    is_one = isinstance(lr, (Tensor, str, bytes, Mapping)) or getattr(lr, "ndim", 1) == 0
+    several = isinstance(lr, Iterable) and not is_one
     rates = list(cast("Iterable[Number]", lr)) if several else [lr] * len(groups)
     if len(rates) != len(groups):
-        raise ValueError(f"got {len(rates)} learning rates for {len(groups)} parameter groups")
+        raise ValueError(
+            f"got {len(rates)} learning rates for {len(groups)} parameter groups: give lr one for "
+            "all, or as many as there are groups"
+        )
     step = steps_seen(groups)
     numbers = [rate(step) if isinstance(rate, Schedule) else rate for rate in rates]
     for i, (rate, number) in enumerate(zip(rates, numbers, strict=True)):
@@ -41,7 +47,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: Number | Iterable[Nu
                 f"group {i}: {type(optimizer).__name__} of torch cannot follow {rate!r}: use "
                 "steprule's, or a scheduler"
             )
-        check_options(None, {"lr": number}, f"group {i}: ")
+        if isinstance(number, (tuple, list)):
+            raise TypeError(f"group {i}: lr must be a number, got {number!r}")
+        check_options(None, {"lr": number, "params": groups[i]["params"]}, f"group {i}: ")
     for group, rate, number in zip(groups, rates, numbers, strict=True):
         replace_schedule(group, "lr", rate if isinstance(rate, Schedule) else None, step)
         held = group["lr"]

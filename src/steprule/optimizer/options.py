@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from steprule.language.rule import RANGES, Range, Rule
+from steprule.optimizer.scheduled import check_schedules
+from steprule.planning.settings import FLAGS
+from steprule.schedules import checks
 
 # How torch words these options in its own messages, which scripts and tests look for.
 TORCH_WORDS: Mapping[str, str] = {
     "lr": "learning rate",
     "eps": "epsilon value",
 }
+# Guards that are numbers.
+BOUNDS = ("clip_grad_norm", "clip_grad_value")
 # What people type who come from papers or other libraries; nothing that could be a key of theirs.
 SYNONYMS: Mapping[str, str] = {
     "learning_rate": "lr",
@@ -29,7 +37,7 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def check_options(rule: Rule | None, options: Mapping[str, Any], where: str = "") -> None:
-    """Check the numbers of one group.
+    """Check the numbers of one group, its flags, and the schedules that it came with.
 
     Args:
         rule: the rule whose ranges hold (None: only the field's standard names are known).
@@ -38,10 +46,21 @@ def check_options(rule: Rule | None, options: Mapping[str, Any], where: str = ""
 
     Raises:
         ValueError: a number out of its range, or a tensor with more than one element.
-        TypeError: something that is not a number.
+        TypeError: something that is not a number, or no flag.
     """
+    for name in switches_of(rule):
+        if name in options:
+            check_flag(name, options[name], where)
+    check_schedules(options, where)
+    for name in BOUNDS:
+        _check_bound(name, options.get(name), where)
     ranges = RANGES if rule is None else rule.ranges
-    names = set(ranges) if rule is None else {*rule.options, "lr", "weight_decay"}
+    own = set(ranges) - set(RANGES)
+    names = set(ranges) if rule is None else {*rule.options, "lr", "weight_decay", *own}
+    # Parameters without memory may have options without.
+    if not all(getattr(param, "is_meta", True) for param in options.get("params", ())):
+        for name in names.union(BOUNDS) & set(options):
+            check_has_value(name, options[name], where)
     for name in names & set(options):
         allowed = ranges.get(name, Range())
         value = options[name]
@@ -49,6 +68,49 @@ def check_options(rule: Rule | None, options: Mapping[str, Any], where: str = ""
             _check_pair(rule, name, value, allowed, where)
         elif not (rule is None and isinstance(value, (tuple, list))):
             _check_number(name, value, allowed, where, _phrase(name))
+
+
+def check_kinds(rule: Rule, options: Mapping[str, Any], where: str) -> None:
+    """Check that the numbers of a group are numbers, whatever their ranges: before a class's own.
+
+    Raises:
+        ValueError, TypeError: as :func:`check_options`.
+    """
+    for name in {*rule.options} & set(options):
+        check_has_value(name, options[name], where)
+    check_options(_unbounded(rule), options, where)
+
+
+@functools.cache
+def _unbounded(rule: Rule) -> Rule:
+    names = {*rule.options, "lr", "weight_decay"}.union(*rule.parts.values())
+    return replace(rule, ranges=dict.fromkeys(names, Range(is_finite=False)))
+
+
+def check_has_value(name: str, value: Any, where: str) -> None:
+    """Refuse a tensor that holds no number."""
+    for number in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(number, torch.Tensor) and number.is_meta:
+            raise ValueError(
+                f"{where}{name} is a Tensor on meta, which holds no number: pass a number, or a "
+                "Tensor made outside torch.device('meta')"
+            )
+
+
+def _check_bound(name: str, bound: Any, where: str) -> None:
+    """Check that a guard's bound is a number; what numbers it may be is the guard's matter."""
+    if isinstance(bound, torch.Tensor):
+        if bound.numel() != 1:
+            raise ValueError(
+                f"{where}Tensor {name} must be 1-element, got shape {tuple(bound.shape)}"
+            )
+        if bound.is_meta:
+            return
+    if bound is not None and checks.real_number(bound) is None:
+        raise TypeError(
+            f"{where}{name} must be a number, a schedule, or None for no clipping, "
+            f"got {type(bound).__name__} {bound!r}"
+        )
 
 
 def _phrase(name: str) -> str:
@@ -79,13 +141,34 @@ def _check_number(name: str, value: Any, allowed: Range, where: str, phrase: str
             )
         if value.is_meta:  # there is no number to check
             return
-        number = float(value.detach())
-    elif isinstance(value, bool) or not hasattr(value, "__float__"):
+        value = value.detach()
+    number = checks.real_number(value)
+    if number is None:
         raise TypeError(f"{where}{name} must be a number, got {type(value).__name__} {value!r}")
-    else:
-        number = float(value)
     if number not in allowed:
         raise ValueError(f"{where}Invalid {phrase}: {value} ({name} must be {allowed})")
+
+
+@functools.cache
+def switches_of(rule: Rule | None) -> tuple[str, ...]:
+    """Return the options that are on or off: those of every optimizer, and the rule's own."""
+    if rule is None:
+        return FLAGS
+    parameters = inspect.signature(rule.function).parameters
+    own = [name for name in rule.flags if parameters[name].annotation in (bool, "bool")]
+    return (*(name for name in FLAGS if name not in (*rule.flags, *rule.options)), *own)
+
+
+def check_flag(name: str, value: Any, where: str) -> None:
+    """Check an option that is on or off; None, which torch takes too, leaves it off.
+
+    Raises:
+        TypeError: something else, which would be on or off by Python's idea of truth.
+    """
+    if value is not None and not checks.is_switch(value):
+        raise TypeError(
+            f"{where}{name} must be True or False, got {type(value).__name__} {value!r}"
+        )
 
 
 def check_spelling(given: Iterable[str], known: Sequence[str], where: str = "") -> None:
@@ -96,8 +179,12 @@ def check_spelling(given: Iterable[str], known: Sequence[str], where: str = "") 
 
     Raises:
         ValueError: naming the option that was meant.
+        TypeError: a name that is no string.
     """
     names = list(given)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{where}the options of a group have names, got the key {name!r}")
     for name in names:
         meant = None if name in known else _meant(name, known)
         if meant is not None and not (name.lower() in SYNONYMS and meant in names):

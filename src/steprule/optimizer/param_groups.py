@@ -59,19 +59,30 @@ def split_names(params: Any, where: str) -> tuple[list[Tensor], list[str] | None
     """Return a group's ``params`` as a list of tensors, and their names if they came with names.
 
     Raises:
-        TypeError: a set, or an entry that is not a tensor.
-        ValueError: only some of the entries are named, or a name is not a string.
+        TypeError: a set, or an entry that is neither a tensor nor a pair of a name and one.
+        ValueError: only some of the entries are named.
     """
     if isinstance(params, Tensor):
         params = [params]
     elif isinstance(params, (set, frozenset)):
         raise TypeError(_UNORDERED)
+    elif not isinstance(params, Iterable):
+        raise TypeError(
+            f"{where}params must be a tensor or a list of tensors, got {type(params).__name__}"
+        )
     entries = list(params)
     named = [isinstance(entry, tuple) for entry in entries]
     if any(named) and not all(named):
         raise ValueError(
             "all optimizer params should be with/without names. Some param names are missing"
         )
+    for i, entry in enumerate(entries):
+        if isinstance(entry, tuple) and (len(entry) != 2 or isinstance(entry[0], Tensor)):
+            kinds = ", ".join(type(x).__name__ for x in entry)
+            raise TypeError(
+                f"{where}a tuple among the params is a pair (name, tensor), the one at index {i} "
+                f"is ({kinds}): put tensors in a list of their own, [p1, p2]"
+            )
     tensors = [
         entry[1] if is_named else entry for entry, is_named in zip(entries, named, strict=True)
     ]

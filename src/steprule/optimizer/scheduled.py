@@ -33,12 +33,47 @@ def split_schedules(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     return plain, found
 
 
+def check_schedules(group: Mapping[str, Any], where: str) -> None:
+    """Check the schedules that a group came with, as one from another optimizer does.
+
+    Raises:
+        TypeError: something that is not a schedule.
+        ValueError: one for no option of the group, or at no step.
+    """
+    problem = _problem_of(group, where) if SCHEDULES in group else None
+    if problem is not None:
+        raise problem
+
+
+def _problem_of(group: Mapping[str, Any], where: str) -> Exception | None:
+    found = group[SCHEDULES]
+    if not isinstance(found, Mapping):
+        return TypeError(
+            f"{where}{SCHEDULES} must be a dict from options to schedules, got {found!r}: give a "
+            "schedule in place of an option's number (lr=cosine(...))"
+        )
+    for key, schedule in found.items():
+        if not isinstance(schedule, Schedule):
+            return TypeError(f"{where}{SCHEDULES}[{key!r}] must be a schedule, got {schedule!r}")
+        if str(key).partition("[")[0] not in group:
+            return ValueError(f"{where}{SCHEDULES} has one for {key!r}, which is no option here")
+    step = group.get(STEP)
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        return ValueError(
+            f"{where}{STEP} must be the number of steps that the schedules have seen, got {step!r}"
+        )
+    return None
+
+
 def with_schedules(group: dict[str, Any], step: int) -> dict[str, Any]:
     """Return a new group whose options may be schedules, at a step of the optimizer."""
     plain, found = split_schedules(group)
-    if found:
-        plain[SCHEDULES], plain[STEP] = found, step
-        apply_schedules(plain)
+    given = group.get(SCHEDULES, {})  # as a group of another optimizer has them
+    if found and isinstance(given, Mapping):
+        plain[SCHEDULES] = {**given, **found}
+        plain.setdefault(STEP, step)
+        if _problem_of(plain, "") is None:  # else it is refused with the group's other options
+            apply_schedules(plain)
     return plain
 
 
@@ -124,15 +159,17 @@ def unpacked_schedules(group: dict[str, Any]) -> dict[str, Any]:
     """Return a group from a state dict, its schedules made again and in force.
 
     Raises:
-        ValueError: something that is not a schedule.
+        TypeError, ValueError: something that is not a schedule, or at no step.
     """
     if SCHEDULES not in group:
         return group
-    found = {
-        k: s if isinstance(s, Schedule) else Schedule.from_json(s)
-        for k, s in group[SCHEDULES].items()
-    }
+    found = group[SCHEDULES]
+    if isinstance(found, Mapping):
+        found = {
+            k: s if isinstance(s, Schedule) else Schedule.from_json(s) for k, s in found.items()
+        }
     group = {**group, SCHEDULES: found}
+    check_schedules(group, "loaded state dict: ")
     apply_schedules(group)
     return group
 

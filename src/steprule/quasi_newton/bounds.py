@@ -21,6 +21,7 @@ from torch import Tensor
 from steprule.quasi_newton.flatten import Layout, largest_entry
 from steprule.quasi_newton.line_search import C1
 from steprule.quasi_newton.objective import Evaluation, Objective
+from steprule.schedules import checks
 
 # A variable this near to its bound counts as being there (Bertsekas' epsilon).
 NEAR = 1e-8
@@ -32,7 +33,8 @@ def checked_bounds(bounds: Any, where: str = "") -> tuple[float, float] | None:
     """Return a group's bounds as two numbers, infinite where there is none; None for no bounds.
 
     Raises:
-        ValueError: not a pair of numbers or None, or the lower above the upper.
+        ValueError: not a pair, or the lower above the upper.
+        TypeError: a bound that is neither a number nor None.
     """
     if bounds is None:
         return None
@@ -40,8 +42,13 @@ def checked_bounds(bounds: Any, where: str = "") -> tuple[float, float] | None:
         raise ValueError(
             f"{where}bounds must be a pair (lo, hi) of numbers or None, got {bounds!r}"
         )
-    low = -math.inf if bounds[0] is None else float(bounds[0])
-    high = math.inf if bounds[1] is None else float(bounds[1])
+    numbers = [None if bound is None else checks.real_number(bound) for bound in bounds]
+    if any(
+        number is None and bound is not None for number, bound in zip(numbers, bounds, strict=True)
+    ):
+        raise TypeError(f"{where}bounds must be a pair (lo, hi) of numbers or None, got {bounds!r}")
+    low = -math.inf if numbers[0] is None else numbers[0]
+    high = math.inf if numbers[1] is None else numbers[1]
     if not low <= high:
         raise ValueError(
             f"{where}bounds must have lo <= hi, got {bounds!r}: swap them, or put None for no bound"

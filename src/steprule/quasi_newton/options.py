@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from steprule.optimizer.options import check_flag, check_has_value
 from steprule.quasi_newton.backtracking import backtracking
 from steprule.quasi_newton.bounds import checked_bounds
 from steprule.quasi_newton.line_search import LineSearch
 from steprule.quasi_newton.more_thuente import more_thuente
 from steprule.quasi_newton.strong_wolfe import strong_wolfe
+from steprule.schedules import checks
 
 LINE_SEARCHES: dict[str | None, LineSearch | None] = {
     None: None,
@@ -60,6 +62,8 @@ def dtype_name(dtype: torch.dtype | str | None) -> str | None:
 
 def default_max_eval(max_iter: float) -> float:
     """Five evaluations for four iterations, as in torch."""
+    if not isinstance(max_iter, Real):  # refused by name when the group is checked
+        return max_iter
     return max_iter if math.isinf(max_iter) else max_iter * 5 // 4
 
 
@@ -73,7 +77,11 @@ def check_group(group: Mapping[str, Any], where: str = "") -> None:
     lr = group["lr"]
     if isinstance(lr, torch.Tensor) and lr.numel() != 1:
         raise ValueError(f"{where}Tensor lr must be 1-element, got shape {tuple(lr.shape)}")
-    if not 0.0 <= float(lr) < float("inf"):
+    check_has_value("lr", lr, where)
+    number = checks.real_number(lr.detach() if isinstance(lr, torch.Tensor) else lr)
+    if number is None:
+        raise TypeError(f"{where}lr must be a number, got {type(lr).__name__} {lr!r}")
+    if not 0.0 <= number < math.inf:
         raise ValueError(f"{where}Invalid learning rate: {lr} (lr must be finite and at least 0)")
     _check_count(group, "max_iter", 0, where)
     _check_count(group, "max_eval", 0, where)
@@ -81,8 +89,11 @@ def check_group(group: Mapping[str, Any], where: str = "") -> None:
     if not isinstance(group["history_size"], Integral):
         raise TypeError(f"{where}history_size must be an int, got {group['history_size']!r}")
     for name in ("tolerance_grad", "tolerance_change"):
-        if math.isnan(float(group[name])):
-            raise ValueError(f"{where}{name} must be a number, got {group[name]}")
+        _check_tolerance(name, group[name], where)
+    check_flag("strict_max_eval", group.get("strict_max_eval"), where)
+    search = group["line_search_fn"]
+    if search is not None and not isinstance(search, str):
+        raise TypeError(f"{where}line_search_fn must be a name or None, got {search!r}")
     if group["line_search_fn"] not in LINE_SEARCHES:
         known = ", ".join(repr(name) for name in LINE_SEARCHES)
         raise ValueError(
@@ -112,6 +123,14 @@ def _common_value(group: Mapping[str, Any], name: str) -> Any:
     if name == "history_dtype":
         return dtype_name(value)
     return bool(value) if name in FLAGS else value
+
+
+def _check_tolerance(name: str, value: Any, where: str) -> None:
+    number = checks.real_number(value)
+    if number is None:
+        raise TypeError(f"{where}{name} must be a number, got {type(value).__name__} {value!r}")
+    if math.isnan(number):
+        raise ValueError(f"{where}{name} must be a number, got {value}")
 
 
 def _check_count(group: Mapping[str, Any], name: str, least: int, where: str) -> None:

@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 from steprule.language.rule import FINITE, Range, Slot, rule
 from steprule.ops import lerp, maximum, mean_of, minimum, sqrt, square, where
 from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
+from steprule.optimizer.options import check_kinds
 
 
 @rule(
@@ -110,7 +111,10 @@ class Adafactor(Optimizer):
         super().__init__(params, own_options(locals()), engine=engine)
 
     def _check_group(self, options: Mapping[str, Any], where: str) -> None:
-        eps1, eps2 = options["eps"]
+        eps = options["eps"]
+        given = isinstance(eps, (tuple, list)) and list(eps[:1]) == [None]
+        check_kinds(adafactor, {**options, "eps": (0.0, *eps[1:]) if given else eps}, where)
+        eps1, eps2 = eps
         if eps1 is not None and not eps1 >= 0:
             raise ValueError(f"{where}epsilon1 should be >= 0 but is: {eps1}")
         if not eps2 >= 0:

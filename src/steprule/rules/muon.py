@@ -11,6 +11,7 @@ from steprule.language.rule import FINITE, Range, rule
 from steprule.matrix_ops import METHODS, orthogonalized
 from steprule.ops import lerp, maximum, sqrt
 from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
+from steprule.optimizer.options import check_flag
 
 LR_ADJUSTMENTS = ("original", "match_rms_adamw", "spectral_unclamped")
 
@@ -129,8 +130,11 @@ class Muon(Optimizer):
                 f"{where}Adjust learning rate function {options['adjust_lr_fn']} is not supported: "
                 f"take one of {', '.join(map(repr, LR_ADJUSTMENTS))}"
             )
+        check_flag("flatten", options["flatten"], where)
         steps = options["ns_steps"]
-        if not isinstance(steps, int) or not 0 <= steps < 100:
+        if isinstance(steps, bool) or not isinstance(steps, int):
+            raise TypeError(f"{where}ns_steps must be an integer in [0, 100), got {steps!r}")
+        if not 0 <= steps < 100:
             raise ValueError(f"{where}ns_steps must be an integer in [0, 100), got {steps!r}")
 
         if options["ns_method"] not in METHODS:

@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 from steprule.language.rule import Range, Slot, rule
 from steprule.ops import dot_of, maximum, minimum, sqrt, sum_of, where
 from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
+from steprule.schedules import Schedule, checks
 
 _POSITIVE = Range(low=0.0, low_included=False)
 
@@ -137,11 +138,13 @@ class Prodigy(Optimizer):
     ) -> None:
         options = own_options(locals())
         beta3 = options.pop("beta3")
-        if len(betas) == 2:
+        if isinstance(betas, (tuple, list)) and len(betas) == 2:
             options["betas"] = (*betas, _root(betas[1]) if beta3 is None else beta3)
         super().__init__(params, options, engine=engine)
 
 
 def _root(beta2: Number) -> Number:
-    start = beta2(0) if callable(beta2) else beta2
-    return math.sqrt(max(float(start), 0.0))
+    start = beta2(0) if isinstance(beta2, Schedule) else beta2
+    number = checks.real_number(start)
+    # What is no number is refused by name, with the other betas.
+    return start if number is None else math.sqrt(max(number, 0.0))

@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 from steprule.language.rule import NON_NEGATIVE, Range, Slot, rule
 from steprule.ops import maximum, minimum, sign, where
 from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
+from steprule.optimizer.options import check_kinds
 
 
 @rule(
@@ -96,6 +97,7 @@ class Rprop(Optimizer):
         super().__init__(params, own_options(locals()), engine=engine)
 
     def _check_group(self, options: Mapping[str, Any], where: str) -> None:
+        check_kinds(rprop, options, where)
         etas, sizes = options["etas"], options["step_sizes"]
         if len(etas) == 2 and not 0.0 < etas[0] < 1.0 < etas[1]:
             raise ValueError(

@@ -148,8 +148,9 @@ class Schedule:
                2  0.0
                3  0.0
         """
-        chosen = range(checks.whole("steps", steps)) if isinstance(steps, int) else list(steps)
-        values = self(np.asarray(chosen, dtype=np.int64))
+        is_count = isinstance(steps, numbers.Real)
+        chosen = range(checks.whole("steps", steps)) if is_count else checks.listed("steps", steps)
+        values = self(np.asarray([checks.whole("steps", step) for step in chosen], dtype=np.int64))
         return Table((int(step), float(value)) for step, value in zip(chosen, values, strict=True))
 
     if TYPE_CHECKING:  # steprule.plotting, which draws schedulers as well, supplies it
@@ -186,13 +187,16 @@ class Schedule:
             ValueError: not a schedule, an unknown kind, or arguments that do not fit it.
         """
         if isinstance(data, str):
-            data = json.loads(data)
+            try:
+                data = json.loads(data)
+            except ValueError as error:
+                raise ValueError(f"not a schedule: {data!r} is no JSON ({error})") from None
         if not isinstance(data, dict) or "schedule" not in data:
             raise ValueError(
                 f'not a schedule: a dict with the key "schedule" is needed, got {data!r}'
             )
         name = data["schedule"]
-        kind = _kinds.get(name)
+        kind = _kinds.get(name) if isinstance(name, str) else None
         if kind is None:
             raise ValueError(f"unknown schedule {name!r}; known: {', '.join(sorted(_kinds))}")
         arguments = {key: _from_plain(value) for key, value in data.items() if key != "schedule"}

@@ -23,7 +23,10 @@ def number(name: str, value: Any, *, low: float | None = None, above: float | No
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
     if not math.isfinite(result):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     if low is not None and result < low:
@@ -54,9 +57,51 @@ def listed(name: str, value: Any) -> list[Any]:
     Raises:
         TypeError: it is not iterable.
     """
-    if not isinstance(value, Iterable):
+    is_one = isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0
+    if not isinstance(value, Iterable) or is_one:
         raise TypeError(f"{name} must be a list, got {value!r}")
     return list(value)
+
+
+def real_number(value: Any) -> float | None:
+    """Return what may be given for a number as one; None for anything else, bools included.
+
+    A number that is too large for a float becomes nan, which is in no range.
+    """
+    kind = str(getattr(value, "dtype", type(value).__name__))
+    if isinstance(value, (str, bytes)) or "bool" in kind or "complex" in kind:
+        return None
+    if not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+    except (TypeError, ValueError):  # a class, an array of several numbers
+        return None
+
+
+def is_switch(value: Any) -> bool:
+    """Tell whether `value` says on or off: a bool, 0 or 1, or an array or tensor of one such.
+
+    Anything else that has a truth value would do as well, and `"False"` would mean on.
+    """
+    if getattr(value, "is_meta", False):
+        return False
+    if hasattr(value, "item") and math.prod(getattr(value, "shape", (2,))) == 1:
+        value = value.item()
+    return isinstance(value, (bool, int, float)) and value in (0, 1)
+
+
+def switch(name: str, value: Any) -> bool:
+    """Return `value` as a bool; None is False.
+
+    Raises:
+        TypeError: it says neither on nor off.
+    """
+    if value is not None and not is_switch(value):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:

@@ -160,7 +160,7 @@ class one_cycle(Shape):
             raise ValueError(f"pct_start is a share of the steps, 0 to 1, got {self.pct_start!r}")
         self._numbers("div_factor", "final_div_factor", above=0)
         checks.one_of("anneal", self.anneal, ("cos", "linear"))
-        self._set("three_phase", bool(self.three_phase))
+        self._set("three_phase", checks.switch("three_phase", self.three_phase))
 
     def _corners(self) -> list[tuple[float, float]]:
         """(step, value) where one phase ends and the next begins."""

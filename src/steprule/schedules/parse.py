@@ -40,11 +40,14 @@ def parse(text: str) -> Schedule:
 
     Raises:
         ParseError: not an expression, or one with anything but schedules and plain values.
+        TypeError: `text` is no text.
 
     Example:
         >>> parse("0.5 * cosine(0.1, 0, steps=90)")
         cosine(0.1, 0, steps=90) * 0.5
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a schedule written as text, got {text!r}")
     result = Reader(text).read()
     if not isinstance(result, Schedule):
         raise ParseError(f"expected a schedule, got the plain value {result!r}", text, 1)

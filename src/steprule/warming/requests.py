@@ -11,7 +11,7 @@ import torch
 
 from steprule.engines.target import capability_of
 from steprule.optimizer import SHARED, Optimizer
-from steprule.optimizer.options import suggestion
+from steprule.optimizer.options import suggestion, switches_of
 from steprule.quasi_newton import LBFGS
 from steprule.rules import OPTIMIZERS
 from steprule.warming.jobs import (
@@ -42,6 +42,10 @@ def jobs_for(
     Raises:
         ValueError, TypeError: as :func:`warm`.
     """
+    if isinstance(dtypes, (str, torch.dtype)) or not isinstance(dtypes, Iterable):
+        raise TypeError(f"dtypes must be a list of dtypes, got {dtypes!r}: [{dtypes!r}]")
+    if target is not None and not isinstance(target, str):
+        raise TypeError(f"target must be a card's name, as 'cuda:90', got {target!r}")
     classes = [_class_of(o) for o in optimizers] or list(filter(_is_compiled, OPTIMIZERS.values()))
     kinds = list(dict.fromkeys(map(_dtype_of, dtypes)))
     chosen = {cls: _checked(cls, variants) for cls in dict.fromkeys(classes)}
@@ -108,7 +112,8 @@ def _common_variants(cls: type[Optimizer]) -> Iterator[dict[str, Any]]:
     names = ["weight_decay"]
     if rule is not None:
         switched = [slot.when for slot in rule.slots.values() if slot.when is not None]
-        names = [*dict.fromkeys([*switched, *rule.flags]), *names]
+        flags = [name for name in rule.flags if name in switches_of(rule)]
+        names = [*dict.fromkeys([*switched, *flags]), *names]
     defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
     switches = {
         name: (defaults[name], _other(defaults[name]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 
+from steprule.schedules import checks
+
 #: Set to 0 (no, false, off), the loops are never used.
 VARIABLE = "STEPRULE_NATIVE"
 
@@ -38,7 +40,12 @@ def set_native_loops(enabled: bool) -> None:
 
     Args:
         enabled: whether to use them (True at first), where they work.
+
+    Raises:
+        TypeError: neither True nor False.
     """
+    if not checks.is_switch(enabled):
+        raise TypeError(f"enabled must be True or False, got {enabled!r}")
     if enabled:
         _reasons.pop("setting", None)
     else:
