@@ -1,0 +1,29 @@
+"""All cases, module by module in the order of the page."""
+
+from __future__ import annotations
+
+from error_cases import (
+    functions,
+    lbfgs,
+    optimizers,
+    parameters,
+    rules,
+    schedulers,
+    schedules,
+    state_dicts,
+    steps,
+)
+from error_cases.case import Case
+
+MODULES = (
+    parameters,
+    optimizers,
+    lbfgs,
+    steps,
+    state_dicts,
+    functions,
+    rules,
+    schedulers,
+    schedules,
+)
+CASES: list[Case] = [case for module in MODULES for case in module.cases()]

@@ -1,0 +1,390 @@
+"""Functions around optimizers: combine, step_in_backward, set_learning_rate, warm and others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+import steprule
+from error_cases import values
+from error_cases.case import Case, nothing
+from error_cases.parameters import optimizer, param
+from steprule.formats.stochastic import StochasticFloat
+from steprule.schedules import constant
+
+ABOUT = "Functions around optimizers"
+
+
+class Call(NamedTuple):
+    where: str
+    argument: str
+    given: str
+    call: Callable[[Any], object]
+    error: type[Exception]
+    remedy: str
+    says: tuple[str, ...] = ()
+    subject: Callable[[], Any] = nothing
+
+
+def linear() -> torch.nn.Module:
+    return torch.nn.Linear(2, 2)
+
+
+def enter(context: Any) -> None:
+    with context:
+        pass
+
+
+def unlike(name: str) -> type[steprule.Optimizer]:
+    """Another class of the same name."""
+    return type(name, (steprule.SGD,), {})
+
+
+def in_two() -> Any:
+    weight = param()
+    return steprule.combine(steprule.SGD([weight]), steprule.Adam([weight]))
+
+
+COMBINE = "Pass optimizers of steprule that have a rule: combine(Muon(hidden), AdamW(others))."
+CALLS = (
+    Call(
+        "combine",
+        "optimizers",
+        "none",
+        lambda _: steprule.combine(),
+        ValueError,
+        COMBINE,
+        ("combine()", "optimizers"),
+    ),
+    Call(
+        "combine",
+        "optimizers",
+        "3",
+        lambda _: steprule.combine(3),
+        TypeError,
+        COMBINE,
+        ("optimizers", "int"),
+    ),
+    Call(
+        "combine",
+        "optimizers",
+        "torch.optim.SGD(...)",
+        lambda _: steprule.combine(torch.optim.SGD([param()])),
+        TypeError,
+        "Take steprule's class of the same name: its arguments and checkpoints are torch's.",
+        ("optimizers", "SGD", "torch's"),
+    ),
+    Call(
+        "combine",
+        "optimizers",
+        "LBFGS(...)",
+        lambda _: steprule.combine(steprule.LBFGS([param()])),
+        TypeError,
+        "Step LBFGS by itself: it calls its closure several times a step.",
+        ("optimizers", "LBFGS"),
+    ),
+    Call(
+        "combine",
+        "optimizers",
+        "of two engines",
+        lambda _: steprule.combine(
+            steprule.SGD([param()], engine="eager"), steprule.Adam([param()])
+        ),
+        ValueError,
+        "Give both the same engine, or leave it out.",
+        ("engine", "'eager'", "'auto'"),
+    ),
+    Call(
+        "combine",
+        "optimizers",
+        "two classes of one name",
+        lambda _: steprule.combine(steprule.SGD([param()]), unlike("SGD")([param()])),
+        ValueError,
+        "Rename one of the classes: groups say by its name what updates them.",
+        ("classes", "SGD"),
+    ),
+    Call(
+        "combine",
+        "optimizers",
+        "with a parameter in common",
+        lambda _: in_two(),
+        ValueError,
+        "Give each parameter to one of them.",
+        ("more than one parameter group", "index 0"),
+    ),
+    Call(
+        "combine",
+        "shared",
+        "lr=0.1",
+        lambda _: steprule.combine(steprule.SGD([param()]), lr=0.1),
+        TypeError,
+        "Give options to the optimizers themselves: only guards are for all.",
+        ("combine()", "'lr'"),
+    ),
+    Call(
+        "combine",
+        "shared",
+        "clip_grad_norm='1'",
+        lambda _: steprule.combine(steprule.SGD([param()]), clip_grad_norm="1"),
+        TypeError,
+        "Pass a number, or None for no clipping.",
+        ("group 0", "clip_grad_norm", "'1'"),
+    ),
+    Call(
+        "step_in_backward",
+        "model",
+        "model.parameters()",
+        lambda _: steprule.step_in_backward(linear().parameters(), steprule.SGD),
+        TypeError,
+        "Pass the module itself.",
+        ("model", "generator"),
+    ),
+    Call(
+        "step_in_backward",
+        "make_optimizer",
+        "SGD(model.parameters())",
+        lambda _: steprule.step_in_backward(linear(), steprule.SGD(linear().parameters())),
+        TypeError,
+        "Pass the class, or a function: lambda p: SGD(p, lr=0.1).",
+        ("make_optimizer", "SGD"),
+    ),
+    Call(
+        "step_in_backward",
+        "make_optimizer",
+        "torch.optim.SGD",
+        lambda _: steprule.step_in_backward(linear(), torch.optim.SGD),
+        TypeError,
+        "Take steprule's class of the same name.",
+        ("optimizer of steprule", "SGD"),
+    ),
+    Call(
+        "step_in_backward",
+        "make_optimizer",
+        "with on_nonfinite='skip'",
+        lambda _: steprule.step_in_backward(
+            linear(), lambda p: steprule.SGD(p, on_nonfinite="skip")
+        ),
+        ValueError,
+        "Leave the option out, or step as usual.",
+        ("group 0", "on_nonfinite", "'skip'"),
+    ),
+    Call(
+        "accumulating",
+        "optimizer",
+        "3",
+        lambda _: enter(steprule.accumulating(3)),
+        TypeError,
+        "Pass what step_in_backward() returned.",
+        ("optimizer", "int"),
+    ),
+    Call(
+        "accumulating",
+        "optimizer",
+        "SGD(...)",
+        lambda _: enter(steprule.accumulating(steprule.SGD([param()]))),
+        ValueError,
+        "Leave it out: gradients add up until step() anyway.",
+        ("accumulating()", "step_in_backward"),
+    ),
+    Call(
+        "set_learning_rate",
+        "optimizer",
+        "3",
+        lambda _: steprule.set_learning_rate(3, 0.1),
+        TypeError,
+        "Pass the optimizer, and then the rate.",
+    ),
+    Call(
+        "set_learning_rate",
+        "lr",
+        "[0.1, 0.2] for one group",
+        lambda made: steprule.set_learning_rate(made, [0.1, 0.2]),
+        ValueError,
+        "Pass one number for all groups, or one for each.",
+        ("learning rates", "2", "1"),
+        optimizer,
+    ),
+    Call(
+        "set_learning_rate",
+        "lr",
+        "[[0.1]]",
+        lambda made: steprule.set_learning_rate(made, [[0.1]]),
+        TypeError,
+        "Pass one number for all groups, or one for each.",
+        ("group 0", "lr", "[0.1]"),
+        optimizer,
+    ),
+    Call(
+        "set_learning_rate",
+        "lr",
+        "-1",
+        lambda made: steprule.set_learning_rate(made, -1),
+        ValueError,
+        "Pass a number of 0 or more.",
+        ("group 0", "lr", "-1"),
+        optimizer,
+    ),
+    Call(
+        "set_learning_rate",
+        "lr",
+        "constant(0.1), for torch.optim.SGD",
+        lambda _: steprule.set_learning_rate(torch.optim.SGD([param()]), constant(0.1)),
+        TypeError,
+        "Take steprule's class, or a scheduler.",
+        ("group 0", "constant(0.1)"),
+    ),
+    Call(
+        "set_native_loops",
+        "enabled",
+        "'False'",
+        lambda _: steprule.set_native_loops("False"),
+        TypeError,
+        "Pass True or False.",
+    ),
+    Call(
+        "register_state_format",
+        "name",
+        "'int8'",
+        lambda _: steprule.register_state_format("int8", StochasticFloat(torch.float8_e5m2)),
+        ValueError,
+        "Choose a name that is not taken.",
+        ("'int8'", "known"),
+    ),
+    Call(
+        "register_state_format",
+        "signed",
+        "a column of bfloat16 alone",
+        lambda _: steprule.register_state_format("half", StochasticFloat(torch.bfloat16)),
+        ValueError,
+        "Give the format a column of its own, or a dtype that is not floating.",
+        ("'half'", "bfloat16"),
+    ),
+    Call(
+        "register_state_format",
+        "unsigned",
+        "a column of bfloat16 alone",
+        lambda _: steprule.register_state_format(
+            "half",
+            steprule.formats.mini_floats.MiniFloat(8, 4, True),
+            StochasticFloat(torch.bfloat16),
+        ),
+        ValueError,
+        "Give the format a column of its own, or a dtype that is not floating.",
+        ("'half'", "bfloat16"),
+    ),
+    Call(
+        "warm",
+        "optimizers",
+        "'adamm'",
+        lambda _: steprule.warm("adamm"),
+        ValueError,
+        "Pass a name that the message lists, or a class.",
+        ("optimizer", "'adamm'", "'adam'"),
+    ),
+    Call(
+        "warm",
+        "optimizers",
+        "3",
+        lambda _: steprule.warm(3),
+        ValueError,
+        "Pass names or classes.",
+        ("optimizer", "3"),
+    ),
+    Call(
+        "warm",
+        "dtypes",
+        "'float32'",
+        lambda _: steprule.warm("sgd", dtypes="float32"),
+        TypeError,
+        "Pass a list: dtypes=['float32'].",
+    ),
+    Call(
+        "warm",
+        "dtypes",
+        "['int8']",
+        lambda _: steprule.warm("sgd", dtypes=["int8"]),
+        ValueError,
+        "Pass dtypes that the message lists.",
+        ("dtype", "'int8'"),
+    ),
+    Call(
+        "warm",
+        "target",
+        "'gpu'",
+        lambda _: steprule.warm("sgd", target="gpu"),
+        ValueError,
+        "Name the card's compute capability: 'cuda:90'.",
+    ),
+    Call(
+        "warm",
+        "target",
+        "90",
+        lambda _: steprule.warm("sgd", target=90),
+        TypeError,
+        "Name the card's compute capability: 'cuda:90'.",
+    ),
+    Call(
+        "warm",
+        "options",
+        "rho=1",
+        lambda _: steprule.warm("sgd", rho=1),
+        TypeError,
+        "Pass options that each of the optimizers has.",
+        ("option", "'rho'"),
+    ),
+    Call(
+        "warm",
+        "options",
+        "lr='fast'",
+        lambda _: steprule.warm("sgd", lr="fast"),
+        TypeError,
+        "Pass a number.",
+        ("lr", "'fast'"),
+    ),
+    Call(
+        "plot_schedule",
+        "scheduler_or_schedule",
+        "3",
+        lambda _: steprule.plot_schedule(3, 9),
+        TypeError,
+        "Pass a schedule or a scheduler; for a number, constant(0.1).",
+        ("schedule", "3"),
+    ),
+    Call(
+        "plot_schedule",
+        "steps",
+        "'90'",
+        lambda _: steprule.plot_schedule(constant(1), "90"),
+        TypeError,
+        "Pass a whole number.",
+    ),
+    Call(
+        "plot_schedule",
+        "steps",
+        "0",
+        lambda _: steprule.plot_schedule(constant(1), 0),
+        ValueError,
+        "Show at least one step.",
+    ),
+)
+
+
+def cases() -> Iterator[Case]:
+    for call in CALLS:
+        yield Case(ABOUT, *call)
+    for bad in values.NUMBERS:
+        if bad.text not in ("[0.5]",):
+            yield Case(
+                ABOUT,
+                "set_learning_rate",
+                "lr",
+                bad.text,
+                lambda made, value=bad.value: steprule.set_learning_rate(made, value),
+                bad.error,
+                bad.remedy,
+                ("group 0", "lr", bad.expected),
+                optimizer,
+                is_shown=False,
+            )
