@@ -15,6 +15,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -270,6 +271,16 @@ class MemoryMachine(RuleBasedStateMachine):
         self.ours, self.theirs = (
             pickle.loads(pickle.dumps(both)) if pickled else copy.deepcopy(both)
         )
+
+    @rule()
+    def go_through_a_file(self) -> None:
+        """A new optimizer over the same parameters, loaded from what the old one saved."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.ours.save(Path(folder) / "file")
+            groups = [{**group} for group in self.ours.param_groups]
+            self.ours = self.subject.ours(groups, **self.subject.options)
+            self.ours.load(Path(folder) / "file")
+        self.step()
 
     @rule(count=st.integers(1, 2))  # more than there are cores would spin on a busy machine
     def set_threads(self, count: int) -> None:

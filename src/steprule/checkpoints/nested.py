@@ -127,7 +127,7 @@ class Flattened:
         if tensor.numel() and seen in self._names:
             return self._names[seen]
         # Names in the file are UTF-8, which strings of Python need not have a form in.
-        stem = "/".join(place).encode(errors="replace").decode() or "value"
+        stem = "/".join(filter(None, place)).encode(errors="replace").decode() or "value"
         name = stem
         count = 1
         while name in self.tensors:
