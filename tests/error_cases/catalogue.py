@@ -8,10 +8,12 @@ from error_cases import (
     optimizers,
     parameters,
     rules,
+    scheduler_methods,
     schedulers,
     schedules,
     state_dicts,
     steps,
+    tools,
 )
 from error_cases.case import Case
 
@@ -22,8 +24,10 @@ MODULES = (
     steps,
     state_dicts,
     functions,
+    tools,
     rules,
     schedulers,
+    scheduler_methods,
     schedules,
 )
 CASES: list[Case] = [case for module in MODULES for case in module.cases()]

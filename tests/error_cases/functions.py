@@ -1,4 +1,4 @@
-"""Functions around optimizers: combine, step_in_backward, set_learning_rate, warm and others."""
+"""Functions around optimizers: combine, step_in_backward, accumulating, set_learning_rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import steprule
 from error_cases import values
 from error_cases.case import Case, nothing
 from error_cases.parameters import optimizer, param
-from steprule.formats.stochastic import StochasticFloat
 from steprule.schedules import constant
 
 ABOUT = "Functions around optimizers"
@@ -234,139 +233,6 @@ CALLS = (
         TypeError,
         "Take steprule's class, or a scheduler.",
         ("group 0", "constant(0.1)"),
-    ),
-    Call(
-        "set_native_loops",
-        "enabled",
-        "'False'",
-        lambda _: steprule.set_native_loops("False"),
-        TypeError,
-        "Pass True or False.",
-    ),
-    Call(
-        "register_state_format",
-        "name",
-        "'int8'",
-        lambda _: steprule.register_state_format("int8", StochasticFloat(torch.float8_e5m2)),
-        ValueError,
-        "Choose a name that is not taken.",
-        ("'int8'", "known"),
-    ),
-    Call(
-        "register_state_format",
-        "signed",
-        "a column of bfloat16 alone",
-        lambda _: steprule.register_state_format("half", StochasticFloat(torch.bfloat16)),
-        ValueError,
-        "Give the format a column of its own, or a dtype that is not floating.",
-        ("'half'", "bfloat16"),
-    ),
-    Call(
-        "register_state_format",
-        "unsigned",
-        "a column of bfloat16 alone",
-        lambda _: steprule.register_state_format(
-            "half",
-            steprule.formats.mini_floats.MiniFloat(8, 4, True),
-            StochasticFloat(torch.bfloat16),
-        ),
-        ValueError,
-        "Give the format a column of its own, or a dtype that is not floating.",
-        ("'half'", "bfloat16"),
-    ),
-    Call(
-        "warm",
-        "optimizers",
-        "'adamm'",
-        lambda _: steprule.warm("adamm"),
-        ValueError,
-        "Pass a name that the message lists, or a class.",
-        ("optimizer", "'adamm'", "'adam'"),
-    ),
-    Call(
-        "warm",
-        "optimizers",
-        "3",
-        lambda _: steprule.warm(3),
-        ValueError,
-        "Pass names or classes.",
-        ("optimizer", "3"),
-    ),
-    Call(
-        "warm",
-        "dtypes",
-        "'float32'",
-        lambda _: steprule.warm("sgd", dtypes="float32"),
-        TypeError,
-        "Pass a list: dtypes=['float32'].",
-    ),
-    Call(
-        "warm",
-        "dtypes",
-        "['int8']",
-        lambda _: steprule.warm("sgd", dtypes=["int8"]),
-        ValueError,
-        "Pass dtypes that the message lists.",
-        ("dtype", "'int8'"),
-    ),
-    Call(
-        "warm",
-        "target",
-        "'gpu'",
-        lambda _: steprule.warm("sgd", target="gpu"),
-        ValueError,
-        "Name the card's compute capability: 'cuda:90'.",
-    ),
-    Call(
-        "warm",
-        "target",
-        "90",
-        lambda _: steprule.warm("sgd", target=90),
-        TypeError,
-        "Name the card's compute capability: 'cuda:90'.",
-    ),
-    Call(
-        "warm",
-        "options",
-        "rho=1",
-        lambda _: steprule.warm("sgd", rho=1),
-        TypeError,
-        "Pass options that each of the optimizers has.",
-        ("option", "'rho'"),
-    ),
-    Call(
-        "warm",
-        "options",
-        "lr='fast'",
-        lambda _: steprule.warm("sgd", lr="fast"),
-        TypeError,
-        "Pass a number.",
-        ("lr", "'fast'"),
-    ),
-    Call(
-        "plot_schedule",
-        "scheduler_or_schedule",
-        "3",
-        lambda _: steprule.plot_schedule(3, 9),
-        TypeError,
-        "Pass a schedule or a scheduler; for a number, constant(0.1).",
-        ("schedule", "3"),
-    ),
-    Call(
-        "plot_schedule",
-        "steps",
-        "'90'",
-        lambda _: steprule.plot_schedule(constant(1), "90"),
-        TypeError,
-        "Pass a whole number.",
-    ),
-    Call(
-        "plot_schedule",
-        "steps",
-        "0",
-        lambda _: steprule.plot_schedule(constant(1), 0),
-        ValueError,
-        "Show at least one step.",
     ),
 )
 

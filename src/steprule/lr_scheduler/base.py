@@ -201,12 +201,15 @@ class LRScheduler(torch_schedulers._LRScheduler):
             raise
         finally:
             self._get_lr_called_within_step = False
-        if not isinstance(values, Iterable):
-            self.last_epoch = before
-            raise TypeError(
-                f"{type(self).__name__}.get_lr() must return one lr for each group, got {values!r}"
-            )
-        self._set(values if isinstance(values, list) else list(values))
+        if not isinstance(values, list):
+            if not isinstance(values, Iterable):
+                self.last_epoch = before
+                raise TypeError(
+                    f"{type(self).__name__}.get_lr() must return one lr for each group, got "
+                    f"{values!r}"
+                )
+            values = list(values)
+        self._set(values)
 
     def _say_what_is_no_number(self, epoch: Any) -> None:
         """Raise, by name, if a function of the user's is why the lr at `epoch` has no number."""
