@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from error_cases.case import Case
@@ -63,6 +64,33 @@ def test_it_is_refused_by_name_and_changes_nothing(case: Case) -> None:
 def test_no_case_stands_twice() -> None:
     twice = [name for name, count in Counter(map(str, CASES)).items() if count > 1]
     assert not twice
+
+
+# ---- what is no bad input ----------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"amsgrad": on} for on in (1, np.True_, np.array(True), torch.tensor(True), 1.0)),
+        *({"amsgrad": off} for off in (0, None, np.False_, np.array(False), torch.tensor(False))),
+        *({"maximize": on} for on in (1, np.True_, torch.tensor(True))),
+        *({"foreach": asked} for asked in (None, 0, 1, np.False_)),
+        *({"lr": rate} for rate in (1, np.float32(0.5), np.array(0.5), torch.tensor(1))),
+        *({"weight_decay": decay} for decay in (1, np.float64(0.5))),
+        {"betas": [0.5, 0.75]},
+        {"betas": (np.float64(0.5), 0.75)},
+    ],
+    ids=repr,
+)
+def test_what_torch_takes_and_has_a_meaning_is_taken(options: dict[str, Any]) -> None:
+    found = []
+    for cls in (steprule.Adam, torch.optim.Adam):
+        weight = torch.ones(3, requires_grad=True)
+        optimizer = cls([weight], **options)
+        for gradient in (2.0, 1.0):
+            weight.grad = torch.full((3,), gradient)
+            optimizer.step()
+        found.append(weight)
+    torch.testing.assert_close(*found)
 
 
 # ---- that no argument was forgotten ------------------------------------------------------------

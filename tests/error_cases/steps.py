@@ -49,6 +49,12 @@ def with_sparse(cls: Any, **options: Any) -> Callable[[], Any]:
     return make
 
 
+def on_meta() -> Any:
+    weight = torch.ones(2, device="meta", requires_grad=True)
+    weight.grad = torch.ones(2, device="meta")
+    return steprule.Adam([weight], fused=True)
+
+
 def resize(made: Any, weight: torch.Tensor) -> None:
     weight.data = torch.ones(3)
 
@@ -98,6 +104,14 @@ STEPS: tuple[tuple[str, str, Callable[[], Any], type[Exception], tuple[str, ...]
         RuntimeError,
         ("complex", "'embedding'"),
         "Give it to an optimizer that takes complex parameters.",
+    ),
+    (
+        "param",
+        "on meta, with fused=True",
+        on_meta,
+        RuntimeError,
+        ("`fused=True`", "parameter 0 of group 0", "meta"),
+        "Give the model its memory first: model.to_empty(device=...).",
     ),
     (
         "param.grad",
