@@ -99,5 +99,5 @@ def _value(text: str) -> Any:
         return WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # two are of depth
         return text  # a word, as in line_search_fn=strong_wolfe

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steprule.schedules import checks
+from steprule.schedules.limits import check_size
 from steprule.schedules.table import Table
 from steprule.schedules.text import call_text
 
@@ -186,6 +187,7 @@ class Schedule:
         Raises:
             ValueError: not a schedule, an unknown kind, or arguments that do not fit it.
         """
+        check_size(data)
         if isinstance(data, str):
             try:
                 data = json.loads(data)

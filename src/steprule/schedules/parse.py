@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from steprule.schedules.base import Schedule, shapes
+from steprule.schedules.limits import is_too_deep
 
 METHODS = ("then", "warmup", "clip", "repeat")
 LONGEST = 10_000
@@ -90,7 +91,7 @@ class Reader:
             with warnings.catch_warnings():
                 # "5cosine" and the like only warn in some versions of Python.
                 warnings.simplefilter("error")
-                return ast.parse(self.source, mode="eval").body
+                tree = ast.parse(self.source, mode="eval").body
         except SyntaxError as error:
             column = min(max(error.offset or 1, 1), len(self.text) + 1)
             raise ParseError(f"cannot read this: {error.msg}", self.text, column) from None
@@ -98,6 +99,9 @@ class Reader:
             raise ParseError("nested too deeply", self.text, 1) from None
         except ValueError as error:
             raise ParseError(f"cannot read this: {error}", self.text, 1) from None
+        if is_too_deep(tree):
+            raise ParseError("nested too deeply", self.text, 1)
+        return tree
 
     def read(self) -> Any:
         """Return the value of the expression."""
