@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -333,19 +332,25 @@ def _load_scheduler(scheduler: Any, state: dict[str, Any], names: Iterable[str])
 @contextmanager
 def _undone_if_refused(schedulers: Iterable[Any]) -> Iterator[None]:
     """Put schedulers and the groups that they set back, should one of them refuse its state."""
-    runs = list(schedulers)
-    before = [copy.deepcopy(run.state_dict()) for run in runs]
+    runs = list(_with_members(schedulers))
+    attributes = [dict(vars(run)) for run in runs]
     groups = [group for run in runs for group in getattr(run, "optimizer", _Nothing).param_groups]
     options = [dict(group) for group in groups]
     try:
         yield
     except BaseException:
-        for run, state in zip(runs, before, strict=True):
-            run.load_state_dict(state)
-        for group, kept in zip(groups, options, strict=True):
-            group.clear()
-            group.update(kept)
+        present_dicts = [*(run.__dict__ for run in runs), *groups]
+        for present, before in zip(present_dicts, [*attributes, *options], strict=True):
+            present.clear()
+            present.update(before)
         raise
+
+
+def _with_members(schedulers: Iterable[Any]) -> Iterator[Any]:
+    """Give schedulers, and those that they are made of."""
+    for each in schedulers:
+        yield each
+        yield from _with_members(getattr(each, "_schedulers", ()))
 
 
 class _Nothing:

@@ -32,9 +32,9 @@ def set_random_states(states: Any) -> None:
     before = random_states()
     try:
         _set(states)
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as problem:
+    except (AttributeError, LookupError, ArithmeticError, TypeError, ValueError, RuntimeError) as e:
         _set(before)
-        raise CheckpointError(f"the saved random states can't be set: {problem}") from None
+        raise CheckpointError(f"the saved random states can't be set: {e}") from None
 
 
 def _set(states: Any) -> None:

@@ -171,6 +171,14 @@ def check_form(state_dict: Any) -> None:
         raise TypeError("state_dict['state'] must be a dict: parameter index to its state")
     if not all(isinstance(key, Hashable) for group in listed for key in group["params"]):
         raise TypeError("state_dict['param_groups']: 'params' must be the indices of parameters")
+    for i, group in enumerate(listed):
+        names = group.get("param_names")
+        is_list = isinstance(names, (list, tuple)) and all(isinstance(x, str) for x in names)
+        if names is not None and not (is_list and len(names) == len(group["params"])):
+            raise ValueError(
+                f"state_dict['param_groups'][{i}]['param_names'] must be a name for each of "
+                f"{len(group['params'])} parameters, got {names!r:.80}"
+            )
 
 
 def _check_order(pairing: Pairing, saved: Sequence[Mapping[str, Any]]) -> None:

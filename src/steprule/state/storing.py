@@ -69,6 +69,8 @@ def column_problem(
         )
     for column, tensor in zip(storage.columns, columns, strict=True):
         key = key_of(name, column.part)
+        if not isinstance(tensor, Tensor):
+            return f"state {key!r} of {label} is {tensor!r:.80}, it must be a tensor"
         if tensor.shape != column_shape(column, shape):
             return f"state {key!r} of {label} has shape {tuple(tensor.shape)}{resized}"
         # A parameter's own dtype is the model's.
