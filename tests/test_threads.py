@@ -69,7 +69,8 @@ def in_threads(case: Case, engine: str, steps: int) -> list[Any]:
 def test_in_several_threads_each_is_as_alone(case: Case, engine: str) -> None:
     if engine == "triton" and case.name != "SGD":
         pytest.skip("interpreted kernels: one of them is enough")
-    steps = 2 if engine == "triton" else 30
+    # Interpreted kernels are slow, and so are products in several threads that have torch's own.
+    steps = 2 if engine == "triton" else 4 if case.name == "Muon" else 30
     for i, found in enumerate(in_threads(case, engine, steps)):
         assert not isinstance(found, BaseException), found
         alone = trained(case, engine, i, steps)
@@ -95,7 +96,7 @@ def run(script: str, folder: Path) -> str:
 FROM_NOTHING = """
 import torch
 from test_threads import CASES, in_threads, trained
-for case in CASES[:3]:
+for case in CASES[:2]:
     for i, found in enumerate(in_threads(case, "fused", 5)):
         assert not isinstance(found, BaseException), found
         assert all(map(torch.equal, found, trained(case, "fused", i, 5)))
@@ -114,22 +115,22 @@ from test_threads import CASES, trained
 warnings.simplefilter("ignore")  # that there are threads, on newer Pythons
 torch.set_num_threads(1)  # torch's own threads do not survive a fork
 adam, sgd, _, muon = CASES[:4]
-expected = {case.name: trained(case, "auto", 5, 10) for case in (adam, muon)}
+expected = {case.name: trained(case, "auto", 5, 4) for case in (adam, muon)}
 done = threading.Event()
 def work(case, i):
     while not done.is_set():
-        trained(case, "auto", i, 20)
+        trained(case, "auto", i, 5)
 threads = [threading.Thread(target=work, args=(c, i)) for i, c in enumerate((adam, sgd, muon))]
 for thread in threads:
     thread.start()
 codes = set()
-for i in range(8):
+for i in range(6):
     pid = os.fork()
     if pid == 0:
         case = (adam, muon)[i % 2]
-        found = trained(case, "auto", 5, 10)
+        found = trained(case, "auto", 5, 4)
         # A rule whose kernel this process has not: it must be compiled here.
-        fresh = trained(type(case)("Rprop", {}), "auto", i, 2) if i == 7 else ()
+        fresh = trained(type(case)("Rprop", {}), "auto", i, 2) if i == 5 else ()
         os._exit(0 if all(map(torch.equal, found, expected[case.name])) else 1)
     codes.add(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 done.set()
@@ -153,37 +154,37 @@ from steprule.engines.kernel_cache import cache
 from test_threads import CASES, trained
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
-is_patient = HOW != "stuck"
-begun, forked, real = threading.Event(), threading.Event(), cache._compile
-if not is_patient:
-    lock.PATIENCE = 0.01
-def compile(source, names):
-    begun.set()
-    if not is_patient:
-        forked.wait()  # a lock that is not let go of until the fork is done
-    return real(source, names)
-cache._compile = compile
-thread = threading.Thread(target=trained, args=(CASES[0], "fused", 0, 3))
-thread.start()
-begun.wait()
-pid = os.fork()
-if pid == 0:
-    cache._compile = real
-    trained(CASES[1], "fused", 0, 3)
-    os._exit(0)
-forked.set()
-code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-thread.join()
-trained(CASES[1], "fused", 0, 3)
-print(code)
+real = cache._compile
+def fork_while_compiling(case, in_child, is_patient):
+    begun, forked = threading.Event(), threading.Event()
+    def compile(source, names):
+        begun.set()
+        if not is_patient:
+            forked.wait()  # a lock that is not let go of until the fork is done
+        return real(source, names)
+    cache._compile = compile
+    thread = threading.Thread(target=trained, args=(case, "fused", 0, 3))
+    thread.start()
+    begun.wait()
+    pid = os.fork()
+    if pid == 0:
+        cache._compile = real
+        trained(in_child, "fused", 0, 3)
+        os._exit(0)
+    forked.set()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    thread.join()
+    return code
+waited = fork_while_compiling(CASES[0], CASES[1], True)
+lock.PATIENCE = 0.01
+print(waited, fork_while_compiling(CASES[2], CASES[4], False))
 """
 
 
 @needs_fork
-@pytest.mark.parametrize("how", ["waits", "stuck"])
-def test_a_fork_in_the_midst_of_a_compilation(how: str, tmp_path: Path) -> None:
-    script = f"HOW = {how!r}" + FORK_IN_A_COMPILATION
-    assert run(script, tmp_path) == "0"
+def test_a_fork_in_the_midst_of_a_compilation(tmp_path: Path) -> None:
+    """It waits for the compiler; also where the compiler, after a while, still waits for it."""
+    assert run(FORK_IN_A_COMPILATION, tmp_path) == "0 0"
 
 
 @needs_fork
