@@ -60,11 +60,12 @@ class SWALR(PureLR):
     ) -> None:
         groups.check_optimizer(optimizer)
         self._swa_lrs = groups.rates("swa_lr", optimizer, swa_lr)
-        for group, lr in zip(optimizer.param_groups, self._swa_lrs, strict=True):
-            group["swa_lr"] = lr
         self._set_anneal_func(anneal_strategy)
         self.anneal_epochs = checks.whole("anneal_epochs", anneal_epochs)
-        super().__init__(optimizer, last_epoch, verbose, **options)
+        with groups.unchanged(optimizer):
+            for group, lr in zip(optimizer.param_groups, self._swa_lrs, strict=True):
+                group["swa_lr"] = lr
+            super().__init__(optimizer, last_epoch, verbose, **options)
 
     def anneal_func(self, t: float) -> float:
         """Share of the way done at share `t` of the time."""

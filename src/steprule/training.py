@@ -17,6 +17,8 @@ from steprule.checkpoints.random_states import random_states, set_random_states
 from steprule.lr_scheduler.base import LRScheduler
 from steprule.optimizer import Optimizer
 from steprule.optimizer.saved import MODEL, OPTIMIZER, SCHEDULERS, parts_of
+from steprule.optimizer.scheduled import names_in
+from steprule.schedules import checks
 from steprule.state.copying import own_copy
 from steprule.state.pairing import LoadReport, Rename
 
@@ -73,6 +75,7 @@ def save_training(
     """
     if step is not None and (isinstance(step, bool) or not isinstance(step, int)):
         raise TypeError(f"step must be an integer, got {step!r}")
+    random_state = checks.switch("random_state", random_state)
     optimizers = _by_name(optimizer, OPTIMIZER)
     models, runs = _by_name(model, MODEL), _by_name(schedulers, SCHEDULERS)
     content = {
@@ -121,7 +124,9 @@ def load_training(
         TypeError, ValueError: what was saved does not fit.
         OSError: the file can't be read.
     """
-    names = [keep] if isinstance(keep, str) else list(keep)
+    random_state = checks.switch("random_state", random_state)
+    strict = checks.switch("strict", strict)
+    names = names_in(keep)
     with opened(path) as checkpoint:
         content = checkpoint.content
         models = _pairs(content, path, MODEL, model)

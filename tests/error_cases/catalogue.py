@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from error_cases import (
+    checkpoints,
     functions,
     lbfgs,
     optimizers,
@@ -23,6 +24,7 @@ MODULES = (
     lbfgs,
     steps,
     state_dicts,
+    checkpoints,
     functions,
     tools,
     rules,

@@ -63,8 +63,31 @@ def move(made: Any, weight: torch.Tensor) -> None:
     weight.data = weight.data.to(torch.complex64)
 
 
+def freed(what: str, engine: str) -> Callable[[], Any]:
+    """Make an optimizer whose parameter, gradient or state has lost its memory."""
+
+    def spoil(made: Any, weight: torch.Tensor) -> None:
+        entry = made.state[weight]
+        tensor = {"param": weight, "grad": weight.grad, "state": entry["exp_avg"]}[what]
+        tensor.untyped_storage().resize_(0)
+
+    return spoilt(spoil, engine=engine)
+
+
 #: Argument, given, subject, error, what the message says, remedy.
 STEPS: tuple[tuple[str, str, Callable[[], Any], type[Exception], tuple[str, ...], str], ...] = (
+    *(
+        (
+            argument,
+            f"without memory, on engine {engine}",
+            freed(what, engine),
+            RuntimeError,
+            ("parameter 0 of group 0", "memory"),
+            "Gather or compute it again before step().",
+        )
+        for engine in ("eager", "foreach", "fused")
+        for what, argument in (("param", "param"), ("grad", "param.grad"), ("state", "state"))
+    ),
     (
         "param.grad",
         "of another shape: the parameter was resized",

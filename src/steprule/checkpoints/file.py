@@ -47,9 +47,10 @@ def write(path: str | os.PathLike[str], content: Any, about: Mapping[str, str]) 
         about: metadata for people, such as the optimizer's name.
 
     Raises:
-        TypeError: something that a checkpoint can't hold, named by its place.
+        TypeError: something that a checkpoint can't hold, named by its place; or no path.
         OSError: the file can't be written.
     """
+    file_path = _path(path)
     taken = Flattened(content)
     # In an order in which each is aligned, as the format asks for.
     names = sorted(taken.tensors, key=lambda name: -taken.tensors[name].element_size())
@@ -68,7 +69,7 @@ def write(path: str | os.PathLike[str], content: Any, about: Mapping[str, str]) 
             f"holds {_LONGEST_HEADER}: make tensors of long lists"
         )
     digest = hashlib.sha256()
-    with replacing(Path(path)) as file:
+    with replacing(file_path) as file:
         start = struct.pack("<Q", len(header)) + header
         data = (piece for name in names for piece in _pieces(taken.tensors[name]))
         for piece in chain([memoryview(start)], data):
@@ -76,6 +77,12 @@ def write(path: str | os.PathLike[str], content: Any, about: Mapping[str, str]) 
             digest.update(piece)
         file.seek(8 + _place_of_digest(header, _UNSIGNED))
         file.write(digest.hexdigest().encode())
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a string or a path, got {path!r:.80}")
+    return Path(path)
 
 
 def _header(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bytes:
@@ -137,7 +144,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
             not as it was written.
         OSError: it can't be read.
     """
-    found = _verified(path)
+    found = _verified(_path(path))
     try:
         with safe_open(os.fspath(path), framework="pt", device="cpu") as tensors:
             # The file may have been replaced since: by another one, it is then not this digest's.

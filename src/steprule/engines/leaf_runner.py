@@ -52,6 +52,12 @@ class LeafRunner:
         self._is_first = [leaf.is_first for leaf in leaves]
         self._slots = [frozenset(leaf.state) for leaf in leaves]
         self._kinds = [(_kind_of(leaf.param), _kind_of(leaf.grad)) for leaf in leaves]
+        # Those that have memory, and their entries of the state that do.
+        self._in_memory = [
+            (i, [name for name, value in leaf.state.items() if _is_in_memory(value)])
+            for i, leaf in enumerate(leaves)
+            if _is_in_memory(leaf.param)
+        ]
         self._numbers: dict[int, Numbers] = {}
         self._may_be_guarded = len(set(self._params)) == len(leaves) and all(
             type(tensor) in (Tensor, Parameter) and tensor.layout is torch.strided
@@ -75,8 +81,22 @@ class LeafRunner:
             self._tries = TRIES
         elif not self._look_at_each(grads):
             return False
+        if self._has_lost_memory(grads):
+            return False
         self._grads = grads
         return True
+
+    def _has_lost_memory(self, grads: Sequence[Any]) -> bool:
+        """Tell whether the memory of anything may have been freed: planning anew says of what."""
+        for i, names in self._in_memory:
+            grad, state = grads[i], self._places[i][0]
+            if not self._params[i].data_ptr() or (type(grad) is Tensor and not grad.data_ptr()):
+                return True
+            for name in names:
+                value = state[name]
+                if type(value) is Tensor and not value.data_ptr():
+                    return True
+        return False
 
     def _look_at_each(self, grads: Sequence[Any]) -> bool:
         """Tell whether each gradient that is there is of the kind that was planned for."""
@@ -134,6 +154,12 @@ class LeafRunner:
 def _holds(names: frozenset[str], place: tuple[dict[str, Any], int, int, str]) -> bool:
     """Tell whether a leaf's state still has its slots."""
     return names <= place[0].keys()
+
+
+def _is_in_memory(value: Any) -> bool:
+    """Tell whether something is a plain tensor with elements: their address is not 0."""
+    is_plain = type(value) in (Tensor, Parameter) and value.layout is torch.strided
+    return is_plain and not value.is_meta and value.numel() > 0 and value.data_ptr() != 0
 
 
 def _kind_of(tensor: Tensor) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.formats import Format
+from steprule.formats import Column, Format
 from steprule.formats.floating import FLOATING, compute_dtype
 from steprule.formats.kahan import KahanFormat
 from steprule.formats.mini_floats import MiniFloat
@@ -97,8 +97,19 @@ def register_state_format(name: str, signed: Format, unsigned: Format | None = N
     Raises:
         ValueError: there is such a format, or one with the same columns; or its columns don't tell
             what it is.
-        TypeError: it has no hash (a dataclass needs ``frozen=True``).
+        TypeError: it is no format, or has no hash (a dataclass needs ``frozen=True``); or the name
+            is no string.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, got {name!r}")
+    for argument, each in (("signed", signed), ("unsigned", unsigned)):
+        columns = getattr(each, "columns", None)
+        is_format = isinstance(columns, tuple) and all(isinstance(x, Column) for x in columns)
+        if not (each is None and argument == "unsigned") and not (is_format and columns):
+            raise TypeError(
+                f"state format {name!r}: {argument} must be a format (steprule.formats.Format), "
+                f"got {each!r:.80}"
+            )
     found = StateFormat(signed, unsigned or signed)
     known = formats_by_column()
     for each in (found.signed, found.unsigned):
@@ -184,7 +195,7 @@ def check_storing(storing: StoringOptions, options: Mapping[str, Any], where: st
     chosen: dict[str, tuple[str | None, tuple[str | None, ...]]] = {
         "state_format": (storing.state_format, names),
         "param_rounding": (storing.param_rounding, ROUNDINGS),
-        "ema_format": (storing.ema_format, (None, *names)),
+        "ema_format": (options.get("ema_format", "float32"), names),
     }
     for option, (word, known) in chosen.items():
         if word not in known:

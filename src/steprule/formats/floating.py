@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from steprule.formats import Column
 
@@ -79,3 +80,13 @@ def compute_dtype(param: Tensor) -> torch.dtype:
     """Return the dtype in which a rule computes for this parameter."""
     is_double = param.dtype in (torch.float64, torch.complex128)
     return torch.float64 if is_double else torch.float32
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Tell whether a tensor's elements are somewhere: its storage may have been freed.
+
+    Only plain tensors are asked; those of other kinds say themselves what they do without memory.
+    """
+    if type(tensor) not in (Tensor, Parameter) or tensor.layout is not torch.strided:
+        return True
+    return tensor.is_meta or not tensor.numel() or tensor.data_ptr() != 0 or tensor._is_zerotensor()

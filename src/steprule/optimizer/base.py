@@ -59,7 +59,7 @@ from steprule.planning.plan import PassedOver, Plan
 from steprule.planning.scaling import Scaling, kind_of
 from steprule.planning.settings import FLAGS, Context, Kind, requested_engine
 from steprule.planning.step_record import LastStep, StepRecord
-from steprule.schedules import Schedule
+from steprule.schedules import Schedule, checks
 from steprule.state.copying import cast_state, moved
 from steprule.state.labels import label_of
 from steprule.state.load_plan import Loader, LoadPlan
@@ -354,6 +354,8 @@ class Optimizer(torch.optim.Optimizer):
         """Carry out the step itself, without hooks."""
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise TypeError(f"closure must be a function or None, got {closure!r:.80}")
             with torch.enable_grad():
                 loss = closure()
         in_backward = self._backward_steps
@@ -530,7 +532,11 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             set_to_none: drop the gradients (a parameter without one is passed over by ``step``)
                 instead of filling them with 0.
+
+        Raises:
+            TypeError: ``set_to_none`` says neither on nor off.
         """
+        set_to_none = checks.switch("set_to_none", set_to_none)
         if torch._C._autograd._profiler_enabled():
             name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
             with torch.autograd.profiler.record_function(name):
@@ -679,6 +685,7 @@ class Optimizer(torch.optim.Optimizer):
         rename: Rename | None = None,
     ) -> LoadPlan:
         """Check what is to be loaded; nothing is changed."""
+        strict = checks.switch("strict", strict)
         state_dict = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             returned = pre_hook(self, state_dict)
@@ -696,7 +703,7 @@ class Optimizer(torch.optim.Optimizer):
         )
         plan = LoadPlan(self.param_groups, state_dict, loader, strict=strict, rename=rename)
         for i, group in enumerate(plan.groups):
-            unpacked = unpacked_schedules(group)
+            unpacked = unpacked_schedules(group, f"loaded state dict, group {i}: ")
             self._check_loaded(unpacked, i)
             plan.groups[i] = unpacked
         return plan

@@ -155,8 +155,12 @@ def packed_schedules(group: dict[str, Any]) -> dict[str, Any]:
     return {**group, SCHEDULES: {k: s.to_json() for k, s in group[SCHEDULES].items()}}
 
 
-def unpacked_schedules(group: dict[str, Any]) -> dict[str, Any]:
+def unpacked_schedules(group: dict[str, Any], where: str) -> dict[str, Any]:
     """Return a group from a state dict, its schedules made again and in force.
+
+    Args:
+        group: the group.
+        where: put before messages.
 
     Raises:
         TypeError, ValueError: something that is not a schedule, or at no step.
@@ -169,9 +173,22 @@ def unpacked_schedules(group: dict[str, Any]) -> dict[str, Any]:
             k: s if isinstance(s, Schedule) else Schedule.from_json(s) for k, s in found.items()
         }
     group = {**group, SCHEDULES: found}
-    check_schedules(group, "loaded state dict: ")
+    check_schedules(group, where)
     apply_schedules(group)
     return group
+
+
+def names_in(keep: Any) -> list[str]:
+    """Return an argument ``keep`` as a list of names.
+
+    Raises:
+        TypeError: something that is not a name.
+    """
+    is_several = isinstance(keep, Iterable) and not isinstance(keep, (str, bytes))
+    names = list(keep) if is_several else [keep]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"keep must be names of options, such as ('lr',), got {keep!r}")
+    return names
 
 
 def kept_options(
@@ -188,9 +205,7 @@ def kept_options(
         ValueError: a name that no group has.
         TypeError: something that is not a name.
     """
-    names = frozenset([keep] if isinstance(keep, str) else keep)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"keep must be names of options, such as ('lr',), got {keep!r}")
+    names = frozenset(names_in(keep))
     there = {*known}.union(*groups) - {"params", "param_names", SCHEDULES, STEP}
     unknown = sorted(names - there)
     if unknown:

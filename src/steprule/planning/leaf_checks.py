@@ -11,7 +11,7 @@ from torch import Tensor
 from steprule.engines import registry
 from steprule.engines.engine import Leaf
 from steprule.formats.choices import check_param, param_format
-from steprule.formats.floating import FLOATING, FloatingFormat
+from steprule.formats.floating import FLOATING, FloatingFormat, has_memory
 from steprule.formats.random_bits import param_key
 from steprule.language.form import Form
 from steprule.planning.settings import Context, Kind, Settings
@@ -84,6 +84,12 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
             f"devices, but {label} is on meta: give the model its memory first (to_empty)"
         )
     _check_kind(context, settings.kind, param, grad, label)
+    for what, tensor in (("", param), ("the gradient of ", grad)):
+        if not has_memory(tensor):
+            raise RuntimeError(
+                f"{what}{label} has no memory (its storage was freed): gather or compute it again "
+                "before step()"
+            )
     if grad.shape != param.shape:
         raise RuntimeError(
             f"the gradient of {label} has shape {tuple(grad.shape)}, the parameter has "

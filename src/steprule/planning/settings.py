@@ -173,7 +173,7 @@ def requested_engine(engine: str, options: Mapping[str, Any]) -> str:
         RuntimeError: a combination that torch refuses with this error too.
     """
     names = registry.public_names()
-    if engine != "auto" and engine not in names:
+    if not isinstance(engine, str) or (engine != "auto" and engine not in names):
         raise ValueError(
             f"engine must be 'auto' or one of {', '.join(map(repr, names))}, got {engine!r}"
         )

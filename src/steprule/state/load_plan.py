@@ -15,7 +15,7 @@ from steprule.state.copying import own_copy
 from steprule.state.labels import label_of
 from steprule.state.pairing import NOT_SAVED, Pairing, Rename, paired
 from steprule.state.recognition import check_entry_kind
-from steprule.state.storing import column_problem
+from steprule.state.storing import column_problem, number_problem
 
 
 @dataclass(frozen=True)
@@ -208,15 +208,12 @@ def _shape_problem(rule: Rule, param: Tensor, entry: Mapping[str, Any], label: s
     for name, shape in arrays.items():
         if shape is not None:
             found = {**entry, "param": param}
-            problem = column_problem(name, found, torch.Size(shape), label, resized)
+            problem = column_problem(name, found, torch.Size(shape), label, resized, param)
             if problem is not None:
                 return f"loaded {problem}"
-    for name in ("step", *(n for n, slot in rule.slots.items() if slot.is_scalar)):
-        value = entry.get(name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        is_one = isinstance(value, Tensor) and value.numel() == 1
-        if value is not None and not is_number and not is_one:
-            shape_of = f"has shape {tuple(value.shape)}" if isinstance(value, Tensor) else "is"
-            what = "" if isinstance(value, Tensor) else f" {value!r}"
-            return f"loaded state {name!r} of {label} {shape_of}{what}, it must be one number"
+    scalars = [name for name, slot in rule.slots.items() if slot.is_scalar and name in entry]
+    for name in (*(["step"] * ("step" in entry)), *scalars):
+        problem = number_problem(entry[name], param)
+        if problem is not None:
+            return f"loaded state {name!r} of {label} {problem}"
     return None

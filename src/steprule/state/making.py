@@ -19,6 +19,7 @@ from steprule.state.storing import (
     column_problem,
     columns_in,
     has_parts,
+    number_problem,
     put_array,
     store_anew,
     store_param,
@@ -152,17 +153,17 @@ def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str)
     is_plain = not has_parts(state)
     for name in ("step", ROUNDING_STEP, *rule.slots):
         value = state.get(name)
-        if not isinstance(value, Tensor):
+        if value is None:
             continue
         slot = rule.slots.get(name)
         if slot is None or slot.is_scalar:
-            if value.numel() != 1:
-                shape = tuple(value.shape)
-                raise RuntimeError(f"state {name!r} of {label} has shape {shape}{_resized(param)}")
+            problem = number_problem(value, param)
+            if problem is not None:
+                resized = _resized(param) if isinstance(value, Tensor) and value.dim() else ""
+                raise RuntimeError(f"state {name!r} of {label} {problem}{resized}")
             continue
         expected = torch.Size(slot.shape_for(param.shape) or ())
-        if not (is_plain and value.dtype in FLOATING and value.shape == expected):
-            _check_array(name, state, expected, param, label)
+        _check_array(name, state, expected, param, label)
     if not is_plain and any(str(key).startswith("param:") for key in state):
         _check_array("param", {**state, "param": param}, param.shape, param, label)
 
@@ -170,7 +171,7 @@ def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str)
 def _check_array(
     name: str, state: Mapping[str, Any], shape: torch.Size, param: Tensor, label: str
 ) -> None:
-    problem = column_problem(name, state, shape, label, _resized(param))
+    problem = column_problem(name, state, shape, label, _resized(param), param)
     if problem is not None:
         raise RuntimeError(problem)
 

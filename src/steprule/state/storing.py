@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steprule.formats import Column, Format
 from steprule.formats.choices import StoringOptions, formats_by_column, param_format, slot_format
-from steprule.formats.floating import FLOATING, FloatingFormat, compute_dtype
+from steprule.formats.floating import FLOATING, FloatingFormat, compute_dtype, has_memory
 from steprule.formats.storage import key_of
 from steprule.language.rule import Slot
 
@@ -46,7 +46,12 @@ def columns_in(name: str, entry: Mapping[str, Any], storage: Format) -> list[Ten
 
 
 def column_problem(
-    name: str, entry: Mapping[str, Any], shape: torch.Size, label: str, resized: str
+    name: str,
+    entry: Mapping[str, Any],
+    shape: torch.Size,
+    label: str,
+    resized: str,
+    param: Tensor,
 ) -> str | None:
     """Say why what a state entry has of an array can't be read; None if it can.
 
@@ -56,6 +61,7 @@ def column_problem(
         shape: the array's.
         label: the parameter's name in messages.
         resized: what is said of another shape, after which shape it is.
+        param: the parameter.
     """
     try:
         storage = format_in(name, entry)
@@ -71,8 +77,13 @@ def column_problem(
         key = key_of(name, column.part)
         if not isinstance(tensor, Tensor):
             return f"state {key!r} of {label} is {tensor!r:.80}, it must be a tensor"
+        problem = memory_problem(tensor, param)
+        if problem is not None:
+            return f"state {key!r} of {label} {problem}"
         if tensor.shape != column_shape(column, shape):
             return f"state {key!r} of {label} has shape {tuple(tensor.shape)}{resized}"
+        if tensor.is_complex() and not param.is_complex():
+            return f"state {key!r} of {label} is {tensor.dtype}, the parameter is {param.dtype}"
         # A parameter's own dtype is the model's.
         if tensor.dtype is not column.dtype and key != "param":
             return (
@@ -80,6 +91,30 @@ def column_problem(
                 f"{column.dtype}"
             )
     return None
+
+
+def memory_problem(tensor: Tensor, param: Tensor) -> str | None:
+    """Say what state is that has no elements to be read; None if it has."""
+    if tensor.is_meta and not param.is_meta:
+        return "is on meta and has no numbers: load or make it on the parameter's device"
+    if tensor.layout is not torch.strided:
+        return f"is {tensor.layout}, it must be dense"
+    if not has_memory(tensor):
+        return "has no memory (its storage was freed)"
+    return None
+
+
+def number_problem(value: Any, param: Tensor) -> str | None:
+    """Say why a value can't be a step count or a scalar of the state; None if it can."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            return f"has shape {tuple(value.shape)}, it must be one number"
+        if value.is_complex():
+            return f"is {value.dtype}, it must be one real number"
+        return memory_problem(value, param)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return None
+    return f"is {value!r:.80}, it must be one number"
 
 
 def wanted_format(
