@@ -100,6 +100,7 @@ class Run:
             param.grad = torch.full_like(param, 0.1 * (i + 1) - 0.2 * k)
             if self.sparse and k == 1:
                 param.grad = param.grad.to_sparse(1)
+        self.optimizer.param_groups[0]["lr"] = 0.1 / (i + 1)  # what is told of it is told again
         self.optimizer.step()
 
     def seen(self) -> list[Tensor]:

@@ -201,8 +201,9 @@ class GradientGuards:
 
     def _put(self, group: int, factor: Any) -> None:
         if isinstance(factor, Tensor) or factor != self.factors[group]:
-            self.factors[group] = factor
+            self.factors[group] = math.nan  # until all are told: an interrupt may come
             tell_numbers(self._parts, self._settings, group, factor, self.grad_scale)
+            self.factors[group] = factor
 
     def _are_finite(
         self, groups: Collection[int], total: Any, sums: Sequence[tuple[SquareSums, Any]]

@@ -23,7 +23,7 @@ from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner, a
 from steprule.planning.gradient_guards import GradientGuards
 from steprule.planning.leaf_checks import checked_leaves, make_state
 from steprule.planning.scaling import CalledOffOnDevice, KnowsFirstUpdates, Scaling
-from steprule.planning.settings import Context, differ, settings_of
+from steprule.planning.settings import Context, Settings, differ, settings_of
 from steprule.planning.staged_run import run_in_stages, shared_by_rule
 from steprule.planning.whole_steps import WholeSteps
 from steprule.state.making import unchanged_state
@@ -161,17 +161,26 @@ class Plan:
             return False
         now = tuple(map(group.get, settings.keys))
         if settings.is_mutable or differ(now, settings.signature):
-            if not settings.take_numbers(now):
-                renewed = settings_of(self.context, i)
-                if not renewed.is_as_planned(settings):
-                    return False
-                self.settings[i] = renewed
-                self._guards.settings_changed()
-            if self._whole is not None:
-                self._whole.numbers_were_taken()
-            self._tell_numbers(i)
-        else:
-            settings.signature = now  # equal, perhaps other objects
+            try:
+                return self._take_numbers(i, settings, now)
+            except BaseException:  # an interrupt: what is known here was not told to all
+                unknown = object()
+                self.settings[i].signature = (unknown,) * len(now)
+                raise
+        settings.signature = now  # equal, perhaps other objects
+        return True
+
+    def _take_numbers(self, i: int, settings: Settings, now: tuple[Any, ...]) -> bool:
+        """Tell all of a group's new numbers; False if more than numbers has changed."""
+        if not settings.take_numbers(now):
+            renewed = settings_of(self.context, i)
+            if not renewed.is_as_planned(settings):
+                return False
+            self.settings[i] = renewed
+            self._guards.settings_changed()
+        if self._whole is not None:
+            self._whole.numbers_were_taken()
+        self._tell_numbers(i)
         return True
 
     def _states_hold(self) -> bool:
