@@ -8,14 +8,19 @@ Another one is a line in :data:`TARGETS`.
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import json
 import random
+import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import fuzz_checkpoints
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -207,7 +212,22 @@ class Target(NamedTuple):
     take: Callable[[Any], str]
 
 
+@functools.cache
+def _checkpoints() -> fuzz_checkpoints.Target:
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return fuzz_checkpoints.Target(Path(folder.name))
+
+
+def read_checkpoint(seed: int) -> str:
+    """Load a file that is made of a good one and of a seed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is odd and was taken
+        return "read" if _checkpoints().run(random.Random(seed)) else "refused"
+
+
 TARGETS: dict[str, Target] = {
+    "checkpoint": Target(st.integers(0, 2**40), read_checkpoint),
     "schedule": Target(mutated(), read_schedule),
     "value": Target(mutated(), read_value),
     "scheduler": Target(mutated(SCHEDULERS), read_scheduler),

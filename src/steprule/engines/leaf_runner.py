@@ -54,7 +54,11 @@ class LeafRunner:
         self._kinds = [(_kind_of(leaf.param), _kind_of(leaf.grad)) for leaf in leaves]
         # Those that have memory, and their entries of the state that do.
         self._in_memory = [
-            (i, [name for name, value in leaf.state.items() if _is_in_memory(value)])
+            (
+                i,
+                _is_in_memory(leaf.grad),
+                [name for name, value in leaf.state.items() if _is_in_memory(value)],
+            )
             for i, leaf in enumerate(leaves)
             if _is_in_memory(leaf.param)
         ]
@@ -88,9 +92,11 @@ class LeafRunner:
 
     def _has_lost_memory(self, grads: Sequence[Any]) -> bool:
         """Tell whether the memory of anything may have been freed: planning anew says of what."""
-        for i, names in self._in_memory:
+        for i, has_grad, names in self._in_memory:
             grad, state = grads[i], self._places[i][0]
-            if not self._params[i].data_ptr() or (type(grad) is Tensor and not grad.data_ptr()):
+            if not self._params[i].data_ptr():
+                return True
+            if has_grad and grad is not None and not grad.data_ptr():
                 return True
             for name in names:
                 value = state[name]
