@@ -166,6 +166,20 @@ def test_a_step_among_averages_is_refused() -> None:
     assert optimizer.state[param]["step"] == 3
 
 
+def test_steps_in_the_backward_pass_average_and_are_refused_among_averages() -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = steprule.step_in_backward(model, lambda p: steprule.SGD(p, lr=0.1, ema_decay=0.5))
+    before = model.weight.detach().clone()
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    mean = (before + model.weight.detach()) / 2
+    with optimizer.averaged():
+        torch.testing.assert_close(model.weight.detach(), mean)
+        with pytest.raises(RuntimeError, match="an update would be lost"):
+            model(torch.ones(1, 3)).sum().backward()
+        assert "parameter 0" in str(optimizer.explain())
+
+
 def test_there_must_be_averages() -> None:
     optimizer = steprule.Adam([torch.ones(3, requires_grad=True)])
     with (

@@ -14,6 +14,11 @@ from steprule.formats.floating import compute_dtype, real_view
 from steprule.language.averaging import AVERAGE, DECAY
 from steprule.state.storing import columns_in, format_in
 
+STEP_AMONG_AVERAGES = (
+    "the parameters are at their running averages, an update would be lost: step after the block "
+    "of optimizer.averaged()"
+)
+
 
 def average_in(param: Tensor, entry: Mapping[str, Any]) -> Tensor | None:
     """Return a parameter's running average, as real numbers; None if there is none."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.language.form import form_of
+from steprule.optimizer.averaging import STEP_AMONG_AVERAGES
 from steprule.optimizer.base import Optimizer
 from steprule.planning.assignment import NO_ENGINE, Assignment
 from steprule.planning.lagged_norms import LaggedNorms
@@ -148,6 +149,7 @@ class BackwardSteps:
 
     def __init__(self, context: Context) -> None:
         self.is_accumulating = False
+        self.is_averaged = False
         self._context = context
         self._norms = LaggedNorms(context.groups, context.record)
         self._singles: dict[Tensor, _Single] = {}
@@ -194,6 +196,8 @@ class BackwardSteps:
         """Update a parameter by the gradient that it has got, and free that."""
         if self.is_accumulating or param.grad is None:
             return
+        if self.is_averaged:
+            raise RuntimeError(STEP_AMONG_AVERAGES)
         single = self._singles[param]
         place = self._place_now(single, param)
         if place is None:  # it is in no group any more

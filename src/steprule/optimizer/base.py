@@ -29,7 +29,7 @@ from steprule.formats.storage import ROUNDING_STEP
 from steprule.language.form import form_of
 from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
-from steprule.optimizer.averaging import averages_in_place
+from steprule.optimizer.averaging import STEP_AMONG_AVERAGES, averages_in_place
 from steprule.optimizer.explain import Explanation, explanation_of, pass_notes
 from steprule.optimizer.hooks import hooked, uncompiled
 from steprule.optimizer.options import check_options, check_spelling, suggestion
@@ -94,6 +94,7 @@ class StepsInBackward(Protocol):
     """What updates parameters as soon as they have a gradient (``backward_steps.py``)."""
 
     is_accumulating: bool
+    is_averaged: bool
 
     def check(self, group: int) -> None:
         """Refuse a group with an option that must see all gradients at once."""
@@ -428,6 +429,8 @@ class Optimizer(torch.optim.Optimizer):
                 return plan.run()
             self._drop_plan()
             plan = None
+            if self._is_averaged:
+                raise RuntimeError(STEP_AMONG_AVERAGES)
             try:
                 plan = self._plan = Plan(self._context(), for_step=True)
             except PassedOver:
@@ -466,11 +469,6 @@ class Optimizer(torch.optim.Optimizer):
         return {}
 
     def _context(self) -> Context:
-        if self._is_averaged:
-            raise RuntimeError(
-                "the parameters are at their running averages, an update would be lost: step after "
-                "the block of optimizer.averaged()"
-            )
         kinds = self._kinds()
         kind = next(iter(kinds.values())) if kinds else self._kind_of({})
         if kind is None:
@@ -857,12 +855,18 @@ class Optimizer(torch.optim.Optimizer):
         """
         if self._is_averaged:
             raise RuntimeError("optimizer.averaged() is in force already: leave its block first")
-        self._is_averaged = True
+        self._set_averaged(True)
         try:
             with averages_in_place(self.param_groups, self.state, self._let_go_of_plans):
                 yield
         finally:
-            self._is_averaged = False
+            self._set_averaged(False)
+
+    def _set_averaged(self, is_averaged: bool) -> None:
+        """Have steps refused, which would be lost; plans that are kept must be gone by then."""
+        self._is_averaged = is_averaged
+        if self._backward_steps is not None:
+            self._backward_steps.is_averaged = is_averaged
 
     def to(self, device: torch.device | str) -> Optimizer:
         """Move the state (not the parameters) to ``device``; step counts stay on the CPU.
