@@ -24,6 +24,7 @@ from torch import Tensor
 
 import steprule
 from steprule.engines.uninterrupted import Uninterrupted, uninterrupted
+from steprule.schedules import linear
 
 STEPS = 5
 # Python drops what is raised where it closes a generator.
@@ -64,6 +65,9 @@ def raised_at(call: int, step: Callable[[], Any], number: int = signal.SIGINT) -
         step()
     finally:
         sys.setprofile(None)
+        # A profiler raises before a function of C, where Python runs no handler: also before the
+        # one that sets torch's mode back.
+        torch.set_grad_enabled(True)
     return seen >= call
 
 
@@ -107,6 +111,7 @@ class Run:
         """What a checkpoint would hold."""
         packed = self.optimizer.state_dict()["state"]
         values = [value for key in packed for value in packed[key].values()]
+        values.append(torch.tensor(self.optimizer.param_groups[0].get("schedule_step", 0)))
         return [copy.deepcopy(x) for x in [*map(Tensor.detach, self.params), *values]]
 
 
@@ -116,6 +121,7 @@ def are_equal(some: list[Tensor], others: list[Tensor]) -> bool:
 
 MAKERS = {
     "Adam": lambda params, **more: steprule.Adam(params, lr=0.1, **more),
+    "scheduled": lambda params, **more: steprule.Adam(params, lr=linear(0.1, 0, steps=9), **more),
     "SGD": lambda params, **more: steprule.SGD(params, lr=0.1, momentum=0.9, **more),
     "clipped": lambda params, **more: steprule.Adam(params, lr=0.1, clip_grad_norm=0.1, **more),
     "LAMB": lambda params, **more: steprule.LAMB(params, lr=0.1, **more),

@@ -156,3 +156,15 @@ def test_an_lr_is_driven_by_one_thing_at_a_time() -> None:
         steprule.lr_scheduler.StepLR(optimizer, 3)
     with pytest.raises(TypeError, match="SGD of torch cannot follow"):
         steprule.set_learning_rate(torch.optim.SGD(make_params("SGD")), linear(1, 0, steps=3))
+
+
+@pytest.mark.parametrize("is_hooked", [False, True])
+def test_a_step_that_is_passed_over_moves_no_schedule(is_hooked: bool) -> None:
+    param = torch.ones(3, requires_grad=True)
+    optimizer = steprule.Adam([param], lr=linear(1, 0, steps=10), on_nonfinite="skip")
+    if is_hooked:
+        optimizer.register_step_post_hook(lambda *_: None)
+    for value in (1.0, float("nan"), 1.0):
+        param.grad = torch.full((3,), value)
+        optimizer.step()
+    assert optimizer.param_groups[0]["schedule_step"] == 2

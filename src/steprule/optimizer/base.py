@@ -17,6 +17,7 @@ from torch.optim import optimizer as torch_optimizer
 from steprule.checkpoints.file import opened, write
 from steprule.engines import registry
 from steprule.engines.engine import Runner, runner_note
+from steprule.engines.uninterrupted import uninterrupted
 from steprule.formats.choices import (
     AVERAGING,
     STORING,
@@ -31,7 +32,7 @@ from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
 from steprule.optimizer.averaging import STEP_AMONG_AVERAGES, averages_in_place
 from steprule.optimizer.explain import Explanation, explanation_of, pass_notes
-from steprule.optimizer.hooks import hooked, uncompiled
+from steprule.optimizer.hooks import MOVED_ON, hooked, uncompiled
 from steprule.optimizer.options import check_options, check_spelling, suggestion
 from steprule.optimizer.param_groups import (
     ParamsT,
@@ -354,6 +355,8 @@ class Optimizer(torch.optim.Optimizer):
     def _step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Carry out the step itself, without hooks."""
         loss = None
+        if self._is_stepping:
+            self.__dict__[MOVED_ON] = True
         if closure is not None:
             if not callable(closure):
                 raise TypeError(f"closure must be a function or None, got {closure!r:.80}")
@@ -370,19 +373,30 @@ class Optimizer(torch.optim.Optimizer):
         is_scaled = plan is not None and plan.context.scaling is not None
         if is_scaled or "found_inf" in self.__dict__:
             plan = self._plan_for_scaling(plan)
-        is_taken = plan.step_whole() if plan is not None and plan.ignores_autograd else None
+        is_taken = self._whole_step(plan) if plan is not None and plan.ignores_autograd else None
         if is_taken is None:
             before = torch.is_grad_enabled()
-            torch._C._set_grad_enabled(bool(self.defaults.get("differentiable")))
-            try:
+            try:  # an interrupt may come as soon as the mode is set
+                torch._C._set_grad_enabled(bool(self.defaults.get("differentiable")))
                 is_taken = self._update(plan)
             finally:
                 torch._C._set_grad_enabled(before)
-        if is_taken:
-            advance_schedules(self.param_groups)
         if in_backward is not None:
             in_backward.free_gradients()
         return loss
+
+    def _whole_step(self, plan: Plan) -> bool | None:
+        """Have a plan step by one call, and move schedules on with it."""
+        if not self._has_schedules():
+            return plan.step_whole()
+        with uninterrupted:
+            return self._moved_on(plan.step_whole())
+
+    def _moved_on(self, is_taken: bool | None) -> bool | None:
+        """Move schedules on if a step was taken; a signal comes before or after both."""
+        if is_taken:
+            advance_schedules(self.param_groups)
+        return is_taken
 
     def _plan_for_scaling(self, plan: Plan | None) -> Plan | None:
         """Tell a plan of this step's scaling; None if it was not made for any such."""
@@ -422,11 +436,12 @@ class Optimizer(torch.optim.Optimizer):
         """
         # Where nothing but whole steps is taken it was tried before, and is not ready now.
         try:
-            is_taken = None if plan is None else plan.step_whole()
+            is_taken = None if plan is None else self._whole_step(plan)
             if is_taken is not None:
                 return is_taken
             if plan is not None and plan.collect():
-                return plan.run()
+                with uninterrupted:
+                    return bool(self._moved_on(plan.run()))
             self._drop_plan()
             plan = None
             if self._is_averaged:
@@ -436,7 +451,9 @@ class Optimizer(torch.optim.Optimizer):
             except PassedOver:
                 return False
             self._say_what_fell_back(plan)
-            plan.run_admitted()
+            with uninterrupted:
+                plan.run_admitted()
+                self._moved_on(True)
             return True
         except BaseException:
             if plan is not None:

@@ -11,6 +11,9 @@ from torch.optim import optimizer as torch_optimizer
 
 from steprule.optimizer.scheduled import advance_schedules, schedule_steps
 
+#: The attribute by which a step of ours says that schedules are where they belong.
+MOVED_ON = "_schedules_moved_on"
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -31,6 +34,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         if self._is_stepping:
             return step(self, *args, **kwargs)
         _mark(self, is_stepping=True)
+        self.__dict__.pop(MOVED_ON, None)
         seen = schedule_steps(self.param_groups)
         try:
             if torch._C._autograd._profiler_enabled():
@@ -39,7 +43,9 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
                 result = _between_hooks(step, self, args, kwargs)
         finally:
             _mark(self, is_stepping=False)
-        advance_schedules(self.param_groups, seen)
+        # A step of our own has moved them, or has been passed over; one of a subclass does neither.
+        if self.__dict__.pop(MOVED_ON, None) is None:
+            advance_schedules(self.param_groups, seen)
         return result
 
     outermost.hooked = True  # type: ignore[attr-defined]  # torch's base class asks
