@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import conftest  # noqa: F401  # has Triton's interpreter run kernels, in either process
 import torch
+from helpers import HAS_TRITON
 from torch import Tensor
 
 import steprule
@@ -82,6 +84,8 @@ def cases() -> list[Resumed]:
         formats = range(2 if cls.needs_sparse else len(FORMATS))
         found += [Resumed(cls.__name__, f, "none", e) for f in formats for e in engines]
         found += [Resumed(cls.__name__, 0, driver, "auto") for driver in drivers[1:]]
+    if HAS_TRITON:  # interpreted, so that a few must do
+        found += [Resumed("Adam", f, "none", "triton") for f in (0, 3)]
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 import torch
 from nested_values import same
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import steprule
+from steprule.checkpoints.file import opened
 from steprule.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR, StepLR
 
 
@@ -292,3 +295,38 @@ def test_what_cannot_be_saved(tmp_path: Path, arguments: Any, message: str) -> N
     with pytest.raises(TypeError, match=message):
         steprule.save_training(tmp_path / "run", **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def most_allocated(call: Callable[[], Any]) -> int:
+    """The bytes of tensors that there were at once inside, beyond those before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        call()
+    now = most = 0
+    for event in found.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+@pytest.mark.filterwarnings("ignore")  # the profiler's
+def test_no_more_than_one_tensor_is_in_memory_twice(tmp_path: Path) -> None:
+    count, size = 6, 1 << 18
+
+    def made() -> Any:
+        return steprule.Adam([torch.ones(size, requires_grad=True) for _ in range(count)])
+
+    optimizer = made()
+    for param in optimizer.param_groups[0]["params"]:
+        param.grad = torch.ones(size)
+    optimizer.step()
+    one, state = 4 * size, 2 * count * 4 * size
+    assert most_allocated(lambda: optimizer.save(tmp_path / "file")) <= one
+
+    def open_only() -> None:
+        with opened(tmp_path / "file"):
+            pass
+
+    mapped = most_allocated(open_only)  # the file's own pages count here, though they cost nothing
+    fresh = made()
+    assert most_allocated(lambda: fresh.load(tmp_path / "file")) <= mapped + state + one
