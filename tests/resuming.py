@@ -6,6 +6,7 @@ has come to.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,16 +18,9 @@ from helpers import HAS_TRITON
 from torch import Tensor
 
 import steprule
-from steprule.lr_scheduler import (
-    CosineAnnealingLR,
-    CyclicLR,
-    OneCycleLR,
-    ReduceLROnPlateau,
-    SequentialLR,
-    StepLR,
-)
+from steprule import lr_scheduler as m
 from steprule.rules import OPTIMIZERS
-from steprule.schedules import cosine, linear
+from steprule.schedules import parse
 
 HALF, WHOLE = 2, 4
 
@@ -46,16 +40,41 @@ FORMATS: list[tuple[torch.dtype, dict[str, Any]]] = [
     (torch.float32, {"state_format": "int4"}),
 ]
 SCHEDULES: dict[str, Any] = {
-    "cosine": lambda: cosine(0.1, 0.01, steps=10),
-    "warm-up": lambda: linear(0.0, 0.1, steps=4),
+    name: functools.partial(parse, text)
+    for name, text in {
+        "joined": "linear(0, 0.1, steps=2).then(cosine(0.1, 0.01, steps=9), at=3).warmup(1)",
+        "restarts": "cosine_restarts(0.1, 0.01, steps=2, cycle_mult=2).clip(0.02, 0.09)",
+        "cycles": "cyclic(0.01, 0.1, up=2) * constant(0.5)",
+        "one": "one_cycle(0.1, steps=9)",
+        "pieces": "piecewise({0: 0.1, 3: 0.01}).repeat(5)",
+        "points": "from_points([(0, 0.0), (3, 0.1)])",
+        "polynomial": "polynomial(0.1, 0.01, steps=9, power=2)",
+        "exponential": "exponential(0.1, 0.9) * step_decay(1, 0.5, every=2)",
+        "inverse": "inverse_sqrt(0.1, warmup=2)",
+        "wsd": "wsd(0.1, warmup=1, stable=2, decay=3)",
+    }.items()
 }
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
-    "StepLR": lambda o: StepLR(o, 2, 0.5),
-    "CosineAnnealingLR": lambda o: CosineAnnealingLR(o, 8),
-    "OneCycleLR": lambda o: OneCycleLR(o, 0.1, total_steps=20, cycle_momentum=has_betas(o)),
-    "CyclicLR": lambda o: CyclicLR(o, 0.01, 0.1, 3, cycle_momentum=False),
-    "SequentialLR": lambda o: SequentialLR(o, [StepLR(o, 1, 0.9), CosineAnnealingLR(o, 9)], [2]),
-    "ReduceLROnPlateau": lambda o: ReduceLROnPlateau(o, patience=0),
+    "ChainedScheduler": lambda o: m.ChainedScheduler(
+        [m.ConstantLR(o, 0.5, 3), m.MultiStepLR(o, [1, 3], 0.5)]
+    ),
+    "ConstantLR": lambda o: m.ConstantLR(o, 0.5, 3),
+    "CosineAnnealingLR": lambda o: m.CosineAnnealingLR(o, 8),
+    "CosineAnnealingWarmRestarts": lambda o: m.CosineAnnealingWarmRestarts(o, 3, 2),
+    "CyclicLR": lambda o: m.CyclicLR(o, 0.01, 0.1, 3, cycle_momentum=False),
+    "ExponentialLR": lambda o: m.ExponentialLR(o, 0.9),
+    "LambdaLR": lambda o: m.LambdaLR(o, lambda epoch: 0.9**epoch),
+    "LinearLR": lambda o: m.LinearLR(o, 0.3, total_iters=6),
+    "MultiStepLR": lambda o: m.MultiStepLR(o, [1, 3, 3], 0.5),
+    "MultiplicativeLR": lambda o: m.MultiplicativeLR(o, lambda epoch: 0.9),
+    "OneCycleLR": lambda o: m.OneCycleLR(o, 0.1, total_steps=20, cycle_momentum=has_betas(o)),
+    "PolynomialLR": lambda o: m.PolynomialLR(o, 9, 2.0),
+    "ReduceLROnPlateau": lambda o: m.ReduceLROnPlateau(o, patience=0),
+    "SWALR": lambda o: steprule.swa_utils.SWALR(o, 0.5, 5),
+    "SequentialLR": lambda o: m.SequentialLR(
+        o, [m.StepLR(o, 1, 0.9), m.CosineAnnealingLR(o, 9)], [2]
+    ),
+    "StepLR": lambda o: m.StepLR(o, 2, 0.5),
 }
 
 
@@ -116,7 +135,7 @@ class Run:
                 self.optimizer.step(self._closure)
             else:
                 self.optimizer.step()
-            if isinstance(self.scheduler, ReduceLROnPlateau):
+            if isinstance(self.scheduler, m.ReduceLROnPlateau):
                 self.scheduler.step(1.0)
             elif self.scheduler is not None:
                 self.scheduler.step()

@@ -24,7 +24,7 @@ FLOORS = (
     ("planning",),
     ("optimizer",),
     ("lr_scheduler",),
-    ("quasi_newton", "plotting.py", "swa_utils.py", "training.py"),
+    ("quasi_newton", "plotting.py", "swa_utils.py", "training"),
     ("rules",),
     ("warming",),
     ("bench", "cli"),

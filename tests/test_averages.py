@@ -180,6 +180,19 @@ def test_steps_in_the_backward_pass_average_and_are_refused_among_averages() -> 
         assert "parameter 0" in str(optimizer.explain())
 
 
+def test_parameters_that_share_memory_come_back() -> None:
+    one = torch.nn.Parameter(torch.ones(4))
+    other = torch.nn.Parameter(one.data)
+    optimizer = steprule.SGD([one, other], lr=0.1, ema_decay=0.5)
+    for _ in range(3):
+        one.grad = other.grad = torch.ones(4)
+        optimizer.step()
+    before = one.detach().clone()
+    with optimizer.averaged():
+        assert not torch.equal(one, before)
+    assert torch.equal(one, before)
+
+
 def test_there_must_be_averages() -> None:
     optimizer = steprule.Adam([torch.ones(3, requires_grad=True)])
     with (

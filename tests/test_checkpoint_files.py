@@ -12,7 +12,9 @@ import os
 import random
 import resource
 import signal
+from collections import Counter
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -315,9 +317,12 @@ def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new(tmp_path: Path) -> 
         assert same(found, versioned(found["number"]))
         seen.add(found["number"])
     assert len(seen) > 100
-    # What the killed ones left is removed by the next who saves.
+    # What the killed ones left is removed by the next who saves, once it is a minute old.
+    for left in tmp_path.iterdir():
+        os.utime(left, (1, 1))
+    (tmp_path / ".file.backup.partial").touch()  # a user's own
     write(path, versioned(1), {})
-    assert [x.name for x in tmp_path.iterdir()] == ["file"]
+    assert sorted(x.name for x in tmp_path.iterdir()) == [".file.backup.partial", "file"]
 
 
 def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
@@ -326,6 +331,9 @@ def test_a_file_that_another_process_is_writing_is_left_alone(tmp_path: Path) ->
     path = tmp_path / "file"
     with replacing(path) as file:
         file.write(b"slow")
+        file.flush()
+        for left in tmp_path.iterdir():
+            os.utime(left, (1, 1))  # for longer than a minute
         write(path, 1, {})  # another writer, meanwhile
         assert len(list(tmp_path.iterdir())) == 2
     assert path.read_bytes() == b"slow"
@@ -361,3 +369,70 @@ def test_the_file_is_as_readable_as_others(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     write(tmp_path / "file", math.pi, {})
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_several_may_save_to_one_place(tmp_path: Path) -> None:
+    children = []
+    for number in range(3):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                for _ in range(60):
+                    write(tmp_path / "file", versioned(number), {})
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+    found = read(tmp_path / "file")
+    assert same(found, versioned(found["number"]))
+    assert [x.name for x in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_no_file_is_not_replaced_and_a_mode_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        write(tmp_path / "pipe", 1, {})
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "private").touch(mode=0o600)
+    write(tmp_path / "private", 1, {})
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
+
+
+def test_odd_names_of_files(tmp_path: Path) -> None:
+    for name in ("x" * 250, "with space", "ümläut", os.fsdecode(b"\xff\xfe"), "100%", "[a]*"):
+        write(tmp_path / name, {"tensor": torch.ones(2)}, {})
+        assert same(read(tmp_path / name), {"tensor": torch.ones(2)})
+
+
+class Letter(str, Enum):
+    A = "a"
+
+
+def test_values_of_kinds_that_are_like_others(tmp_path: Path) -> None:
+    odd = {
+        "bool": np.bool_(True),
+        "letter": Letter.A,
+        "counts": Counter([3, 3, 5]),
+        "s": np.str_("x"),
+    }
+    write(tmp_path / "file", odd, {})
+    assert same(
+        read(tmp_path / "file"),
+        {"bool": True, "letter": "a", "counts": Counter({3: 2, 5: 1}), "s": "x"},
+    )
+
+
+def test_freed_memory_is_not_saved(tmp_path: Path) -> None:
+    freed = torch.ones(5)
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(TypeError, match=r"extra\['w'\] has no memory"):
+        write(tmp_path / "file", {"extra": {"w": freed}}, {})
+
+
+def test_one_tensor_named_often_is_one(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}
+    plain = [{"tensor": "a"}] * 50
+    found = read(forged(tmp_path / "forged", plain, {"a": entry}, b"\0" * 4000))
+    assert len({x.data_ptr() for x in found}) == 1

@@ -638,7 +638,7 @@ def test_state_that_is_refused_once_may_be_mended() -> None:
     kept = dict(entry)
     entry.clear()
     entry["step"] = "bad"
-    with pytest.raises(ValueError, match="bad"):
+    with pytest.raises(RuntimeError, match="'step' of parameter 1 of group 0 is 'bad'"):
         optimizer.step()
     entry.update(kept)
     for _ in gradients(params, 2):

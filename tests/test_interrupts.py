@@ -31,6 +31,14 @@ STEPS = 5
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+@pytest.fixture(autouse=True)
+def pythons_handler() -> Iterator[None]:
+    """A shell has its background jobs ignore Ctrl-C; pytest has set Python's handler otherwise."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Stopped(Exception):  # noqa: N818
     """What a handler raises."""
 

@@ -138,7 +138,9 @@ def test_names_that_tell_nothing_apart_are_not_used() -> None:
     assert same(dict(other.state), dict(optimizer.state))
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_checkpoint_wrapped_module."]
+)
 def test_a_wrapped_models_names_are_found(prefix: str) -> None:
     saved, params = trained("Adam")
     other = matrices(1)
@@ -207,7 +209,7 @@ def test_in_part_by_position() -> None:
     report = grouped.load_state_dict(saved.state_dict(), strict=False)
     assert report.regrouped == ("group 1",)
     assert grouped.param_groups[1]["lr"] == 5.0
-    assert "state starts fresh: parameter 0 of group 1" in str(report)
+    assert "not saved, left as new: parameter 0 of group 1" in str(report)
 
 
 RENAMES: list[Any] = [
@@ -491,3 +493,60 @@ def test_state_from_torch_by_name(tmp_path: Path) -> None:
     ours.load_state_dict(packed)
     for param in net.parameters():
         assert torch.equal(ours.state[param]["exp_avg"], theirs.state[param]["exp_avg"])
+
+
+def test_what_users_keep_in_the_state_goes_through() -> None:
+    saved, params = trained("Adam")
+    for name, value in (("prev", torch.ones(3, 4)), ("momentum_buffer", torch.ones(2))):
+        saved.state[params["first"]][name] = value
+    optimizer = steprule.Adam(list(matrices(1).items()))
+    assert optimizer.load_state_dict(saved.state_dict()).is_exact
+    before_any_step = steprule.SGD(list(params.items()), lr=0.1, momentum=0.9)
+    before_any_step.state[params["first"]]["swa_buffer"] = torch.ones(3, 4)
+    other = steprule.SGD(list(matrices(1).items()), lr=0.1, momentum=0.9)
+    other.load_state_dict(before_any_step.state_dict())
+    stepped(other, other.param_groups[0]["params"])
+
+
+class Renamed(steprule.Optimizer):
+    """A step of its own, whose options had other names in older versions."""
+
+    def __init__(self, params: Any, inertia: float = 0.9) -> None:
+        super().__init__(params, {"lr": 0.1, "inertia": inertia})
+
+    def step(self, closure: Any = None) -> None:
+        pass
+
+
+def test_a_subclass_without_a_rule_loads_what_it_likes() -> None:
+    optimizer = Renamed(list(matrices().values()))
+    saved = optimizer.state_dict()
+    group = saved["param_groups"][0]
+    group["momentum"] = group.pop("inertia")
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["inertia"] == 0.9
+
+
+class OfTorchsSignature(steprule.Adam):
+    def load_state_dict(self, state_dict: Any) -> None:  # type: ignore[override]
+        super().load_state_dict(state_dict)
+
+
+def test_a_subclass_that_knows_torchs_arguments_alone_loads_files(tmp_path: Path) -> None:
+    trained("Adam")[0].save(tmp_path / "file")
+    optimizer = OfTorchsSignature(list(matrices(1).items()))
+    optimizer.load(tmp_path / "file")
+    assert len(optimizer.state) == 3
+
+
+def test_torchs_sparse_momentum_is_made_dense() -> None:
+    table = torch.nn.Embedding(6, 2, sparse=True)
+    theirs = torch.optim.SGD(table.parameters(), lr=0.1, momentum=0.9)
+    table(torch.tensor([1, 4])).sum().backward()
+    theirs.step()
+    assert theirs.state[table.weight]["momentum_buffer"].is_sparse
+    ours = steprule.SGD(table.parameters(), lr=0.1, momentum=0.9)
+    ours.load_state_dict(theirs.state_dict())
+    wanted = theirs.state[table.weight]["momentum_buffer"].to_dense()
+    assert torch.equal(ours.state[table.weight]["momentum_buffer"], wanted)
+    ours.step()

@@ -18,6 +18,7 @@ from nested_values import same
 from resuming import HALF, WHOLE, Run, cases
 
 import steprule
+from steprule.schedules.base import _kinds
 
 
 def save_halves(chosen: list[resuming.Resumed], file: Path) -> None:
@@ -43,6 +44,17 @@ def test_resumed_is_uninterrupted(name: str, outcomes: Any) -> None:
         run = Run(case)
         run.steps(0, WHOLE)
         assert same(outcomes[case.text], run.outcome()), case.text
+
+
+def test_every_scheduler_is_among_the_cases() -> None:
+    classes = [getattr(steprule.lr_scheduler, name) for name in steprule.lr_scheduler.__all__]
+    names = {x.__name__ for x in classes if isinstance(x, type)} - {"LRScheduler"}
+    assert {*resuming.SCHEDULERS} == {*names, "SWALR"}
+
+
+def test_every_schedule_is_among_the_cases() -> None:
+    written = "".join(repr(make()) for make in resuming.SCHEDULES.values())
+    assert not {kind for kind in _kinds if f"{kind}(" not in written} - {"scaled"}
 
 
 def test_a_file_goes_on_on_any_engine(tmp_path: Path) -> None:

@@ -330,3 +330,163 @@ def test_no_more_than_one_tensor_is_in_memory_twice(tmp_path: Path) -> None:
     mapped = most_allocated(open_only)  # the file's own pages count here, though they cost nothing
     fresh = made()
     assert most_allocated(lambda: fresh.load(tmp_path / "file")) <= mapped + state + one
+
+
+def test_a_refused_load_of_torchs_optimizer_changes_nothing(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    train(model, optimizer, scheduler, 2)
+    steprule.save_training(
+        tmp_path / "run", model=model, optimizer=optimizer, schedulers=scheduler, random_state=True
+    )
+    other = net(1)
+    grouped = torch.optim.SGD([{"params": [p]} for p in other.parameters()], lr=0.5)
+    new = torch.optim.lr_scheduler.StepLR(grouped, 1)
+    before, generators = state_of(other, grouped, new), torch.get_rng_state()
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        steprule.load_training(
+            tmp_path / "run", model=other, optimizer=grouped, schedulers=new, random_state=True
+        )
+    assert same(state_of(other, grouped, new), before)
+    assert torch.equal(torch.get_rng_state(), generators)
+
+
+class Refused(torch.optim.SGD):
+    def load_state_dict(self, state_dict: Any) -> None:
+        super().load_state_dict(state_dict)
+        raise RuntimeError("too late")
+
+
+def test_an_optimizer_that_refuses_late_is_put_back(tmp_path: Path) -> None:
+    one = torch.optim.SGD(net().parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(one, 1)
+    steprule.save_training(tmp_path / "run", optimizer=one, schedulers=scheduler, random_state=True)
+    model = net(1)
+    optimizer = Refused(model.parameters(), lr=0.7, momentum=0.9)
+    new = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    train(model, optimizer, new, 2)
+    before = state_of(optimizer, new)
+    with pytest.raises(RuntimeError, match="too late"):
+        steprule.load_training(tmp_path / "run", optimizer=optimizer, schedulers=new)
+    assert same(state_of(optimizer, new), before)
+
+
+def test_torchs_optimizers_are_loaded_by_name_and_keep_what_is_asked(tmp_path: Path) -> None:
+    model = nn.Linear(3, 3, bias=False)
+    other = nn.Linear(3, 3, bias=False)
+    named = [("a", model.weight), ("b", other.weight)]
+    one = torch.optim.SGD(named, lr=0.1, momentum=0.9)
+    if "param_names" not in one.param_groups[0]:
+        pytest.skip("this torch has no names")
+    for i, (_, param) in enumerate(named):
+        param.grad = torch.full_like(param, float(i))
+    one.step()
+    steprule.save_training(tmp_path / "run", optimizer=[one])
+    turned = torch.optim.SGD(list(reversed(named)), lr=0.7, momentum=0.9)
+    steprule.load_training(tmp_path / "run", optimizer=[turned], keep=("lr",))
+    for _, param in named:
+        assert torch.equal(
+            turned.state[param]["momentum_buffer"], one.state[param]["momentum_buffer"]
+        )
+    assert turned.param_groups[0]["lr"] == 0.7
+    renamed = torch.optim.SGD([("c", model.weight), ("b", other.weight)], lr=0.7)
+    steprule.load_training(tmp_path / "run", optimizer=[renamed], rename={"a": "c"})
+    with pytest.raises(ValueError, match="'c' of the optimizer"):
+        steprule.load_training(tmp_path / "run", optimizer=[renamed])
+    adam = torch.optim.Adam(named)
+    with pytest.raises(
+        ValueError, match=r"optimizer\.0: the state dict is one of SGD, not of Adam"
+    ):
+        steprule.load_training(tmp_path / "run", optimizer=[adam])
+
+
+def test_names_that_meet_are_refused(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    steprule.save_training(tmp_path / "run", model=model)
+    lone = nn.ModuleDict({"b": nn.Linear(2, 2)})
+    before = state_of(lone)
+    for rename, error, message in (
+        (lambda name: name.replace("a.", "b."), ValueError, "several saved entries of model"),
+        (lambda name: None, TypeError, "rename must return strings"),
+        (5, TypeError, "rename must be a dict"),
+    ):
+        with pytest.raises(error, match=message):
+            steprule.load_training(tmp_path / "run", model=lone, rename=rename)  # type: ignore[arg-type]
+    assert same(state_of(lone), before)
+
+
+def test_a_model_is_renamed_where_its_optimizer_has_no_names(tmp_path: Path) -> None:
+    model = net()
+    unnamed = steprule.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, unnamed, StepLR(unnamed, 9), 2)
+    steprule.save_training(tmp_path / "run", model=model, optimizer=unnamed)
+    renamed = nn.ModuleDict({"body": net(1)})
+    fresh = steprule.SGD(renamed.parameters(), lr=0.7)
+    steprule.load_training(
+        tmp_path / "run",
+        model=renamed,
+        optimizer=fresh,
+        rename={name: f"body.{name}" for name in model.state_dict()},
+    )
+    assert same(fresh.state_dict(), unnamed.state_dict())
+
+
+def test_among_averages_nothing_is_loaded_and_the_model_is_saved_alone(tmp_path: Path) -> None:
+    model = net()
+    optimizer = steprule.SGD(model.named_parameters(), lr=0.1, ema_decay=0.5)
+    train(model, optimizer, StepLR(optimizer, 9), 3)
+    steprule.save_training(tmp_path / "run", model=model, optimizer=optimizer)
+    with optimizer.averaged():
+        with pytest.raises(RuntimeError, match="load after the block"):
+            steprule.load_training(tmp_path / "run", model=model, optimizer=optimizer)
+        with pytest.raises(RuntimeError, match="save the model alone"):
+            steprule.save_training(tmp_path / "both", model=model, optimizer=optimizer)
+        steprule.save_training(tmp_path / "averages", model=model)
+        averages = state_of(model)
+    other = net(1)
+    steprule.load_training(tmp_path / "averages", model=other)
+    assert same(state_of(other), averages)
+
+
+class Extra(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = torch.ones(3)
+
+    def get_extra_state(self) -> Any:
+        return {"kept": self.kept}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.kept = state["kept"]
+
+
+def test_nothing_lives_on_in_the_file(tmp_path: Path) -> None:
+    model = Extra()
+    shared = torch.ones(5)
+    steprule.save_training(tmp_path / "run", model=model, extra=[shared, shared])
+    other = Extra()
+    found = steprule.load_training(tmp_path / "run", model=other)
+    assert found.extra[0] is found.extra[1]
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(tmp_path / "run") not in maps.read_text(encoding="utf-8")
+    found.extra[0].add_(1)
+    assert torch.equal(other.kept, torch.ones(3))
+
+
+def test_modules_that_rename_what_they_load(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.warns(FutureWarning):
+        old = torch.nn.utils.weight_norm(nn.Linear(3, 2))
+    steprule.save_training(tmp_path / "run", model=old)
+    new = torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+    steprule.load_training(tmp_path / "run", model=new)
+    torch.testing.assert_close(new.weight, old.weight)
+    steprule.save_training(tmp_path / "plain", model=nn.Linear(3, 2))
+    before = state_of(new)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        steprule.load_training(tmp_path / "plain", model=new)
+    assert same(state_of(new), before)
+    lazy = nn.LazyLinear(2)
+    steprule.load_training(tmp_path / "plain", model=lazy)
+    assert lazy.weight.shape == (2, 3)

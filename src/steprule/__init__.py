@@ -35,8 +35,8 @@ from steprule.optimizer.learning_rate import set_learning_rate as set_learning_r
 from steprule.plotting import plot_schedule as plot_schedule
 from steprule.rules import *  # noqa: F403  # every optimizer in the registry
 from steprule.rules import OPTIMIZERS as OPTIMIZERS
-from steprule.training import load_training as load_training
-from steprule.training import save_training as save_training
+from steprule.training.runs import load_training as load_training
+from steprule.training.runs import save_training as save_training
 from steprule.warming import warm as warm
 
 __version__ = "0.1.0"

@@ -144,47 +144,53 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
             not as it was written.
         OSError: it can't be read.
     """
-    found = _verified(_path(path))
-    try:
-        with safe_open(os.fspath(path), framework="pt", device="cpu") as tensors:
-            # The file may have been replaced since: by another one, it is then not this digest's.
-            if tensors.metadata() != found:
-                raise CheckpointError(f"{path} was replaced while it was read: load it again")
-            names = set(tensors.keys())
-
-            def tensor_named(name: str) -> Tensor:
-                if name not in names:
-                    raise CheckpointError(f"{path}: the tensor {name!r} is missing")
-                tensor: Tensor = tensors.get_tensor(name)
-                return tensor
-
-            try:
-                content = Rebuilder(tensor_named).value(_parsed(found["content"]))
-            except CheckpointError as problem:
-                raise CheckpointError(f"{path} is damaged: {problem}") from None
-            yield Checkpoint(found, content)
-    except SafetensorError as problem:
-        raise CheckpointError(f"{path} is damaged: {problem}") from problem
-
-
-def _verified(path: str | os.PathLike[str]) -> Mapping[str, str]:
-    """Return a file's metadata, all its bytes having been looked at."""
-    with Path(path).open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LONGEST_HEADER + 1
-        if length > _LONGEST_HEADER:
-            raise CheckpointError(f"{path} is no safetensors file: it has no header")
-        header = file.read(length)
-        metadata = _metadata_in(header, path)
-        _check_version(metadata, path)
-        written = metadata.get("sha256", "")
+    with _path(path).open("rb") as file:
+        found = _verified(file, path)
         try:
-            place = _place_of_digest(header, written)
-        except CheckpointError as problem:
-            raise CheckpointError(f"{path} is damaged: {problem}") from None
-        digest = hashlib.sha256(start)
-        digest.update(header[:place] + _UNSIGNED.encode() + header[place + len(_UNSIGNED) :])
-        _add_rest(digest, file)
+            with safe_open(_name_of(file, path), framework="pt", device="cpu") as tensors:
+                # By its name it may have become another one since: not of this digest then.
+                if tensors.metadata() != found:
+                    raise CheckpointError(f"{path} was replaced while it was read: load it again")
+                names = set(tensors.keys())
+
+                def tensor_named(name: str) -> Tensor:
+                    if name not in names:
+                        raise CheckpointError(f"{path}: the tensor {name!r} is missing")
+                    tensor: Tensor = tensors.get_tensor(name)
+                    return tensor
+
+                try:
+                    content = Rebuilder(tensor_named).value(_parsed(found["content"]))
+                except CheckpointError as problem:
+                    raise CheckpointError(f"{path} is damaged: {problem}") from None
+                yield Checkpoint(found, content)
+        except SafetensorError as problem:
+            raise CheckpointError(f"{path} is damaged: {problem}") from problem
+
+
+def _name_of(file: IO[bytes], path: str | os.PathLike[str]) -> str:
+    """Return a name of an open file: of the very one, where the system has such names."""
+    name = f"/proc/self/fd/{file.fileno()}"
+    return name if Path(name).exists() else os.fspath(path)
+
+
+def _verified(file: IO[bytes], path: str | os.PathLike[str]) -> Mapping[str, str]:
+    """Return a file's metadata, all its bytes having been looked at."""
+    start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LONGEST_HEADER + 1
+    if length > _LONGEST_HEADER:
+        raise CheckpointError(f"{path} is no safetensors file: it has no header")
+    header = file.read(length)
+    metadata = _metadata_in(header, path)
+    _check_version(metadata, path)
+    written = metadata.get("sha256", "")
+    try:
+        place = _place_of_digest(header, written)
+    except CheckpointError as problem:
+        raise CheckpointError(f"{path} is damaged: {problem}") from None
+    digest = hashlib.sha256(start)
+    digest.update(header[:place] + _UNSIGNED.encode() + header[place + len(_UNSIGNED) :])
+    _add_rest(digest, file)
     if digest.hexdigest() != written:
         raise CheckpointError(
             f"{path} is damaged: its digest is another than when it was written. It was cut short, "

@@ -1,14 +1,16 @@
 """Nested values as plain JSON and tensors: what a checkpoint holds.
 
 JSON's own values stand for themselves, and its arrays for lists. An object has one key, which says
-what it stands for: ``dict`` (keys that are strings), ``items`` (any keys), ``tuple``, ``float``
-(what is not finite), ``tensor`` and ``array`` (of NumPy), which name a tensor, and ``complex``, a
-tensor of pairs.
+what it stands for: ``dict`` (keys that are strings), ``items`` (any keys), ``counter``, ``tuple``,
+``float`` (what is not finite), ``tensor`` and ``array`` (of NumPy), which name a tensor, and
+``complex``, a tensor of pairs.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from steprule.checkpoints.errors import CheckpointError
+from steprule.formats.floating import has_memory
 
 #: How deep values may be nested; what is deeper is likely to contain itself.
 DEPTH = 64
@@ -65,10 +68,12 @@ class Flattened:
             raise TypeError(
                 f"{_text(place[:4])}... is nested more than {DEPTH} deep: does it contain itself?"
             )
-        if value is None or isinstance(value, (bool, str)):
-            return value if value is None or isinstance(value, bool) else str(value)
         if isinstance(value, np.generic):
             value = value.item()
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return str.__str__(value)  # not what an Enum makes of it
         if isinstance(value, int):
             return int(value)
         if isinstance(value, float):
@@ -88,10 +93,11 @@ class Flattened:
         )
 
     def _dict(self, value: Mapping[Any, Any], place: tuple[str, ...]) -> dict[str, Any]:
-        if all(type(key) is str for key in value):
+        is_counter = isinstance(value, Counter)  # as schedulers of torch and ours have
+        if not is_counter and all(type(key) is str for key in value):
             return {"dict": {k: self._plain(x, (*place, k)) for k, x in value.items()}}
         return {
-            "items": [
+            "counter" if is_counter else "items": [
                 [self._plain(key, (*place, "key")), self._plain(x, (*place, str(key)))]
                 for key, x in value.items()
             ]
@@ -107,6 +113,10 @@ class Flattened:
         if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
             kind = "meta" if tensor.is_meta else str(tensor.layout)
             raise TypeError(f"{_text(place)} is a {kind} tensor: a checkpoint holds dense ones")
+        if not has_memory(tensor):
+            raise TypeError(
+                f"{_text(place)} has no memory (its storage was freed): gather it before saving"
+            )
         if tensor.is_complex() and tensor.dtype is not torch.complex32:
             pairs = torch.view_as_real(tensor.detach().resolve_conj())
             return {"complex": self._name_of(pairs, place)}
@@ -159,21 +169,12 @@ class Rebuilder:
     """Makes the value again that :class:`Flattened` took apart.
 
     Args:
-        tensor_named: gives the tensors by name.
+        tensor_named: gives the tensors by name; it is asked once for each.
     """
 
     def __init__(self, tensor_named: Callable[[str], Tensor]) -> None:
-        self._tensor_named = tensor_named
+        self._tensor_named = functools.cache(tensor_named)
         self._depth = 0
-        self._builders: Mapping[str, Callable[[Any], Any]] = {
-            "dict": self._dict,
-            "items": lambda value: {self.value(k): self.value(x) for k, x in _list(value)},
-            "tuple": lambda value: tuple(map(self.value, _list(value))),
-            "float": lambda value: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[value],
-            "tensor": self._tensor,
-            "array": lambda value: self._tensor(value).numpy().copy(),
-            "complex": lambda value: torch.view_as_complex(self._tensor(value)),
-        }
 
     def value(self, plain: Any) -> Any:
         """Return the value of some JSON.
@@ -192,10 +193,10 @@ class Rebuilder:
                 return [self.value(x) for x in plain]
             if isinstance(plain, dict) and len(plain) == 1:
                 ((kind, value),) = plain.items()
-                return self._builders[kind](value)
+                return _BUILDERS[kind](self, value)
         except CheckpointError:
             raise
-        except (KeyError, TypeError, ValueError, RuntimeError):
+        except (LookupError, TypeError, ValueError, RuntimeError):
             pass
         finally:
             self._depth -= 1
@@ -206,10 +207,41 @@ class Rebuilder:
             raise TypeError
         return {key: self.value(x) for key, x in value.items()}
 
+    def _items(self, value: Any) -> dict[Any, Any]:
+        return {self.value(key): self.value(x) for key, x in _list(value)}
+
+    def _counter(self, value: Any) -> Counter[Any]:
+        return Counter({self.value(key): int(x) for key, x in _list(value)})
+
+    def _tuple(self, value: Any) -> tuple[Any, ...]:
+        return tuple(map(self.value, _list(value)))
+
+    def _float(self, value: Any) -> float:
+        return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[value]
+
     def _tensor(self, name: Any) -> Tensor:
         if not isinstance(name, str):
             raise TypeError
         return self._tensor_named(name)
+
+    def _array(self, name: Any) -> Any:
+        return self._tensor(name).numpy().copy()
+
+    def _complex(self, name: Any) -> Tensor:
+        return torch.view_as_complex(self._tensor(name))
+
+
+# On the class, so that nothing which is mapped from a file is in a cycle of references.
+_BUILDERS: Mapping[str, Callable[[Rebuilder, Any], Any]] = {
+    "dict": Rebuilder._dict,
+    "items": Rebuilder._items,
+    "counter": Rebuilder._counter,
+    "tuple": Rebuilder._tuple,
+    "float": Rebuilder._float,
+    "tensor": Rebuilder._tensor,
+    "array": Rebuilder._array,
+    "complex": Rebuilder._complex,
+}
 
 
 def _list(value: Any) -> list[Any]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from typing import Any
 
 from steprule.language.rule import Range, Rule, Slot
 
 #: The slot that holds the average, and the option that turns it on.
 AVERAGE, DECAY = "param_ema", "ema_decay"
-# A rule's own, so that plans and kernels find it again; no rule is kept alive by it.
-_averaged: weakref.WeakKeyDictionary[Rule, Rule] = weakref.WeakKeyDictionary()
 
 
 def with_average(rule: Rule) -> Rule:
@@ -20,9 +17,11 @@ def with_average(rule: Rule) -> Rule:
     ``param`` is the updated one, before it is rounded to what it is stored in. The average starts
     at the parameter as it is when its state is made.
     """
-    found = _averaged.get(rule)
+    # Kept with the rule, so that plans and kernels find the same one again.
+    found: Rule | None = rule.__dict__.get("_averaged")
     if found is None:
-        found = _averaged[rule] = _with_average(rule)
+        found = _with_average(rule)
+        object.__setattr__(rule, "_averaged", found)
     return found
 
 

@@ -92,6 +92,12 @@ class MultiStepLR(FactorLR):
         self.gamma = checks.number("gamma", gamma)
         super().__init__(optimizer, last_epoch, verbose, **options)
 
+    def _load(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
+        saved = state_dict.get("milestones")
+        if isinstance(saved, dict):  # as JSON and the like keep a Counter
+            state_dict = {**state_dict, "milestones": Counter(saved)}
+        super()._load(state_dict, kept)
+
     def _factor(self, epoch: int) -> float:
         passed = sum(count for begin, count in self.milestones.items() if begin <= epoch)
         return power(self.gamma, passed)

@@ -50,11 +50,12 @@ def averages_in_place(
             "no group keeps running averages: pass ema_decay=0.999 to the optimizer, or set it in "
             "a group"
         )
+    unique = list(dict.fromkeys(params))
     kept: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad(), uninterrupted:
-            for param in dict.fromkeys(params):
-                average = average_in(param, state.get(param, {}))
+            averages = [average_in(param, state.get(param, {})) for param in unique]
+            for param, average in zip(unique, averages, strict=True):
                 if average is not None:  # one that was never updated is its own average
                     kept.append((param, param.detach().clone()))
                     real_view(param).copy_(average)
@@ -62,6 +63,6 @@ def averages_in_place(
         yield
     finally:
         with torch.no_grad(), uninterrupted:
-            for param, value in kept:
+            for param, value in reversed(kept):  # two may share memory
                 param.copy_(value)
         changed()

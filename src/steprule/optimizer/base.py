@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections import OrderedDict, defaultdict
@@ -182,7 +183,8 @@ class Optimizer(torch.optim.Optimizer):
         super().__init_subclass__(**kwargs)
         if cls.rule is None:
             if cls.state_keys:
-                KNOWN[cls.__name__] = Marks(frozenset(cls.state_keys), frozenset())
+                own = {*inspect.signature(cls).parameters} - COMMON - {*cls.extras, "params"}
+                KNOWN[cls.__name__] = Marks(frozenset(cls.state_keys), frozenset(own))
             return
         if cls.__module__.startswith("steprule.rules."):
             options = frozenset(cls.rule.options) - COMMON
@@ -701,6 +703,11 @@ class Optimizer(torch.optim.Optimizer):
     ) -> LoadPlan:
         """Check what is to be loaded; nothing is changed."""
         strict = checks.switch("strict", strict)
+        if self._is_averaged:
+            raise RuntimeError(
+                "the parameters are at their running averages, what is loaded would be overwritten "
+                "with what they were: load after the block of optimizer.averaged()"
+            )
         state_dict = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             returned = pre_hook(self, state_dict)
@@ -782,7 +789,11 @@ class Optimizer(torch.optim.Optimizer):
         """
         with opened(path) as checkpoint:
             state_dict = lone_state_dict(checkpoint.content, path)
-            return self.load_state_dict(state_dict, strict=strict, keep=keep, rename=rename)
+            # What was not asked for is not passed on: a subclass may know torch's arguments only.
+            given = {"strict": strict, "keep": keep, "rename": rename}
+            defaults = {"strict": True, "keep": (), "rename": None}
+            asked = {key: x for key, x in given.items() if x != defaults[key]}
+            return self.load_state_dict(state_dict, **asked)  # type: ignore[arg-type]
 
     def _let_go_of_plans(self) -> None:
         self._drop_plan()
@@ -834,10 +845,12 @@ class Optimizer(torch.optim.Optimizer):
     def _check_loaded_kind(self, saved: Mapping[str, Any], index: int) -> None:
         """Refuse a saved group of another optimizer, for the group at this index."""
         kind = self._kind_of(self.param_groups[index])
-        if kind is None:
-            name, options, extras = type(self).__name__, (*self.defaults,), self.extras
-        else:
+        if kind is not None:
             name, options, extras = kind.name, kind.rule.options, kind.extras
+        elif self.state_keys:
+            name, options, extras = type(self).__name__, (*self.defaults,), self.extras
+        else:  # a subclass with a step of its own may have renamed anything
+            return
         own = [x for x in options if x not in extras and x not in COMMON]
         check_options_kind(name, own, saved, index)
 

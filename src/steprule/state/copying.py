@@ -9,14 +9,26 @@ import torch
 from torch import Tensor
 
 
-def own_copy(value: Any) -> Any:
-    """Return a value whose tensors share no memory with its own, wherever in it they are."""
+def own_copy(value: Any, copies: dict[int, Tensor] | None = None) -> Any:
+    """Return a value whose tensors share no memory with its own, wherever in it they are.
+
+    Args:
+        value: the value. A tensor that stands in it several times is one in the copy, too.
+        copies: those that were made, by the identity of the original.
+    """
+    copies = {} if copies is None else copies
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        if id(value) not in copies:
+            copies[id(value)] = value.detach().clone()
+        return copies[id(value)]
     if isinstance(value, dict):
-        return {k: own_copy(v) for k, v in value.items()}
+        # A dict of another class knows more of itself (a Counter, a model's state with versions).
+        made = value.copy()
+        for key, inner in value.items():
+            made[key] = own_copy(inner, copies)
+        return made
     if type(value) in (list, tuple, set):
-        return type(value)(own_copy(v) for v in value)
+        return type(value)(own_copy(v, copies) for v in value)
     return value
 
 

@@ -79,7 +79,7 @@ class LoadPlan:
         check_form(state_dict)
         saved = deepcopy(state_dict["param_groups"])
         self._loader = loader
-        self._saved_state = state_dict["state"]
+        self._saved_state = {key: _dense(x) for key, x in state_dict["state"].items()}
         pairing = paired(groups, saved, strict=strict, rename=rename)
         if loader.is_of_all:
             _check_order(pairing, saved)
@@ -147,6 +147,16 @@ class LoadPlan:
             elif key not in self._left_out:
                 made[key] = own_copy(entry)
         return made
+
+
+def _dense(entry: Any) -> Any:
+    """Return an entry without sparse tensors: such is torch's momentum of sparse gradients."""
+    if not isinstance(entry, dict):
+        return entry
+    return {
+        key: value.to_dense() if isinstance(value, Tensor) and value.is_sparse else value
+        for key, value in entry.items()
+    }
 
 
 def check_form(state_dict: Any) -> None:

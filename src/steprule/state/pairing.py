@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 from steprule.state.labels import label_of
 
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
-# What torch.compile and DistributedDataParallel put in names.
-_COMPILED, _PARALLEL = "_orig_mod.", "module."
+# What torch's wrappers put in names: torch.compile, FSDP, checkpoint_wrapper; and, in front of
+# all, DistributedDataParallel.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_PARALLEL = "module."
 _SHOWN = 5
 
 
@@ -19,9 +21,10 @@ class LoadReport:
     """What loading found that does not fit; all empty where everything did.
 
     Attributes:
-        missing: parameters of this optimizer that were not saved: their state starts fresh.
-        unexpected: saved parameters that this optimizer has not: they are left out.
-        reshaped: parameters saved in another shape, with both shapes: their state starts fresh.
+        missing: parameters of this optimizer (or a model's) that were not saved: their state
+            starts fresh (a model's stay as they are).
+        unexpected: saved parameters that there are no more: they are left out.
+        reshaped: parameters saved in another shape, with both shapes: as those that are missing.
         regrouped: groups of this optimizer that have no counterpart: their options stay.
     """
 
@@ -39,9 +42,9 @@ class LoadReport:
         if self.is_exact:
             return "everything was loaded"
         told = [
-            (self.missing, "not in the state dict, their state starts fresh"),
-            (self.unexpected, "in the state dict only, left out"),
-            (self.reshaped, "of another shape, their state starts fresh"),
+            (self.missing, "not saved, left as new"),
+            (self.unexpected, "saved only, left out"),
+            (self.reshaped, "saved in another shape, left as new"),
             (self.regrouped, "without a counterpart, their options stay"),
         ]
         return "\n".join(f"{what}: {', '.join(names)}" for names, what in told if names)
@@ -92,7 +95,7 @@ def paired(
     return _paired_by_position(groups, saved, strict)
 
 
-def _names_in(groups: Iterable[Mapping[str, Any]]) -> list[list[str]] | None:
+def names_of(groups: Iterable[Mapping[str, Any]]) -> list[list[str]] | None:
     """Return the names of all parameters, or None if some have none."""
     found = [group.get("param_names") for group in groups]
     counts = [len(group["params"]) for group in groups]
@@ -108,7 +111,7 @@ def _names_in(groups: Iterable[Mapping[str, Any]]) -> list[list[str]] | None:
 
 def _unique_names(groups: Sequence[Mapping[str, Any]]) -> list[list[str]] | None:
     """Return names that tell parameters apart, or None."""
-    names = _names_in(groups)
+    names = names_of(groups)
     if names is None:
         return None
     flat = [name for each in names for name in each]
@@ -116,7 +119,7 @@ def _unique_names(groups: Sequence[Mapping[str, Any]]) -> list[list[str]] | None
 
 
 def _renamed(saved: Sequence[Mapping[str, Any]], rename: Rename) -> list[list[str]]:
-    names = _names_in(saved)
+    names = names_of(saved)
     if names is None:
         raise ValueError(
             "rename: the state dict has no names of parameters. Names are saved by optimizers that "
@@ -236,7 +239,9 @@ def _by_plain_name(saved: Iterable[str], own: Iterable[str]) -> dict[str, str]:
 
 
 def _plain(name: str) -> str:
-    return name.replace(_COMPILED, "").removeprefix(_PARALLEL)
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name.removeprefix(_PARALLEL)
 
 
 def _paired_by_position(

@@ -94,7 +94,10 @@ def check_entry_kind(
     of_others = frozenset().union(*(marks.state for marks in KNOWN.values())) - own
     missing = [key for key in needed if key not in entry]
     foreign = [key for key in entry if isinstance(key, str) and key in of_others]
-    if missing or foreign:
+    # Users keep things of their own in the state, under any name: alone these tell nothing.
+    has_none = own.isdisjoint(entry) and not foreign
+    is_others = bool(foreign) and bool(_foreign_options(rule, saved_group))
+    if (missing and not has_none) or is_others:
         present = [key for key in entry if isinstance(key, str) and ":" not in key]
         likely = _likely(present, ())
         lacks = f" and lacks {_listed(missing)}" if missing else ""
@@ -103,6 +106,12 @@ def check_entry_kind(
             f"the state dict is not one of {name}: the state of {label} has {_listed(present)}"
             f"{lacks}, {name} keeps {kept}{_says(likely)}"
         )
+
+
+def _foreign_options(rule: Rule, saved_group: Mapping[str, Any]) -> set[str]:
+    """Return the options of a saved group that only other optimizers have."""
+    of_others = frozenset().union(*(marks.options for marks in KNOWN.values()))
+    return set(of_others.intersection(saved_group)) - {*rule.options, *rule.flags}
 
 
 def _likely(state: Collection[str], options: Collection[str]) -> Sequence[str]:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from typing import Any, cast
 
 from steprule.checkpoints.errors import CheckpointError
 from steprule.checkpoints.file import opened, write
@@ -17,10 +13,14 @@ from steprule.checkpoints.random_states import random_states, set_random_states
 from steprule.lr_scheduler.base import LRScheduler
 from steprule.optimizer import Optimizer
 from steprule.optimizer.saved import MODEL, OPTIMIZER, SCHEDULERS, parts_of
-from steprule.optimizer.scheduled import names_in
+from steprule.optimizer.scheduled import kept_options, names_in, with_kept
 from steprule.schedules import checks
 from steprule.state.copying import own_copy
-from steprule.state.pairing import LoadReport, Rename
+from steprule.state.load_plan import check_form
+from steprule.state.pairing import LoadReport, Rename, paired
+from steprule.state.recognition import KNOWN
+from steprule.training.undoing import undone_if_refused
+from steprule.training.weights import checked_weights, load_weights
 
 Several = Any  # one object, a list of them, or a dict of them by name
 
@@ -77,6 +77,11 @@ def save_training(
         raise TypeError(f"step must be an integer, got {step!r}")
     random_state = checks.switch("random_state", random_state)
     optimizers = _by_name(optimizer, OPTIMIZER)
+    if model is not None and any(getattr(x, "_is_averaged", False) for x in optimizers.values()):
+        raise RuntimeError(
+            "the parameters are at their running averages, which the optimizer's state does not "
+            "belong to: within optimizer.averaged() save the model alone"
+        )
     models, runs = _by_name(model, MODEL), _by_name(schedulers, SCHEDULERS)
     content = {
         MODEL: {name: _model_entry(each) for name, each in models.items()},
@@ -133,41 +138,50 @@ def load_training(
         optimizers = _pairs(content, path, OPTIMIZER, optimizer)
         runs = _pairs(content, path, SCHEDULERS, schedulers)
         _check_keep(names, [x for x, _ in optimizers.values()], [x for x, _ in runs.values()])
+        states = content.get("random_state")
+        if random_state and states is None:
+            raise CheckpointError(f"{path} has no random states: it was saved without them")
         new_name = _renaming(
             rename, [saved for _, saved in (*models.values(), *optimizers.values())]
         )
         weights = {
-            label: _checked_weights(each, saved, label, strict, new_name)
+            label: checked_weights(each, _state_of(saved), saved, label, strict, new_name)
             for label, (each, saved) in models.items()
         }
         plans = {
             label: each._prepared_load(
-                _state_of(saved), strict=strict, keep=_known(each, names), rename=new_name
+                _state_of(saved),
+                strict=strict,
+                keep=_known(each, names),
+                rename=_where_named(saved, new_name),
             )
             for label, (each, saved) in optimizers.items()
             if _is_ours(each)
         }
-        states = content.get("random_state")
-        if random_state and states is None:
-            raise CheckpointError(f"{path} has no random states: it was saved without them")
-        with _undone_if_refused([x for x, _ in runs.values()]):
+        others = {
+            label: (each, _for_other(each, saved, label, names, strict, new_name))
+            for label, (each, saved) in optimizers.items()
+            if label not in plans
+        }
+        with undone_if_refused(
+            [x for x, _ in runs.values()], [x for x, _ in others.values()], is_random=random_state
+        ):
             for each, saved in runs.values():
                 _load_scheduler(each, _state_of(saved), names)
+            for each, state in others.values():
+                each.load_state_dict(state)
             if random_state:
                 set_random_states(states)
-        for label, (each, _) in models.items():
-            each.load_state_dict(weights[label][0], strict=False)
-        # After the models: what is kept beside a parameter belongs to its present value.
-        for label, (each, saved) in optimizers.items():
-            if label in plans:
-                each._carry_out(plans[label])
-            else:
-                each.load_state_dict(own_copy(_state_of(saved)))
-        # Again, for the lr that follows from what they kept: the optimizer has brought its own.
-        for each, saved in runs.values():
-            if isinstance(each, LRScheduler) and names:
-                _load_scheduler(each, _state_of(saved), names)
-        reports = {label: report for label, (_, report) in weights.items()}
+            for label, (each, _) in models.items():
+                load_weights(each, weights[label])
+            # After the models: what is kept beside a parameter belongs to its present value.
+            for label, plan in plans.items():
+                optimizers[label][0]._carry_out(plan)
+            # Again, for the lr that follows from what they kept: the optimizer has brought its own.
+            for each, saved in runs.values():
+                if isinstance(each, LRScheduler) and names:
+                    _load_scheduler(each, _state_of(saved), names)
+        reports = {label: found.report for label, found in weights.items()}
         reports |= {label: plan.report for label, plan in plans.items()}
         return Training(content.get("step"), own_copy(content.get("extra")), reports)
 
@@ -241,8 +255,9 @@ def _is_ours(optimizer: Any) -> bool:
     return isinstance(optimizer, Optimizer) and own is Optimizer.load_state_dict
 
 
-def _known(optimizer: Optimizer, names: Iterable[str]) -> list[str]:
-    there = {*optimizer._known_options()}.union(*optimizer.param_groups)
+def _known(optimizer: Any, names: Iterable[str]) -> list[str]:
+    own = optimizer._known_options() if isinstance(optimizer, Optimizer) else ()
+    there = {*own}.union(*optimizer.param_groups)
     return [name for name in names if name in there]
 
 
@@ -252,11 +267,55 @@ def _check_keep(names: Iterable[str], optimizers: Iterable[Any], schedulers: Ite
     Raises:
         ValueError: saying which.
     """
-    ours = [each for each in optimizers if _is_ours(each)]
+    everyone = list(optimizers)
     known = {name for each in schedulers if isinstance(each, LRScheduler) for name in vars(each)}
     for name in names:
-        if name not in known and not any(_known(each, [name]) for each in ours):
+        if name not in known and not any(_known(each, [name]) for each in everyone):
             raise ValueError(f"keep: neither an optimizer nor a scheduler here has {name!r}")
+
+
+def _where_named(
+    saved: Mapping[str, Any], new_name: Callable[[str], str] | None
+) -> Callable[[str], str] | None:
+    """Return what renames parameters, where they were saved with names: else they are in order."""
+    groups = _state_of(saved).get("param_groups")
+    is_list = isinstance(groups, list) and all(isinstance(group, dict) for group in groups)
+    named = is_list and groups and all("param_names" in group for group in groups or ())
+    return new_name if named else None
+
+
+def _for_other(
+    optimizer: Any,
+    saved: Mapping[str, Any],
+    label: str,
+    names: Iterable[str],
+    strict: bool,
+    new_name: Callable[[str], str] | None,
+) -> dict[str, Any]:
+    """Return a state dict for an optimizer that is not ours, its parameters in their order now.
+
+    Raises:
+        ValueError: of another optimizer; or parameters that one side lacks, for such an optimizer
+            takes all or nothing.
+    """
+    state = _state_of(saved)
+    check_form(state)
+    name, before = type(optimizer).__name__, str(saved.get("class"))
+    marks = KNOWN.get(before)
+    if name in KNOWN and marks is not None and KNOWN[name] != marks:
+        raise ValueError(f"{label}: the state dict is one of {before}, not of {name}")
+    groups, old = optimizer.param_groups, state["param_groups"]
+    pairing = paired(groups, old, strict=True, rename=_where_named(saved, new_name))
+    if not strict and not pairing.report.is_exact:
+        raise ValueError(f"{label}: {name} can't be loaded in part:\n{pairing.report}")
+    kept = kept_options(_known(optimizer, names), groups, ())
+    made = []
+    for group, keys, source in zip(groups, pairing.keys, pairing.sources, strict=True):
+        loaded = {**old[cast("int", source)], "params": list(keys)}
+        if "param_names" in group:
+            loaded["param_names"] = group["param_names"]
+        made.append(with_kept(loaded, group, kept))
+    return cast("dict[str, Any]", own_copy({**state, "param_groups": made}))
 
 
 def _renaming(
@@ -266,8 +325,13 @@ def _renaming(
 
     Raises:
         ValueError: an old name that no part has.
+        TypeError: neither a dict nor a function.
     """
     if not isinstance(rename, Mapping):
+        if rename is not None and not callable(rename):
+            raise TypeError(
+                f"rename must be a dict of old names to new ones, or a function, got {rename!r}"
+            )
         return rename
     table = dict(rename)
     states = [_state_of(part) for part in saved]
@@ -281,84 +345,9 @@ def _renaming(
     return lambda name: table.get(name, name)
 
 
-def _checked_weights(
-    model: Any,
-    saved: Mapping[str, Any],
-    label: str,
-    strict: bool,
-    new_name: Callable[[str], str] | None,
-) -> tuple[dict[str, Any], LoadReport]:
-    """Return what can be loaded into a model, and what can't.
-
-    Raises:
-        ValueError: there is something that can't, and ``strict``.
-    """
-    state: OrderedDict[str, Any] = OrderedDict(
-        (key if new_name is None else new_name(key), value)
-        for key, value in _state_of(saved).items()
-    )
-    own = model.state_dict()
-    reshaped = [
-        f"{key!r} (saved {tuple(state[key].shape)}, now {tuple(value.shape)})"
-        for key, value in own.items()
-        if isinstance(value, Tensor)
-        and isinstance(state.get(key), Tensor)
-        and value.shape != state[key].shape
-    ]
-    report = LoadReport(
-        missing=tuple(repr(key) for key in own if key not in state),
-        unexpected=tuple(repr(key) for key in state if key not in own),
-        reshaped=tuple(reshaped),
-    )
-    if strict and not report.is_exact:
-        raise ValueError(
-            f"{label}: the checkpoint is of another model.\n{report}\nSay rename={{...}} for what "
-            "has another name now, or strict=False to load what fits"
-        )
-    fits = OrderedDict(
-        (key, value)
-        for key, value in state.items()
-        if key in own and not any(text.startswith(f"{key!r} ") for text in reshaped)
-    )
-    versions = saved.get("versions")
-    if isinstance(versions, dict):
-        fits._metadata = versions  # type: ignore[attr-defined]
-    return fits, report
-
-
 def _load_scheduler(scheduler: Any, state: dict[str, Any], names: Iterable[str]) -> None:
     if not isinstance(scheduler, LRScheduler):
         scheduler.load_state_dict(own_copy(state))
         return
     kept = [name for name in names if name in vars(scheduler) or name == "lr"]
     scheduler.load_state_dict(own_copy(state), keep=kept)
-
-
-@contextmanager
-def _undone_if_refused(schedulers: Iterable[Any]) -> Iterator[None]:
-    """Put schedulers and the groups that they set back, should one of them refuse its state."""
-    runs = list(_with_members(schedulers))
-    attributes = [dict(vars(run)) for run in runs]
-    groups = [group for run in runs for group in getattr(run, "optimizer", _Nothing).param_groups]
-    options = [dict(group) for group in groups]
-    try:
-        yield
-    except BaseException:
-        present_dicts = [*(run.__dict__ for run in runs), *groups]
-        for present, before in zip(present_dicts, [*attributes, *options], strict=True):
-            present.clear()
-            present.update(before)
-        raise
-
-
-def _with_members(schedulers: Iterable[Any]) -> Iterator[Any]:
-    """Give schedulers, and those that they are made of."""
-    for each in schedulers:
-        yield each
-        yield from _with_members(getattr(each, "_schedulers", ()))
-
-
-class _Nothing:
-    """What a scheduler without an optimizer drives."""
-
-    param_groups: tuple[dict[str, Any], ...] = ()

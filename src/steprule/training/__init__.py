@@ -1,0 +1,1 @@
+"""Whole training runs, saved and loaded: models, optimizers, schedulers, random states."""
