@@ -285,7 +285,7 @@ class LRScheduler(torch_schedulers._LRScheduler):
 
         Raises:
             ValueError: a name in `keep` that this class does not have.
-        TypeError: `state_dict` is no scheduler's, or `keep` holds no names.
+            TypeError: `state_dict` is no scheduler's, or `keep` holds no names.
         """
         groups.check_state(state_dict)
         kept = self._checked_keep(keep)
