@@ -731,20 +731,42 @@ class Optimizer(torch.optim.Optimizer):
         return plan
 
     def _carry_out(self, prepared: LoadPlan) -> None:
-        """Load what was checked."""
-        state = prepared.state()
+        """Load what was checked.
+
+        Where no class of the user's has a say any more, each entry takes the place of the old one
+        as soon as it is made, so that there are never two states. Otherwise all is put back if
+        that class refuses it.
+        """
+        self._let_go_of_plans()
+        if type(self).__setstate__ is Optimizer.__setstate__:
+            self._replace_one_by_one(prepared)
+        else:
+            self._replace_or_keep(prepared)
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _replace_one_by_one(self, prepared: LoadPlan) -> None:
+        with uninterrupted:
+            self._put_groups(prepared.groups)
+            self._fresh.clear()
+            for key in self.state.keys() - {*prepared.keys()}:
+                del self.state[key]
+            for key, entry in prepared.entries():
+                self.state.pop(key, None)  # in the order in which they were saved
+                self.state[key] = entry
+            self.__setstate__({"state": self.state, "param_groups": self.param_groups})
+
+    def _replace_or_keep(self, prepared: LoadPlan) -> None:
+        state = dict(prepared.entries())
         kept = self.param_groups, self.state
         before = [dict(group) for group in self.param_groups], dict(self.state), set(self._fresh)
-        self._let_go_of_plans()
         try:
             self._put(prepared.groups, state, ())
             self.__setstate__({"state": self.state, "param_groups": self.param_groups})
-        except BaseException:  # a subclass's own __setstate__ may refuse what it is given
+        except BaseException:
             self.param_groups, self.state = kept
             self._put(*before)
             raise
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the state to a file, or leave the file as it is.
@@ -804,13 +826,16 @@ class Optimizer(torch.optim.Optimizer):
         self, groups: Sequence[dict[str, Any]], state: Mapping[Any, Any], fresh: Iterable[Tensor]
     ) -> None:
         """Replace what the groups, the state and the set of fresh parameters hold."""
-        for group, new in zip(self.param_groups, groups, strict=True):
-            group.clear()
-            group.update(new)
+        self._put_groups(groups)
         self.state.clear()
         self.state.update(state)
         self._fresh.clear()
         self._fresh.update(fresh)
+
+    def _put_groups(self, groups: Sequence[dict[str, Any]]) -> None:
+        for group, new in zip(self.param_groups, groups, strict=True):
+            group.clear()
+            group.update(new)
 
     def _known_options(self) -> set[str]:
         """Return the keys of a group that a state dict may lack: this optimizer's options."""

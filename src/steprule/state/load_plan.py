@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -136,17 +136,25 @@ class LoadPlan:
         check_entry_kind(name, rule, saved_group, place.param, entry, place.label)
         return _shape_problem(rule, place.param, entry, place.label)
 
-    def state(self) -> dict[Any, Any]:
-        """Return the state to be kept, in tensors of its own."""
-        made: dict[Any, Any] = {}
+    def keys(self) -> list[Any]:
+        """Return the keys of the state to be kept, in order: parameters, and others."""
+        return [key for key, _ in self._kept()]
+
+    def entries(self) -> Iterator[tuple[Any, Any]]:
+        """Give the state to be kept by its keys, in tensors of its own, made one by one."""
+        for key, (entry, place) in self._kept():
+            if place is None:
+                yield key, own_copy(entry)
+            else:
+                yield key, self._loader.entry(place.param, entry, self.groups[place.group])
+
+    def _kept(self) -> list[tuple[Any, tuple[Any, Place | None]]]:
+        found: list[tuple[Any, tuple[Any, Place | None]]] = []
         for key, entry in self._saved_state.items():
             place = self._places.get(key)
-            if place is not None:
-                group = self.groups[place.group]
-                made[place.param] = self._loader.entry(place.param, entry, group)
-            elif key not in self._left_out:
-                made[key] = own_copy(entry)
-        return made
+            if place is not None or key not in self._left_out:
+                found.append((key if place is None else place.param, (entry, place)))
+        return found
 
 
 def _dense(entry: Any) -> Any:
