@@ -14,6 +14,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 from steprule.lr_scheduler import calls, groups
 from steprule.lr_scheduler.groups import Rate
 from steprule.lr_scheduler.torch_names import EPOCH_DEPRECATION_WARNING
+from steprule.lr_scheduler.undoing import unchanged
 from steprule.schedules import checks
 
 _built = itertools.count()
@@ -284,11 +285,22 @@ class LRScheduler(torch_schedulers._LRScheduler):
                 "lr" leaves the optimizer's present lr alone.
 
         Raises:
-            ValueError: a name in `keep` that this class does not have.
+            ValueError: a name in `keep` that this class does not have; or what is in `state_dict`
+                makes no sense here. Nothing is changed then.
             TypeError: `state_dict` is no scheduler's, or `keep` holds no names.
         """
         groups.check_state(state_dict)
         kept = self._checked_keep(keep)
+        with unchanged([self]):
+            try:
+                self._load_and_restore(state_dict, kept)
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError) as problem:
+                raise ValueError(
+                    f"state_dict is none of a {type(self).__name__} like this one: "
+                    f"{type(problem).__name__}: {problem}"
+                ) from problem
+
+    def _load_and_restore(self, state_dict: dict[str, Any], kept: frozenset[str]) -> None:
         self._load(state_dict, kept)
         if "lr" in kept:
             return
