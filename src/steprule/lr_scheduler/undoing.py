@@ -19,19 +19,26 @@ def unchanged(schedulers: Iterable[Any]) -> Iterator[None]:
         schedulers: of any kind, torch's included.
     """
     everyone = list(_with_members(schedulers))
-    attributes = [dict(each.__dict__) for each in everyone]
     driven = {id(x): x for x in (getattr(each, "optimizer", None) for each in everyone)}
     with ExitStack() as stack:
         for optimizer in driven.values():
             if isinstance(optimizer, Optimizer):
                 stack.enter_context(groups.unchanged(optimizer))
-        try:
-            yield
-        except BaseException:
-            for each, before in zip(everyone, attributes, strict=True):
-                each.__dict__.clear()
-                each.__dict__.update(before)
-            raise
+        stack.enter_context(attributes_unchanged(everyone))
+        yield
+
+
+@contextmanager
+def attributes_unchanged(objects: Iterable[Any]) -> Iterator[None]:
+    """Put the attributes of objects back, if anything raises; what they hold is not looked into."""
+    before = [(each.__dict__, dict(each.__dict__)) for each in objects]
+    try:
+        yield
+    except BaseException:
+        for present, kept in before:
+            present.clear()
+            present.update(kept)
+        raise
 
 
 def _with_members(schedulers: Iterable[Any]) -> Iterator[Any]:

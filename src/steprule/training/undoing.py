@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from steprule.checkpoints.random_states import random_states, set_random_states
-from steprule.lr_scheduler.undoing import unchanged
+from steprule.lr_scheduler.undoing import attributes_unchanged, unchanged
 
 
 @contextmanager
@@ -22,19 +22,15 @@ def undone_if_refused(
         is_random: whether to put back the random generators as well.
     """
     others = list(optimizers)
-    attributes = [dict(each.__dict__) for each in others]
     groups = [group for each in others for group in each.param_groups]
-    options = [dict(group) for group in groups]
-    states = [(each.state, dict(each.state)) for each in others if hasattr(each, "state")]
+    held = [*groups, *(each.state for each in others if hasattr(each, "state"))]
+    before = [dict(each) for each in held]
     generators = random_states() if is_random else None
-    with unchanged(schedulers):
+    with unchanged(schedulers), attributes_unchanged(others):
         try:
             yield
         except BaseException:
-            for each, before in zip(others, attributes, strict=True):
-                each.__dict__.clear()
-                each.__dict__.update(before)
-            for present, kept in [*zip(groups, options, strict=True), *states]:
+            for present, kept in zip(held, before, strict=True):
                 present.clear()
                 present.update(kept)
             if generators is not None:
