@@ -12,7 +12,7 @@ from steprule.checkpoints.file import opened, write
 from steprule.checkpoints.random_states import random_states, set_random_states
 from steprule.lr_scheduler.base import LRScheduler
 from steprule.optimizer import Optimizer
-from steprule.optimizer.saved import MODEL, OPTIMIZER, SCHEDULERS, parts_of
+from steprule.optimizer.checkpoint_parts import MODEL, OPTIMIZER, SCHEDULERS, parts_of
 from steprule.optimizer.scheduled import kept_options, names_in, with_kept
 from steprule.schedules import checks
 from steprule.state.copying import own_copy
