@@ -189,8 +189,11 @@ def check_state(state_dict: Any) -> None:
         )
     for key in ("base_lrs", "_last_lr", "_current_lr"):
         lrs = state_dict.get(key)
-        is_list = isinstance(lrs, (list, tuple))
-        if lrs is not None and not (is_list and all(number_or_none(x) is not None for x in lrs)):
+        # A group of another library's may have none, as in torch.
+        is_list = isinstance(lrs, (list, tuple)) and all(
+            x is None or number_or_none(x) is not None for x in lrs
+        )
+        if lrs is not None and not is_list:
             raise TypeError(f"state_dict[{key!r}] must be a list of numbers, got {lrs!r:.80}")
     for key in ("last_epoch", "_step_count"):
         count = state_dict.get(key)
