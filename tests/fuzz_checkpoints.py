@@ -119,7 +119,7 @@ def _change(value: Any, chance: random.Random) -> None:
     holder, key = chance.choice(places)
     how = chance.randrange(6)
     if how == 0:
-        holder[key] = chance.choice(ODD)
+        holder[key] = copy.deepcopy(chance.choice(ODD))
     elif how == 1:
         del holder[key]
     elif how == 2:
