@@ -175,7 +175,13 @@ class SavedOptimizer(torch.optim.Optimizer):
             check_entry=self._check_loaded_entry,
             is_of_all=bool(self.state_keys),
         )
-        plan = LoadPlan(self.param_groups, state_dict, loader, strict=strict, rename=rename)
+        try:
+            plan = LoadPlan(self.param_groups, state_dict, loader, strict=strict, rename=rename)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError) as problem:
+            raise ValueError(
+                f"state_dict is none of a {type(self).__name__}: what is in it makes no sense "
+                f"({type(problem).__name__}: {problem})"
+            ) from problem
         for i, group in enumerate(plan.groups):
             unpacked = unpacked_schedules(group, f"loaded state dict, group {i}: ")
             self._check_loaded(unpacked, i)

@@ -85,7 +85,7 @@ def check_entry_kind(
         slot_name
         for slot_name, slot in rule.slots.items()
         if slot.shape_for(param.shape) is not None
-        and (slot.when is None or bool(saved_group.get(slot.when)))
+        and (slot.when is None or _is_on(saved_group.get(slot.when)))
         and not (slot.is_average and saved_group.get(DECAY) is None)
     ]
     if rule.counts_steps:
@@ -106,6 +106,13 @@ def check_entry_kind(
             f"the state dict is not one of {name}: the state of {label} has {_listed(present)}"
             f"{lacks}, {name} keeps {kept}{_says(likely)}"
         )
+
+
+def _is_on(value: Any) -> bool:
+    """Tell whether an option has a value that its slot is there for."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_meta and bool(value)
+    return bool(value)
 
 
 def _foreign_options(rule: Rule, saved_group: Mapping[str, Any]) -> set[str]:
