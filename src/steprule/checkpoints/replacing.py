@@ -46,7 +46,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with partial.open("x+b") as file:
             _lock(file)
             if mode is not None:
-                partial.chmod(mode)
+                with contextlib.suppress(OSError):  # a file system that has no modes
+                    partial.chmod(mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
