@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -95,7 +96,7 @@ def paired(
     return _paired_by_position(groups, saved, strict)
 
 
-def names_of(groups: Iterable[Mapping[str, Any]]) -> list[list[str]] | None:
+def _names_in(groups: Iterable[Mapping[str, Any]]) -> list[list[str]] | None:
     """Return the names of all parameters, or None if some have none."""
     found = [group.get("param_names") for group in groups]
     counts = [len(group["params"]) for group in groups]
@@ -111,7 +112,7 @@ def names_of(groups: Iterable[Mapping[str, Any]]) -> list[list[str]] | None:
 
 def _unique_names(groups: Sequence[Mapping[str, Any]]) -> list[list[str]] | None:
     """Return names that tell parameters apart, or None."""
-    names = names_of(groups)
+    names = _names_in(groups)
     if names is None:
         return None
     flat = [name for each in names for name in each]
@@ -119,7 +120,7 @@ def _unique_names(groups: Sequence[Mapping[str, Any]]) -> list[list[str]] | None
 
 
 def _renamed(saved: Sequence[Mapping[str, Any]], rename: Rename) -> list[list[str]]:
-    names = names_of(saved)
+    names = _names_in(saved)
     if names is None:
         raise ValueError(
             "rename: the state dict has no names of parameters. Names are saved by optimizers that "
@@ -130,7 +131,7 @@ def _renamed(saved: Sequence[Mapping[str, Any]], rename: Rename) -> list[list[st
         present = [name for each in names for name in each]
         unknown = rename.keys() - {*present}
         if unknown:
-            gone = _listed(map(repr, sorted(unknown)))
+            gone = _listed(sorted(map(repr, unknown)))
             raise ValueError(
                 f"rename: no parameter {gone} in the state dict; it has "
                 f"{_listed(map(repr, present))}"
@@ -146,7 +147,7 @@ def _renamed(saved: Sequence[Mapping[str, Any]], rename: Rename) -> list[list[st
     flat = [name for each in names for name in each]
     if not all(isinstance(name, str) for name in flat):
         raise TypeError("rename must return strings: names of parameters of this optimizer")
-    twice = sorted({name for name in flat if flat.count(name) > 1})
+    twice = sorted(name for name, count in Counter(flat).items() if count > 1)
     if twice:
         raise ValueError(f"rename: several saved parameters became {_listed(map(repr, twice))}")
     return names

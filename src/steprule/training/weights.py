@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -112,7 +112,7 @@ def _renamed(
     names = [new_name(key) for key in saved]
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"rename must return strings: names in {label}")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(
             f"rename: several saved entries of {label} became {', '.join(map(repr, twice))}"
