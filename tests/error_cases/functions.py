@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 import steprule
 from error_cases import values
-from error_cases.case import Case, nothing
+from error_cases.case import Case
 from error_cases.parameters import optimizer, param
 from steprule.schedules import constant
 
 ABOUT = "Functions around optimizers"
 
 
-class Call(NamedTuple):
-    where: str
-    argument: str
-    given: str
-    call: Callable[[Any], object]
-    error: type[Exception]
-    remedy: str
-    says: tuple[str, ...] = ()
-    subject: Callable[[], Any] = nothing
+bad_call = functools.partial(Case, ABOUT)
 
 
 def linear() -> torch.nn.Module:
@@ -48,7 +41,7 @@ def in_two() -> Any:
 
 COMBINE = "Pass optimizers of steprule that have a rule: combine(Muon(hidden), AdamW(others))."
 CALLS = (
-    Call(
+    bad_call(
         "combine",
         "optimizers",
         "none",
@@ -57,7 +50,7 @@ CALLS = (
         COMBINE,
         ("combine()", "optimizers"),
     ),
-    Call(
+    bad_call(
         "combine",
         "optimizers",
         "3",
@@ -66,7 +59,7 @@ CALLS = (
         COMBINE,
         ("optimizers", "int"),
     ),
-    Call(
+    bad_call(
         "combine",
         "optimizers",
         "torch.optim.SGD(...)",
@@ -75,7 +68,7 @@ CALLS = (
         "Take steprule's class of the same name: its arguments and checkpoints are torch's.",
         ("optimizers", "SGD", "torch's"),
     ),
-    Call(
+    bad_call(
         "combine",
         "optimizers",
         "LBFGS(...)",
@@ -84,7 +77,7 @@ CALLS = (
         "Step LBFGS by itself: it calls its closure several times a step.",
         ("optimizers", "LBFGS"),
     ),
-    Call(
+    bad_call(
         "combine",
         "optimizers",
         "of two engines",
@@ -95,7 +88,7 @@ CALLS = (
         "Give both the same engine, or leave it out.",
         ("engine", "'eager'", "'auto'"),
     ),
-    Call(
+    bad_call(
         "combine",
         "optimizers",
         "two classes of one name",
@@ -104,7 +97,7 @@ CALLS = (
         "Rename one of the classes: groups say by its name what updates them.",
         ("classes", "SGD"),
     ),
-    Call(
+    bad_call(
         "combine",
         "optimizers",
         "with a parameter in common",
@@ -113,7 +106,7 @@ CALLS = (
         "Give each parameter to one of them.",
         ("more than one parameter group", "index 0"),
     ),
-    Call(
+    bad_call(
         "combine",
         "shared",
         "lr=0.1",
@@ -122,7 +115,7 @@ CALLS = (
         "Give options to the optimizers themselves: only guards are for all.",
         ("combine()", "'lr'"),
     ),
-    Call(
+    bad_call(
         "combine",
         "shared",
         "clip_grad_norm='1'",
@@ -131,7 +124,7 @@ CALLS = (
         "Pass a number, or None for no clipping.",
         ("group 0", "clip_grad_norm", "'1'"),
     ),
-    Call(
+    bad_call(
         "step_in_backward",
         "model",
         "model.parameters()",
@@ -140,7 +133,7 @@ CALLS = (
         "Pass the module itself.",
         ("model", "generator"),
     ),
-    Call(
+    bad_call(
         "step_in_backward",
         "make_optimizer",
         "SGD(model.parameters())",
@@ -149,7 +142,7 @@ CALLS = (
         "Pass the class, or a function: lambda p: SGD(p, lr=0.1).",
         ("make_optimizer", "SGD"),
     ),
-    Call(
+    bad_call(
         "step_in_backward",
         "make_optimizer",
         "torch.optim.SGD",
@@ -158,7 +151,7 @@ CALLS = (
         "Take steprule's class of the same name.",
         ("optimizer of steprule", "SGD"),
     ),
-    Call(
+    bad_call(
         "step_in_backward",
         "make_optimizer",
         "with on_nonfinite='skip'",
@@ -169,7 +162,7 @@ CALLS = (
         "Leave the option out, or step as usual.",
         ("group 0", "on_nonfinite", "'skip'"),
     ),
-    Call(
+    bad_call(
         "accumulating",
         "optimizer",
         "3",
@@ -178,7 +171,7 @@ CALLS = (
         "Pass what step_in_backward() returned.",
         ("optimizer", "int"),
     ),
-    Call(
+    bad_call(
         "accumulating",
         "optimizer",
         "SGD(...)",
@@ -187,7 +180,7 @@ CALLS = (
         "Leave it out: gradients add up until step() anyway.",
         ("accumulating()", "step_in_backward"),
     ),
-    Call(
+    bad_call(
         "set_learning_rate",
         "optimizer",
         "3",
@@ -195,7 +188,7 @@ CALLS = (
         TypeError,
         "Pass the optimizer, and then the rate.",
     ),
-    Call(
+    bad_call(
         "set_learning_rate",
         "lr",
         "[0.1, 0.2] for one group",
@@ -205,7 +198,7 @@ CALLS = (
         ("learning rates", "2", "1"),
         optimizer,
     ),
-    Call(
+    bad_call(
         "set_learning_rate",
         "lr",
         "[[0.1]]",
@@ -215,7 +208,7 @@ CALLS = (
         ("group 0", "lr", "[0.1]"),
         optimizer,
     ),
-    Call(
+    bad_call(
         "set_learning_rate",
         "lr",
         "-1",
@@ -225,7 +218,7 @@ CALLS = (
         ("group 0", "lr", "-1"),
         optimizer,
     ),
-    Call(
+    bad_call(
         "set_learning_rate",
         "lr",
         "constant(0.1), for torch.optim.SGD",
@@ -238,8 +231,7 @@ CALLS = (
 
 
 def cases() -> Iterator[Case]:
-    for call in CALLS:
-        yield Case(ABOUT, *call)
+    yield from CALLS
     for bad in values.NUMBERS:
         if bad.text not in ("[0.5]",):
             yield Case(

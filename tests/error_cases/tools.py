@@ -8,13 +8,13 @@ import torch
 
 import steprule
 from error_cases.case import Case
-from error_cases.functions import ABOUT, Call
+from error_cases.functions import bad_call
 from steprule.formats.mini_floats import MiniFloat
 from steprule.formats.stochastic import StochasticFloat
 from steprule.schedules import constant
 
 CALLS = (
-    Call(
+    bad_call(
         "set_native_loops",
         "enabled",
         "'False'",
@@ -22,7 +22,7 @@ CALLS = (
         TypeError,
         "Pass True or False.",
     ),
-    Call(
+    bad_call(
         "register_state_format",
         "name",
         "'int8'",
@@ -31,7 +31,7 @@ CALLS = (
         "Choose a name that is not taken.",
         ("'int8'", "known"),
     ),
-    Call(
+    bad_call(
         "register_state_format",
         "signed",
         "a column of bfloat16 alone",
@@ -40,7 +40,7 @@ CALLS = (
         "Give the format a column of its own, or a dtype that is not floating.",
         ("'half'", "bfloat16"),
     ),
-    Call(
+    bad_call(
         "register_state_format",
         "unsigned",
         "a column of bfloat16 alone",
@@ -53,7 +53,7 @@ CALLS = (
         "Give the format a column of its own, or a dtype that is not floating.",
         ("'half'", "bfloat16"),
     ),
-    Call(
+    bad_call(
         "warm",
         "optimizers",
         "'adamm'",
@@ -62,7 +62,7 @@ CALLS = (
         "Pass a name that the message lists, or a class.",
         ("optimizer", "'adamm'", "'adam'"),
     ),
-    Call(
+    bad_call(
         "warm",
         "optimizers",
         "3",
@@ -71,7 +71,7 @@ CALLS = (
         "Pass names or classes.",
         ("optimizer", "3"),
     ),
-    Call(
+    bad_call(
         "warm",
         "dtypes",
         "'float32'",
@@ -79,7 +79,7 @@ CALLS = (
         TypeError,
         "Pass a list: dtypes=['float32'].",
     ),
-    Call(
+    bad_call(
         "warm",
         "dtypes",
         "['int8']",
@@ -88,7 +88,7 @@ CALLS = (
         "Pass dtypes that the message lists.",
         ("dtype", "'int8'"),
     ),
-    Call(
+    bad_call(
         "warm",
         "target",
         "'gpu'",
@@ -96,7 +96,7 @@ CALLS = (
         ValueError,
         "Name the card's compute capability: 'cuda:90'.",
     ),
-    Call(
+    bad_call(
         "warm",
         "target",
         "90",
@@ -104,7 +104,7 @@ CALLS = (
         TypeError,
         "Name the card's compute capability: 'cuda:90'.",
     ),
-    Call(
+    bad_call(
         "warm",
         "options",
         "rho=1",
@@ -113,7 +113,7 @@ CALLS = (
         "Pass options that each of the optimizers has.",
         ("option", "'rho'"),
     ),
-    Call(
+    bad_call(
         "warm",
         "options",
         "lr='fast'",
@@ -122,7 +122,7 @@ CALLS = (
         "Pass a number.",
         ("lr", "'fast'"),
     ),
-    Call(
+    bad_call(
         "plot_schedule",
         "scheduler_or_schedule",
         "3",
@@ -131,7 +131,7 @@ CALLS = (
         "Pass a schedule or a scheduler; for a number, constant(0.1).",
         ("schedule", "3"),
     ),
-    Call(
+    bad_call(
         "plot_schedule",
         "steps",
         "'90'",
@@ -139,7 +139,7 @@ CALLS = (
         TypeError,
         "Pass a whole number.",
     ),
-    Call(
+    bad_call(
         "plot_schedule",
         "steps",
         "0",
@@ -151,5 +151,4 @@ CALLS = (
 
 
 def cases() -> Iterator[Case]:
-    for call in CALLS:
-        yield Case(ABOUT, *call)
+    yield from CALLS

@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.guards.tensors import TensorGuard
 from steprule.engines.stages import Stages
+from steprule.formats.floating import tells_address
 from steprule.language.form import Form
 
 # How often in a row gradients of another kind than before are learned anew.
@@ -164,8 +165,7 @@ def _holds(names: frozenset[str], place: tuple[dict[str, Any], int, int, str]) -
 
 def _is_in_memory(value: Any) -> bool:
     """Tell whether something is a plain tensor with elements: their address is not 0."""
-    is_plain = type(value) in (Tensor, Parameter) and value.layout is torch.strided
-    return is_plain and not value.is_meta and value.numel() > 0 and value.data_ptr() != 0
+    return tells_address(value) and value.data_ptr() != 0
 
 
 def _kind_of(tensor: Tensor) -> tuple[Any, ...]:

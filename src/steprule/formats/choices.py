@@ -192,14 +192,13 @@ def check_storing(storing: StoringOptions, options: Mapping[str, Any], where: st
         TypeError: a number that is no integer.
     """
     names = state_format_names()
-    chosen: dict[str, tuple[str | None, tuple[str | None, ...]]] = {
-        "state_format": (storing.state_format, names),
-        "param_rounding": (storing.param_rounding, ROUNDINGS),
-        "ema_format": (options.get("ema_format", "float32"), names),
-    }
-    for option, (word, known) in chosen.items():
+    for option, word, known in (
+        ("state_format", storing.state_format, names),
+        ("param_rounding", storing.param_rounding, ROUNDINGS),
+        ("ema_format", options.get("ema_format", STORING["ema_format"]), names),
+    ):
         if word not in known:
-            words = ", ".join(repr(x) for x in known if x is not None)
+            words = ", ".join(map(repr, known))
             raise ValueError(f"{where}{option} must be one of {words}, got {word!r}")
     for name in ("state_format_min_size", "rounding_seed"):
         number = getattr(storing, name)

@@ -87,6 +87,15 @@ def has_memory(tensor: Tensor) -> bool:
 
     Only plain tensors are asked; those of other kinds say themselves what they do without memory.
     """
-    if type(tensor) not in (Tensor, Parameter) or tensor.layout is not torch.strided:
-        return True
-    return tensor.is_meta or not tensor.numel() or tensor.data_ptr() != 0 or tensor._is_zerotensor()
+    return not tells_address(tensor) or tensor.data_ptr() != 0 or tensor._is_zerotensor()
+
+
+def tells_address(value: object) -> bool:
+    """Tell whether something is a plain tensor with elements, whose address is that of memory."""
+    return (
+        type(value) in (Tensor, Parameter)
+        and isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not value.is_meta
+        and value.numel() > 0
+    )

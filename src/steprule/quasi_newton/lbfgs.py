@@ -17,7 +17,6 @@ from steprule.quasi_newton.iterate import Iterations
 from steprule.quasi_newton.memory import (
     Memory,
     Written,
-    detached_state,
     empty_memory,
     from_state,
     to_state,
@@ -32,7 +31,7 @@ from steprule.quasi_newton.options import (
 )
 from steprule.quasi_newton.result import Result
 from steprule.quasi_newton.space import Space
-from steprule.state.copying import moved
+from steprule.state.copying import moved, own_copy
 
 CLOSURE_EXAMPLE = """LBFGS evaluates the loss several times a step and needs a closure:
     def closure():
@@ -258,13 +257,13 @@ class LBFGS(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state in torch's form, with tensors of its own: later steps leave it alone."""
         packed = super().state_dict()
-        packed["state"] = {key: detached_state(entry) for key, entry in packed["state"].items()}
+        packed["state"] = {key: own_copy(entry) for key, entry in packed["state"].items()}
         return packed
 
     def _loaded_entry(self, param: Tensor, entry: Any, flags: Mapping[str, Any]) -> Any:
         # Cast to the first parameter's dtype, as other optimizers' state is, the history of a
         # problem of several dtypes would be rounded.
-        return moved(detached_state(entry), param.device)
+        return moved(own_copy(entry), param.device)
 
     def _problem(self) -> tuple[Options, Layout]:
         layout = Layout.of([group["params"] for group in self.param_groups])

@@ -144,17 +144,6 @@ def from_state(state: Mapping[str, Any], layout: Layout, options: Options) -> Me
     return memory
 
 
-def detached_state(value: Any) -> Any:
-    """State with tensors of its own, for a state dict that later steps leave alone."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {key: detached_state(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [detached_state(item) for item in value]
-    return value
-
-
 def _is_fresh(state: Mapping[str, Any]) -> bool:
     """Tell whether our own keys belong to these pairs: torch may have gone on without them."""
     curvature = state.get("sy")

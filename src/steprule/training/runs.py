@@ -145,7 +145,9 @@ def load_training(
             rename, [saved for _, saved in (*models.values(), *optimizers.values())]
         )
         weights = {
-            label: checked_weights(each, _state_of(saved), saved, label, strict, new_name)
+            label: checked_weights(
+                each, _state_of(saved), saved.get("versions"), label, strict, new_name
+            )
             for label, (each, saved) in models.items()
         }
         plans = {

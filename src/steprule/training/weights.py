@@ -33,7 +33,7 @@ class Weights:
 def checked_weights(
     model: Any,
     saved: Mapping[str, Any],
-    part: Mapping[str, Any],
+    versions: Any,
     label: str,
     strict: bool,
     new_name: Callable[[str], str] | None,
@@ -43,7 +43,7 @@ def checked_weights(
     Args:
         model: the model.
         saved: its state dict.
-        part: what else was saved of it: ``versions``, as torch's modules know them.
+        versions: of its modules, as torch keeps them beside a state dict.
         label: its name in messages.
         strict: whether what can't be loaded is an error.
         new_name: what is called otherwise now.
@@ -80,7 +80,6 @@ def checked_weights(
         for key, value in state.items()
         if renames_itself or (key in own and key not in reshaped)
     )
-    versions = part.get("versions")
     if isinstance(versions, dict):
         fits._metadata = versions  # type: ignore[attr-defined]
     return Weights(fits, report, renames_itself)
