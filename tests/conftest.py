@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from processes import ended_at_exit
 
 from steprule.engines.native import loops
 
@@ -26,3 +27,10 @@ def native_loops() -> Iterator[None]:
     loops._is_enabled = True
     yield
     loops._is_enabled = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes() -> Iterator[None]:
+    """Ends the processes that tests of many ranks have started."""
+    with ended_at_exit():
+        yield

@@ -17,7 +17,14 @@ ROOT = Path(steprule.__file__).parent
 
 # The rooms from the ground up: each imports from itself and from those before it alone.
 FLOORS = (
-    ("schedules", "drop_in", "ops.py", "language/names.py", "language/rule.py"),
+    (
+        "schedules",
+        "drop_in",
+        "ops.py",
+        "distributed",
+        "language/names.py",
+        "language/rule.py",
+    ),
     ("language", "matrix_ops"),
     ("formats",),
     ("engines", "state", "checkpoints"),

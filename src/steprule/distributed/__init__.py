@@ -1,0 +1,1 @@
+"""Many processes: what each has of a sharded tensor, and what they tell each other in a step."""
