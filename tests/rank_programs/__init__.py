@@ -1,0 +1,1 @@
+"""What the ranks of ``processes.py`` are told to do: modules that need no pytest."""
