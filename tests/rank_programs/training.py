@@ -75,6 +75,25 @@ TWO_RANKS: dict[str, list[Laid]] = {
         ((6, 4), "world", (COLUMNS,)),
     ],
 }
+#: Rows of whole blocks of 128 elements, which no shard cuts.
+IN_BLOCKS: dict[str, list[Laid]] = {
+    "blocks": [
+        ((8, 256), "world", (ROWS,)),
+        ((4, 128), "world", (ROWS,)),
+        ((40, 128), "world", (ROWS,)),  # large as a whole, its shards are small
+    ],
+    "blocks, uneven and empty": [
+        ((7, 256), "world", (ROWS,)),
+        ((3, 384), "world", (ROWS,)),
+        ((1, 128), "world", (ROWS,)),
+    ],
+    "blocks, tensor parallel": [
+        ((4, 512), "world", (COLUMNS,)),
+        ((6, 384), "world", (COLUMNS,)),
+        ((8, 128), "world", (ROWS,)),
+        ((128,), "world", (WHOLE,)),
+    ],
+}
 #: Over four, on a mesh of two by two.
 FOUR_RANKS: dict[str, list[Laid]] = {
     "grid": [
@@ -97,7 +116,7 @@ FOUR_RANKS: dict[str, list[Laid]] = {
 
 def layouts(world: int) -> dict[str, list[Laid]]:
     """The layouts for so many ranks."""
-    return TWO_RANKS if world == 2 else FOUR_RANKS
+    return TWO_RANKS | IN_BLOCKS if world == 2 else FOUR_RANKS
 
 
 _MESHES: dict[str, DeviceMesh] = {}
