@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -25,6 +26,18 @@ def dtensor_class() -> type[DTensor] | None:
 def is_dtensor(value: object) -> TypeGuard[DTensor]:
     """Tell whether something is a ``DTensor`` (not a subclass, which may mean something else)."""
     return type(value) is not Tensor and type(value) is dtensor_class()
+
+
+def is_sharded(value: object) -> TypeGuard[DTensor]:
+    """Tell whether something is a ``DTensor`` of which each process has a plain part, or all.
+
+    Not one whose parts must still be added up, or are of a class of their own.
+    """
+    return (
+        is_dtensor(value)
+        and type(value._local_tensor) in (Tensor, Parameter)
+        and not any(placement.is_partial() for placement in value.placements)
+    )
 
 
 def local_of(tensor: Tensor) -> Tensor:
@@ -66,25 +79,109 @@ def wrapped(local: Tensor, like: DTensor, shape: Sequence[int] | None = None) ->
     """
     from torch.distributed.tensor import DTensor, Replicate
 
-    whole = like.shape if shape is None else tuple(shape)
+    whole = like.shape if shape is None else torch.Size(shape)
     placements = [
-        Replicate()
-        if isinstance(dim := getattr(placement, "dim", None), int)
-        and whole[dim] == 1
-        and like.shape[dim] != 1
-        else placement
+        Replicate() if _is_collapsed(getattr(placement, "dim", None), whole, like) else placement
         for placement in like.placements
     ]
-    stride, product = [], 1
-    for size in reversed(whole):
-        stride.append(product)
-        product *= max(size, 1)
+    stride = like.stride() if shape is None else _strides(whole)
     found: DTensor = DTensor.from_local(
-        local,
-        like.device_mesh,
-        placements,
-        run_check=False,
-        shape=like.shape if shape is None else torch.Size(whole),
-        stride=like.stride() if shape is None else tuple(reversed(stride)),
+        local, like.device_mesh, placements, run_check=False, shape=whole, stride=stride
     )
     return found
+
+
+def spreads_alike(tensor: Tensor, param: Tensor) -> bool:
+    """Tell whether an array is spread as the sharded parameter that it belongs to is.
+
+    Along a dimension of which it has one element, where the parameter has more, it is whole.
+    """
+    if not is_sharded(tensor) or not is_sharded(param):
+        return False
+    return tensor.device_mesh == param.device_mesh and all(
+        own == placement
+        or (
+            own.is_replicate()
+            and _is_collapsed(getattr(placement, "dim", None), tensor.shape, param)
+        )
+        for own, placement in zip(tensor.placements, param.placements, strict=True)
+    )
+
+
+def _is_collapsed(dim: int | None, shape: torch.Size, like: Tensor) -> bool:
+    return dim is not None and shape[dim] == 1 and like.shape[dim] != 1
+
+
+def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of a tensor in the order of its axes."""
+    strides, product = [], 1
+    for size in reversed(shape):
+        strides.append(product)
+        product *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def local_shape(shape: Sequence[int], param: Tensor) -> torch.Size:
+    """Return the shape of what this process has of an array that belongs to a parameter.
+
+    Args:
+        shape: the whole array's: the parameter's, or one that is shorter along some dimensions.
+        param: plain or sharded.
+    """
+    if not is_sharded(param) or len(shape) != param.ndim:
+        return torch.Size(shape)
+    sizes = zip(shape, param.shape, local_of(param).shape, strict=True)
+    return torch.Size(own if size == whole else size for size, whole, own in sizes)
+
+
+class Shard:
+    """What this process has of one of an optimizer's parameters, which is sharded.
+
+    Args:
+        owner: the parameter, such that :func:`is_sharded`.
+        number: which one it is among the optimizer's parameters that are sharded, the same on
+            every rank.
+
+    Attributes:
+        local: the plain tensor that is here.
+        groups: the process groups over whose ranks its elements are spread; none if each has all.
+    """
+
+    def __init__(self, owner: DTensor, number: int) -> None:
+        self.owner, self.number = owner, number
+        self.local: Tensor = owner._local_tensor
+        self.groups = groups_of(owner)
+        self._spec = owner._spec
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What is here of its gradient; None if it has none.
+
+        A gradient that is spread otherwise than the parameter is first spread alike, to which every
+        rank must come.
+        """
+        grad = self.owner.grad
+        return None if grad is None else self.part_of(grad)
+
+    def part_of(self, grad: Tensor) -> Tensor:
+        """Return what is here of a tensor that belongs to the parameter."""
+        if not is_dtensor(grad):
+            return grad
+        if grad._spec is not self._spec and self._is_spread_otherwise(grad):
+            with torch.no_grad():
+                grad = grad.redistribute(self.owner.device_mesh, self.owner.placements)
+        return local_of(grad)
+
+    def _is_spread_otherwise(self, tensor: DTensor) -> bool:
+        owner = self.owner
+        return tensor.placements != owner.placements or tensor.device_mesh != owner.device_mesh
+
+    def holds(self) -> bool:
+        """Tell whether the parameter has this very part, and is spread as it was."""
+        return self.owner._local_tensor is self.local and self.owner._spec is self._spec
+
+
+def shards_of(params: Sequence[Tensor]) -> dict[Tensor, Shard]:
+    """Return what this process has of those parameters that are sharded."""
+    sharded = [param for param in params if is_sharded(param)]
+    return {param: Shard(param, number) for number, param in enumerate(sharded)}

@@ -6,8 +6,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
+from steprule.distributed.regions import Region
+from steprule.distributed.shards import Shard
 from steprule.formats.storage import Storage
 from steprule.language.form import Form
 
@@ -19,7 +22,10 @@ NO_STORAGE = Storage((), ())
 
 @dataclass(slots=True)
 class Leaf:
-    """One parameter with a gradient: where it stands, and what updates it."""
+    """One parameter with a gradient: where it stands, and what updates it.
+
+    Of a sharded parameter, ``param``, ``grad`` and ``state`` are what this process has.
+    """
 
     param: Tensor
     grad: Tensor
@@ -30,6 +36,29 @@ class Leaf:
     label: str  # how messages name it
     storage: Storage = NO_STORAGE  # of the parameter and its arrays, once there is all state
     random_key: int = 0  # what random bits know it by
+    shard: Shard | None = None  # if it is of a sharded parameter
+    entry: dict[str, Any] | None = None  # the entry in `optimizer.state`, if it is sharded
+    region: Region | None = None  # which elements are here, if it is sharded
+
+    @property
+    def owner(self) -> Tensor:
+        """The parameter as the optimizer has it."""
+        return self.param if self.shard is None else self.shard.owner
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the whole parameter."""
+        return self.owner.shape
+
+    @property
+    def elements(self) -> int:
+        """How many real numbers the whole parameter has."""
+        return self.owner.numel() * (2 if self.param.is_complex() else 1)
+
+    @property
+    def number(self) -> int:
+        """Which it is among sharded parameters whose sums processes share; -1 for any other."""
+        return -1 if self.shard is None or not self.shard.groups else self.shard.number
 
 
 class UnavailableError(RuntimeError):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from steprule.engines.engine import Leaf, Numbers
+from steprule.engines.guards.shards import shard_guard_of
 from steprule.engines.guards.tensors import TensorGuard
 from steprule.engines.stages import Stages
 from steprule.formats.floating import tells_address
@@ -49,7 +50,12 @@ class LeafRunner:
         self._update, self._in_stages = update, in_stages
         self._params = tuple(leaf.param for leaf in leaves)
         self._places = [(leaf.state, leaf.group, leaf.position, leaf.label) for leaf in leaves]
-        self._stored = [(leaf.storage, leaf.random_key) for leaf in leaves]
+        self._stored = [
+            (leaf.storage, leaf.random_key, leaf.shard, leaf.entry, leaf.region) for leaf in leaves
+        ]
+        # What has the gradient: the parameter, or what knows of its part here.
+        self._owners = tuple(leaf.shard or leaf.param for leaf in leaves)
+        self._shard_guard = shard_guard_of(leaves)
         self._is_first = [leaf.is_first for leaf in leaves]
         self._slots = [frozenset(leaf.state) for leaf in leaves]
         self._kinds = [(_kind_of(leaf.param), _kind_of(leaf.grad)) for leaf in leaves]
@@ -81,7 +87,9 @@ class LeafRunner:
         self.let_go()
         if not all(map(_holds, self._slots, self._places)):
             return False
-        grads: list[Any] = [param.grad for param in self._params]
+        if self._shard_guard is not None and not self._shard_guard.holds():
+            return False
+        grads: list[Any] = [owner.grad for owner in self._owners]
         if self._guard is not None and self._guard.holds((*self._params, *grads)):
             self._tries = TRIES
         elif not self._look_at_each(grads):
@@ -123,7 +131,7 @@ class LeafRunner:
     def _taken_grads(self) -> list[Any]:
         """Return what was collected; what is there now if another thread's step let go of it."""
         grads = self._grads
-        return [param.grad for param in self._params] if grads is None else grads
+        return [owner.grad for owner in self._owners] if grads is None else grads
 
     def update_leaves(self, grads: Sequence[Any]) -> None:
         """Update the leaves that have a gradient, by the function."""

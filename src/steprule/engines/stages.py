@@ -1,8 +1,9 @@
 """Updates in stages: a rule with sums over several parameters waits for what others add to them.
 
 A runner of such a rule gives a generator in place of one call: it yields what its leaves add to the
-reductions that it has come to, is sent the totals, and goes on. Who runs it adds up what all
-runners yield (``planning/staged_run.py``): the one place where parameters, and one day ranks, meet.
+reductions that it has come to (those of one level at a time: none depends on another), is sent the
+totals, and goes on. Who runs it adds up what all runners yield, and all ranks where parameters are
+sharded (``planning/staged_run.py``): the one place where parameters and ranks meet.
 """
 
 from __future__ import annotations
@@ -20,21 +21,25 @@ class Share:
     """What some leaves add to one reduction.
 
     Attributes:
-        key: which one, among ``Recording.shared_reductions``.
+        key: which one, as in ``Recording.shared_keys``.
         values: of each leaf that has a gradient: a float64 number, or a tensor of one; or a tensor
             of them all, which are of one group then.
         groups: each leaf's group.
-        elements: how many numbers each leaf has.
+        elements: how many numbers each leaf has; of a sharded one, in all processes.
+        numbers: of each leaf, which it is among the optimizer's sharded parameters; -1 for one
+            that this process has whole.
     """
 
     key: int
     values: Sequence[Any] | Tensor
     groups: Sequence[int]
     elements: Sequence[int]
+    numbers: Sequence[int]
 
 
-# For each key, the total for each group.
-Totals: TypeAlias = Mapping[int, Mapping[int, Any]]
+# For each key, the total for each group; of a sum over the shards of one parameter, for each number
+# among the sharded parameters.
+Totals: TypeAlias = Mapping[int, Any]
 Stages: TypeAlias = Generator[Sequence[Share], Totals, None]
 
 

@@ -17,11 +17,12 @@ class TensorVocabulary(threading.local):
 
     ``dtype`` is that of the computation under way on this thread: a choice between two plain
     numbers needs it (torch would take its default dtype). ``ask`` turns what one parameter adds to
-    a reduction over several (and its number of elements) into their total.
+    a reduction over several into their total; if it ``is_sharded``, to any reduction.
     """
 
     dtype = torch.float32
-    ask: Callable[[Tensor, int], Any] | None = None
+    ask: Callable[[Tensor], Any] | None = None
+    is_sharded = False
     sqrt = staticmethod(torch.sqrt)
     exp = staticmethod(torch.exp)
     expm1 = staticmethod(torch.expm1)
@@ -59,14 +60,14 @@ class TensorVocabulary(threading.local):
         """Return the sum in float64."""
         if axis is not None:
             return x.sum(dim=axis, keepdim=True)
-        return self._shared(x.sum(dtype=wide_dtype(x)), x, over)
+        return self._shared(x.sum(dtype=wide_dtype(x)), over)
 
     def mean_of(self, x: Tensor, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
         """Return the mean in float64; 0 of nothing."""
         if axis is not None:
             return self.sum_of(x, over, axis) / max(x.shape[axis], 1)
         total = x.sum(dtype=wide_dtype(x))
-        return total / max(x.numel(), 1) if over == "param" else self._shared(total, x, over)
+        return self._shared(total, over) if self._is_shared(over) else total / max(x.numel(), 1)
 
     def max_of(self, x: Tensor, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
         """Return the largest absolute value in float64; 0 of nothing."""
@@ -76,11 +77,11 @@ class TensorVocabulary(threading.local):
                 wide = torch.nn.functional.pad(wide, (0, 1) if axis == -1 else (0, 0, 0, 1))
             return wide.amax(dim=axis, keepdim=True)
         largest = (wide.amax() if x.numel() else wide.sum()).to(wide_dtype(x))
-        return self._shared(largest, x, over)
+        return self._shared(largest, over)
 
     def norm_of(self, x: Tensor, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
         """Return the 2-norm in float64."""
-        if over != "param" or axis is not None:
+        if self._is_shared(over) or axis is not None:
             return torch.sqrt(self.dot_of(x, x, over, axis))
         number = x.to(wide_dtype(x)) if x.dtype is torch.bool else x
         norm: Tensor = torch.linalg.vector_norm(number, dtype=wide_dtype(x))
@@ -93,17 +94,20 @@ class TensorVocabulary(threading.local):
         like = x if isinstance(x, Tensor) else y
         wide = wide_dtype(like)
         x, y = (t.to(wide) if isinstance(t, Tensor) else t for t in (x, y))
-        return self._shared(torch.as_tensor(x * y).sum(), like, over)
+        return self._shared(torch.as_tensor(x * y).sum(), over)
 
-    def _shared(self, own: Tensor, x: Tensor, over: ops.Over) -> Any:
-        """Return a reduction of one parameter as what several have in common."""
-        if over == "param":
+    def _is_shared(self, over: ops.Over) -> bool:
+        return over != "param" or self.is_sharded
+
+    def _shared(self, own: Tensor, over: ops.Over) -> Any:
+        """Return a reduction of one parameter as what several have in common, or processes."""
+        if not self._is_shared(over):
             return own
         if self.ask is None:
             raise TypeError(
                 f"over={over!r} is for rules on elements: this one works on whole tensors"
             )
-        return self.ask(own, x.numel())
+        return self.ask(own)
 
     def _tensors(self, a: Any, b: Any) -> list[Tensor]:
         """Return both as tensors of numbers: truth values are 1 or 0."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.distributed.shards import is_dtensor, is_sharded
 from steprule.formats import Column, Format
 from steprule.formats.floating import FLOATING, compute_dtype
 from steprule.formats.kahan import KahanFormat
@@ -221,10 +222,11 @@ def check_param(storing: StoringOptions, param: Tensor, label: str) -> None:
     Raises:
         ValueError: naming it, and what it can have.
     """
-    if type(param).__name__ == "DTensor" and not storing.is_plain:
+    if is_dtensor(param) and not is_sharded(param) and not storing.is_plain:
         raise ValueError(
             f"state_format={storing.state_format!r} and param_rounding={storing.param_rounding!r} "
-            f"know nothing of shards yet, but {label} is a DTensor: take 'param' and 'nearest'"
+            f"need plain numbers, but what is here of {label} is of a class of its own, or still "
+            "to be added up over ranks: take 'param' and 'nearest'"
         )
     for name in ("state_format", "ema_format"):
         word = getattr(storing, name)
@@ -281,4 +283,26 @@ def slot_format(
     is_small = param.numel() < storing.state_format_min_size
     if is_precise or is_small or (is_average and word == "float32"):
         return FLOATING[compute_dtype(param)]
-    return state.signed if is_signed else state.unsigned
+    chosen = state.signed if is_signed else state.unsigned
+    return chosen if _can_be_sharded(chosen, param) else FLOATING[compute_dtype(param)]
+
+
+def _can_be_sharded(storage: Format, param: Tensor) -> bool:
+    """Tell whether a format can store what belongs to a parameter: shards are whole blocks.
+
+    So they are, for any number of ranks, where a parameter is sharded along its first dimensions
+    and what the others have is whole blocks.
+    """
+    most = max(column.elements for column in storage.columns)
+    if most == 1 or not is_sharded(param):
+        return True
+    last = param.ndim - 1
+    cuts = {dim for p in param.placements if isinstance(dim := getattr(p, "dim", None), int)}
+    if not cuts:
+        return True
+    if param.ndim > 1 and cuts <= {0} and param.shape[1:].numel() % most == 0:
+        return True
+    ways = 1
+    for axis, placement in enumerate(param.placements):
+        ways *= param.device_mesh.size(axis) if getattr(placement, "dim", None) == last else 1
+    return param.ndim > 1 and param.shape[last] % (ways * most) == 0

@@ -17,6 +17,8 @@ import zlib
 import torch
 from torch import Tensor
 
+from steprule.distributed.regions import Region
+
 _WEYL = 0x9E3779B9
 _MULTIPLIER = 0x846CA68B
 _MASK = 0xFFFFFFFF
@@ -48,15 +50,40 @@ def mixed(key: int, number: int = 0) -> int:
     return x ^ x >> 16
 
 
-def random_words(key: int, shape: torch.Size, device: torch.device) -> Tensor:
-    """Return the random bits of the elements of a tensor, as int32: the upper ones are good."""
+def random_words(
+    key: int, shape: torch.Size, device: torch.device, region: Region | None = None
+) -> Tensor:
+    """Return the random bits of the elements of a tensor, as int32: the upper ones are good.
+
+    Args:
+        key: of the array.
+        shape: of the tensor.
+        device: where the bits are to be.
+        region: which elements of a larger whole the tensor has; None for all.
+    """
     count = shape.numel()
+    if region is not None:
+        return _words_of(key, region.numbers(count, device)).view(shape)
     parts = []
     for start in range(0, max(count, 1), _SPAN):
         index = torch.arange(min(_SPAN, count - start), device=device).to(torch.int32)
-        x = index.mul_(signed(_WEYL)).add_(signed(mixed(key, start // _SPAN)))
-        parts.append(x.bitwise_xor_(shifted_right(x, 15)).mul_(signed(_MULTIPLIER)))
+        parts.append(_hashed(index.mul_(signed(_WEYL)).add_(signed(mixed(key, start // _SPAN)))))
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(shape)
+
+
+def _words_of(key: int, numbers: Tensor) -> Tensor:
+    """Return the random bits of the elements with these numbers, int64."""
+    words = numbers.to(torch.int32).mul_(signed(_WEYL))  # of a number, the lower 32 bits
+    if numbers.numel():
+        first, last = (int(edge) // _SPAN for edge in (numbers[0], numbers[-1]))
+        for span in range(first, last + 1):
+            of_span = numbers.div(_SPAN, rounding_mode="floor") == span if last > first else ...
+            words[of_span] += signed(mixed(key, span))
+    return _hashed(words)
+
+
+def _hashed(x: Tensor) -> Tensor:
+    return x.bitwise_xor_(shifted_right(x, 15)).mul_(signed(_MULTIPLIER))
 
 
 def shifted_right(words: Tensor, by: int) -> Tensor:

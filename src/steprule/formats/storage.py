@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from steprule.distributed.regions import Region
 from steprule.formats import BlockFormat, ElementFormat, Format
 from steprule.formats.floating import FloatingFormat
 from steprule.formats.random_bits import array_key, random_words
@@ -72,7 +73,7 @@ class Storage:
     def columns(self, name: str, param: Tensor, state: Mapping[str, Any]) -> list[Tensor]:
         """Return the tensors that hold an array."""
         found = [state[key] for key in self._keys_of(name)]
-        return [param, *found] if name == "param" else found
+        return as_stored(self[name], [param, *found] if name == "param" else found)
 
     def read(
         self, name: str, param: Tensor, state: Mapping[str, Any], compute: torch.dtype
@@ -81,12 +82,19 @@ class Storage:
         return self[name].read(self.columns(name, param, state), compute, param.shape)
 
     def write(
-        self, name: str, param: Tensor, state: Mapping[str, Any], value: Tensor, key: int
+        self,
+        name: str,
+        param: Tensor,
+        state: Mapping[str, Any],
+        value: Tensor,
+        key: int,
+        region: Region | None = None,
     ) -> None:
         """Store an array's numbers, of an update that is not yet counted.
 
         Args:
             key: of the parameter, for random bits.
+            region: which elements these are of a parameter that is sharded.
         """
         storage = self[name]
         words = None
@@ -94,8 +102,16 @@ class Storage:
             assert self.count is not None
             step = int(state[self.count]) + 1
             number = self.numbers[list(self._by_name).index(name)]
-            words = random_words(array_key(key, step, number), value.shape, value.device)
+            words = random_words(array_key(key, step, number), value.shape, value.device, region)
         storage.write(self.columns(name, param, state), value, words)
+
+
+def as_stored(storage: Format, columns: Sequence[Tensor]) -> list[Tensor]:
+    """Return an array's columns as its format knows them: of shared items in one axis."""
+    return [
+        tensor if column.elements == 1 or tensor.ndim == 1 else tensor.reshape(-1)
+        for column, tensor in zip(storage.columns, columns, strict=True)
+    ]
 
 
 @functools.cache

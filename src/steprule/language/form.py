@@ -26,6 +26,9 @@ class Form:
 
     Of a step that a gradient scaler takes, gradients are ``is_scaled``, divided by the number
     ``grad_scale``; and such a step ``may_be_called_off`` by a number on the device.
+
+    Of a parameter that ``is_sharded`` over processes, sums over its elements are shared by those
+    that have a part of it.
     """
 
     rule: Rule
@@ -38,6 +41,7 @@ class Form:
     clips_value: bool = False
     is_scaled: bool = False
     may_be_called_off: bool = False
+    is_sharded: bool = False
 
     def __hash__(self) -> int:
         return hash((self.rule.name, self.flags, self.present_slots, self.maximize, self.decay))
@@ -72,6 +76,10 @@ class Form:
     def of_shape(self, shape: Sequence[int]) -> Form:
         """Return the form that a parameter of this shape takes: slots may depend on it."""
         return _of_axes(self, len(shape))
+
+    def over_shards(self) -> Form:
+        """Return the form that a parameter takes of which each process has a part."""
+        return _over_shards(self)
 
     @functools.cached_property
     def scalar_slots(self) -> tuple[str, ...]:
@@ -140,6 +148,12 @@ def _of_axes(form: Form, axes: int) -> Form:
 
 
 @functools.cache
+def _over_shards(form: Form) -> Form:
+    has_sums = form.rule.is_recorded and form.recording().has_reductions
+    return replace(form, is_sharded=True) if has_sums else form
+
+
+@functools.cache
 def _recording(form: Form) -> Recording:
     return record(
         form,
@@ -152,6 +166,7 @@ def _recording(form: Form) -> Recording:
         flags={},
         scalar_slots=form.scalar_slots,
         each=form.each_slots,
+        is_sharded=form.is_sharded,
     )
 
 

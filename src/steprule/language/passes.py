@@ -63,6 +63,19 @@ def passes_of(recording: Recording) -> tuple[Pass, ...]:
     return tuple(passes)
 
 
+def shared_levels_of(recording: Recording) -> tuple[tuple[Operation, ...], ...]:
+    """Return the reductions over several parameters or processes, those together that can be.
+
+    None of those that come together depends on another.
+    """
+    levels = levels_of(recording)
+    shared = recording.shared_reductions
+    return tuple(
+        tuple(x for x in shared if levels[x.result] == level)
+        for level in sorted({levels[x.result] for x in shared})
+    )
+
+
 def update_operations(recording: Recording) -> tuple[Operation, ...]:
     """Return the array operations of the last pass: those that the outputs are made by."""
     return operations_for(recording, recording.outputs.values())

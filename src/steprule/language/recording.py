@@ -47,13 +47,13 @@ class Operation:
     result: Value
     name: str
     operands: tuple[Value | float, ...]
-    over: ops.Over = "param"
+    over: ops.Over | Literal["shards"] = "param"
     settings: tuple[Any, ...] = ()
     axis: ops.Axis = None
 
     @property
     def is_shared(self) -> bool:
-        """Whether it is a reduction whose result several parameters have in common."""
+        """Whether it is a reduction to which several parameters, or processes, add."""
         return self.over != "param"
 
 
@@ -87,13 +87,19 @@ class Recording:
 
     @functools.cached_property
     def shared_reductions(self) -> tuple[Operation, ...]:
-        """Those over several parameters, in the order in which the rule has them."""
+        """Those over several parameters or processes, in the order in which the rule has them."""
         return tuple(x for x in self.tensor_operations if x.is_shared)
 
     @functools.cached_property
     def shared_keys(self) -> dict[Value, int]:
-        """Where among :attr:`shared_reductions` each result is."""
-        return {x.result: key for key, x in enumerate(self.shared_reductions)}
+        """A number for each of :attr:`shared_reductions`, by its result.
+
+        Those over several parameters come first, so that they have the same ones where flags make
+        other sums over the elements of one.
+        """
+        several = [x for x in self.shared_reductions if x.over != OVER_SHARDS]
+        of_one = [x for x in self.shared_reductions if x.over == OVER_SHARDS]
+        return {x.result: key for key, x in enumerate((*several, *of_one))}
 
     @functools.cached_property
     def array_operations(self) -> tuple[Operation, ...]:
@@ -171,6 +177,8 @@ CONDITIONS = {"and": 2, "or": 2, "not": 1, "where": 1}
 MATRIX_OPERATIONS = {"orthogonalized"}
 # Operations that make a scalar of arrays, in float64.
 REDUCTIONS = {"sum_of", "mean_of", "max_of", "dot_of"}
+# Over what a sum is taken whose terms are one parameter's, in several processes.
+OVER_SHARDS: Literal["shards"] = "shards"
 
 
 class Symbol:
@@ -381,9 +389,14 @@ def _tape_of(*operands: Any) -> Tape:
 
 
 class Tape:
-    """Collects operations while a rule runs on symbols."""
+    """Collects operations while a rule runs on symbols.
 
-    def __init__(self) -> None:
+    Args:
+        is_sharded: whether sums over a parameter's elements are shared by processes.
+    """
+
+    def __init__(self, *, is_sharded: bool = False) -> None:
+        self._is_sharded = is_sharded
         self.count = 0
         self.operations: dict[tuple[str, tuple[Any, ...], tuple[Any, ...]], Operation] = {}
         self.of_arrays: set[Value] = set()  # arrays, and scalars that follow from them
@@ -400,11 +413,13 @@ class Tape:
         self,
         name: str,
         *operands: Any,
-        over: ops.Over = "param",
+        over: ops.Over | Literal["shards"] = "param",
         settings: tuple[Any, ...] = (),
         axis: ops.Axis = None,
     ) -> Symbol:
         values = tuple(_operand(name, x) for x in operands)
+        if self._is_sharded and name in REDUCTIONS and axis is None and over == "param":
+            over = OVER_SHARDS
         # Constants are keyed by their type too: 1 == True == 1.0 in a dict.
         known = tuple(x if isinstance(x, Value) else ("constant", repr(x)) for x in values)
         key = name, (over, axis, *settings), known
@@ -456,6 +471,8 @@ def record(
     flags: Mapping[str, Any],
     scalar_slots: Sequence[str] = (),
     each: Mapping[str, Literal["row", "column"]] | None = None,
+    *,
+    is_sharded: bool = False,
 ) -> Recording:
     """Run ``function`` once on symbols.
 
@@ -468,9 +485,11 @@ def record(
         flags: keyword arguments fixed now.
         scalar_slots: those of ``arrays`` that hold one number for the whole parameter.
         each: those that hold one for each row or column.
+        is_sharded: whether sums over a parameter's elements are shared by the processes that have
+            a part of it.
     """
     each = each or {}
-    tape = Tape()
+    tape = Tape(is_sharded=is_sharded)
     symbols = {
         name: tape.new_input(
             is_array=name not in scalar_slots and name not in each, each=each.get(name)

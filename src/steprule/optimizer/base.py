@@ -342,6 +342,8 @@ class Optimizer(SavedOptimizer):
         loss = None
         if self._is_stepping:
             self.__dict__[MOVED_ON] = True
+        if not self.state and self._is_asked_for_state():
+            return None
         if closure is not None:
             if not callable(closure):
                 raise TypeError(f"closure must be a function or None, got {closure!r:.80}")
@@ -443,6 +445,7 @@ class Optimizer(SavedOptimizer):
         except BaseException:
             if plan is not None:
                 plan.let_go()
+                plan.refuse()
             raise
 
     def _say_what_fell_back(self, plan: Plan) -> None:

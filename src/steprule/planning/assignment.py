@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from steprule.distributed.shards import Shard
 from steprule.engines import registry
 from steprule.engines.engine import Engine, Leaf, Runner, UnavailableError
 from steprule.engines.overlap import overlapping
@@ -37,12 +38,29 @@ class PlannedRunner:
 
     engine: Engine
     runner: Runner
-    rule: Rule
-    shared: tuple[Operation, ...]  # the rule's reductions over several parameters
+    form: Form
     groups: frozenset[int]
     params: list[Tensor]
     leaf_groups: list[int]
     leaf_positions: list[int]
+    shards: list[Shard | None]  # of those parameters that are sharded
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that it runs."""
+        return self.form.rule
+
+    @property
+    def shared(self) -> tuple[Operation, ...]:
+        """The reductions over several parameters, or ranks: only rules on elements have any."""
+        return self.form.recording().shared_reductions if self.rule.is_recorded else ()
+
+    def grads(self) -> list[Tensor | None]:
+        """Return what is here of its parameters' gradients."""
+        return [
+            param.grad if shard is None else shard.grad
+            for param, shard in zip(self.params, self.shards, strict=True)
+        ]
 
 
 def tell_numbers(
@@ -80,19 +98,24 @@ class _Offer:
 
 
 def assign(
-    leaves: Sequence[Leaf], settings: Sequence[Settings], *, by_address: bool
+    leaves: Sequence[Leaf],
+    settings: Sequence[Settings],
+    shards: Mapping[Tensor, Shard],
+    *,
+    by_address: bool,
 ) -> tuple[list[Assignment], list[PlannedRunner]]:
     """Give every leaf to the first engine that takes it, and make the runners.
 
     Args:
         leaves: parameters with a gradient and all their state.
         settings: of each group.
+        shards: what is here of sharded parameters.
         by_address: whether engines that reach memory by address may be used now.
     """
     waiting = [
         _Offer(
             leaf,
-            settings[leaf.group].form.of_shape(leaf.param.shape),
+            form_of_leaf(leaf.owner, settings[leaf.group].form, is_spread=leaf.number >= 0),
             registry.candidates(settings[leaf.group].engine, leaf.param.device.type),
         )
         for leaf in leaves
@@ -113,7 +136,7 @@ def assign(
             for offer in offered:
                 offer.refuse(str(error))
             continue
-        taken = _taken(engine, offered, parts)
+        taken = _taken(engine, offered, shards, parts)
         assignments += [_assignment(offer, engine.name) for offer in taken]
         is_taken = set(map(id, taken))
         waiting = [offer for offer in waiting if id(offer) not in is_taken]
@@ -122,13 +145,22 @@ def assign(
     return assignments, parts
 
 
-def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[PlannedRunner]) -> list[_Offer]:
+def _taken(
+    engine: Engine,
+    offered: Sequence[_Offer],
+    shards: Mapping[Tensor, Shard],
+    parts: list[PlannedRunner],
+) -> list[_Offer]:
     """Return those that the engine has runners for, which are added to ``parts``."""
     buckets: dict[Hashable, list[_Offer]] = {}
     for offer in offered:
         refusal = engine.refusal(offer.leaf, offer.form)
         if refusal is None:
-            key = offer.form, engine.bucket_key(offer.leaf, offer.form)
+            key = (
+                offer.form,
+                offer.leaf.shard is None,
+                engine.bucket_key(offer.leaf, offer.form),
+            )
             buckets.setdefault(key, []).append(offer)
         else:
             offer.refuse(refusal)
@@ -145,27 +177,30 @@ def _taken(engine: Engine, offered: Sequence[_Offer], parts: list[PlannedRunner]
             for offer in kept:
                 offer.refuse(str(error))
             continue
-        params, of_leaves = [leaf.param for leaf in leaves], [leaf.group for leaf in leaves]
-        positions = [leaf.position for leaf in leaves]
+        of_leaves = [leaf.group for leaf in leaves]
         parts.append(
             PlannedRunner(
-                engine,
-                runner,
-                form.rule,
-                _shared_by(form),
-                frozenset(of_leaves),
-                params,
-                of_leaves,
-                positions,
+                engine=engine,
+                runner=runner,
+                form=form,
+                groups=frozenset(of_leaves),
+                params=[leaf.owner for leaf in leaves],
+                leaf_groups=of_leaves,
+                leaf_positions=[leaf.position for leaf in leaves],
+                shards=[shards.get(leaf.owner) for leaf in leaves],
             )
         )
         taken += kept
     return taken
 
 
-def _shared_by(form: Form) -> tuple[Operation, ...]:
-    """Return a rule's reductions over several parameters: only rules on elements have any."""
-    return form.recording().shared_reductions if form.rule.is_recorded else ()
+def form_of_leaf(param: Tensor, form: Form, *, is_spread: bool) -> Form:
+    """Return the form that a parameter takes of a group's, whether or not it is spread over ranks.
+
+    Slots may depend on its shape, and sums over its elements on the ranks that have some.
+    """
+    of_shape = form.of_shape(param.shape)
+    return of_shape.over_shards() if is_spread else of_shape
 
 
 def _without_shared_memory(bucket: Sequence[_Offer]) -> list[_Offer]:
@@ -179,4 +214,4 @@ def _without_shared_memory(bucket: Sequence[_Offer]) -> list[_Offer]:
 
 def _assignment(offer: _Offer, engine: str) -> Assignment:
     leaf = offer.leaf
-    return Assignment(leaf.param, leaf.group, leaf.position, engine, offer.reason)
+    return Assignment(leaf.owner, leaf.group, leaf.position, engine, offer.reason)

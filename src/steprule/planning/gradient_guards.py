@@ -19,13 +19,17 @@ from steprule.engines.square_sums import SquareSums, SumsSquares, is_finite, squ
 from steprule.language.guards import clip_factor
 from steprule.planning.assignment import PlannedRunner, tell_numbers
 from steprule.planning.lagged_norms import LaggedNorms
+from steprule.planning.rank_sums import RankSums
 from steprule.planning.scaling import CalledOffOnDevice
 from steprule.planning.settings import Place, Settings
+from steprule.planning.spread import Spread
 from steprule.planning.step_record import StepRecord, exact_sum
 from steprule.state.labels import label_of
 
 # So many parameters are named in an error.
 _NAMED = 5
+# What an error counts among ranks that found something: more than there are ranks.
+_ERROR = 2.0**32
 
 
 class GradientGuards:
@@ -37,6 +41,7 @@ class GradientGuards:
         record: what is left for who asks.
         origin: where the only parameter stands in the optimizer, if there is no other.
         norms: those of the step before, by which it is clipped then.
+        spread: what parameters are spread over ranks.
 
     Attributes:
         factors: what each group's gradients are multiplied by.
@@ -52,8 +57,16 @@ class GradientGuards:
         record: StepRecord,
         origin: Place | None = None,
         norms: LaggedNorms | None = None,
+        spread: Spread | None = None,
     ) -> None:
         self._settings, self._parts, self._record = settings, parts, record
+        self._ranks = None if spread is None else spread.ranks
+        # Of each leaf which it is among parameters that are spread over ranks, -1 for none.
+        self._numbers = [
+            [-1 if one is None or not one.groups else one.number for one in part.shards]
+            for part in parts
+        ]
+        self._elsewhere = [] if spread is None else _groups_of(settings, spread)
         self._origin, self._norms = origin, norms
         runners = [part.runner for part in parts]
         self._summing = [one if isinstance(one, SumsSquares) else None for one in runners]
@@ -67,9 +80,7 @@ class GradientGuards:
 
     def settings_changed(self) -> None:
         """Look anew at what the groups ask for."""
-        self.is_on = any(
-            s.clip_over is not None or s.on_nonfinite != "propagate" for s in self._settings
-        )
+        self.is_on = any(map(is_guarded, self._settings))
         if not self.is_on:
             self._record.clear()
 
@@ -85,10 +96,12 @@ class GradientGuards:
         Raises:
             RuntimeError: a gradient is not finite where that is an error, the parameter named.
         """
-        sums = [
+        sums: list[tuple[SquareSums, Sequence[int]]] = [
             (self._unscaled(_sums_of(part, summing)), part.leaf_groups)
             for part, summing in zip(self._parts, self._summing, strict=True)
         ]
+        if self._ranks is not None and self._norms is None:
+            sums = self._over_ranks(sums, self._ranks)
         settings = self._settings
         if self._norms is not None and self._origin is not None:
             self._clip_by_known(self._norms, self._origin.group, sums)
@@ -114,6 +127,38 @@ class GradientGuards:
                 self._put(i, factors[i])
         self._record.note(sums, factors, called_off)
         return True
+
+    def _over_ranks(
+        self, sums: Sequence[tuple[SquareSums, Sequence[int]]], ranks: RankSums
+    ) -> list[tuple[SquareSums, Sequence[int]]]:
+        """Return the sums of squares with those of spread parameters added up over ranks.
+
+        The last are of those that have a gradient on other ranks only.
+        """
+        numbers = self._numbers
+        here: list[tuple[Sequence[int], Any]] = []
+        for (of_part, _), of_leaves in zip(sums, numbers, strict=True):
+            places = [i for i, number in enumerate(of_leaves) if number >= 0]
+            if places:
+                values = of_part if len(places) == len(of_leaves) else [of_part[i] for i in places]
+                here.append(([of_leaves[i] for i in places], values))
+        (totals,) = ranks.summed([here])
+        found: list[tuple[SquareSums, Sequence[int]]] = []
+        for (of_part, groups), of_leaves in zip(sums, numbers, strict=True):
+            if isinstance(of_part, Tensor) or isinstance(totals, Tensor):
+                found.append((_with_totals(of_part, of_leaves, totals), groups))
+            else:
+                pairs = zip(of_leaves, of_part, strict=True)
+                found.append(([x if n < 0 else totals[n] for n, x in pairs], groups))
+        seen = {number for of_leaves in numbers for number in of_leaves}
+        others = [(number, group) for number, group in self._elsewhere if number not in seen]
+        if others:
+            of_others = [group for _, group in others]
+            if isinstance(totals, Tensor):
+                found.append((totals[[number for number, _ in others]], of_others))
+            else:
+                found.append(([totals[number] for number, _ in others], of_others))
+        return found
 
     def _total(
         self, sums: Sequence[tuple[SquareSums, Sequence[int]]], groups: Sequence[int]
@@ -219,20 +264,24 @@ class GradientGuards:
             return True
         # Squares may be too large for float64 where numbers are not.
         found = [leaf for leaf in self._leaves(groups, sums) if not is_finite(leaf[2])]
-        if not found:
-            return True
-        if any(self._settings[group].on_nonfinite == "raise" for group, *_ in found):
+        is_error = any(self._settings[group].on_nonfinite == "raise" for group, *_ in found)
+        is_found = bool(found)
+        if self._ranks is not None:  # all are to decide alike
+            seen = self._ranks.anywhere(is_found + _ERROR * is_error)
+            is_found, is_error = seen > 0, seen >= _ERROR
+        if is_error:
             raise RuntimeError(self._message(found))
-        return False
+        return not is_found
 
     def _leaves(
         self, groups: Collection[int], sums: Sequence[tuple[SquareSums, Any]]
     ) -> Iterator[tuple[int, int, Tensor]]:
         """Yield group, position and gradient where a sum is not finite."""
-        for part, (of_part, leaf_groups) in zip(self._parts, sums, strict=True):
+        for part, (of_part, leaf_groups) in zip(self._parts, sums, strict=False):
             numbers = of_part.tolist() if isinstance(of_part, Tensor) else of_part
+            grads = part.grads()
             for i, (number, group) in enumerate(zip(numbers, leaf_groups, strict=True)):
-                grad = part.params[i].grad
+                grad = grads[i]
                 if group in groups and not math.isfinite(number) and grad is not None:
                     yield group, part.leaf_positions[i], grad
 
@@ -245,6 +294,7 @@ class GradientGuards:
             label = label_of(self._settings[group].group, group, position)
             named.append(f"{label} ({nans} nan, {infinite} infinite of {values.numel()})")
         others = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        named = named or ["none of this process's, some of another's"]
         return (
             f"gradients are not finite: {', '.join(named)}{others}. Nothing was changed. Look at "
             "the loss and its inputs (torch.autograd.set_detect_anomaly(True) finds the "
@@ -255,7 +305,32 @@ class GradientGuards:
 def _sums_of(part: PlannedRunner, summing: SumsSquares | None) -> SquareSums:
     if summing is not None:
         return summing.square_sums
-    return square_sums_of([param.grad for param in part.params])
+    return square_sums_of(part.grads())
+
+
+def is_guarded(settings: Settings) -> bool:
+    """Tell whether all gradients of a group are looked at before it is updated."""
+    return settings.clip_over is not None or settings.on_nonfinite != "propagate"
+
+
+def _groups_of(settings: Sequence[Settings], spread: Spread) -> list[tuple[int, int]]:
+    """Return the number and the group of each parameter that is spread over ranks."""
+    return [
+        (shard.number, group)
+        for group, of_group in enumerate(settings)
+        for shard in map(spread.shards.get, of_group.params)
+        if shard is not None and shard.groups
+    ]
+
+
+def _with_totals(
+    sums: SquareSums, numbers: Sequence[int], totals: Sequence[float] | Tensor
+) -> Tensor:
+    """Return sums of squares, as a tensor, with those of spread parameters over all ranks."""
+    known = torch.as_tensor(totals)
+    own = torch.as_tensor(sums, dtype=known.dtype).to(known.device, non_blocking=True)
+    places = torch.tensor(numbers, device=known.device)
+    return torch.where(places < 0, own, known[places.clamp_min(0)])
 
 
 def _factor(bound: Any, squares: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.distributed.regions import Region, region_of
+from steprule.distributed.shards import Shard, local_of
 from steprule.engines import registry
 from steprule.engines.engine import Leaf
 from steprule.formats.choices import check_param, param_format
@@ -18,8 +20,15 @@ from steprule.planning.settings import Context, Kind, Settings
 from steprule.state.making import check_state, ensure_state
 
 
-def checked_leaves(context: Context, settings: list[Settings]) -> list[Leaf]:
+def checked_leaves(
+    context: Context, settings: list[Settings], shards: Mapping[Tensor, Shard]
+) -> list[Leaf]:
     """Return a leaf for every parameter that has a gradient.
+
+    Args:
+        context: the optimizer's parts.
+        settings: of each group.
+        shards: what is here of those parameters that are taken shard by shard.
 
     Raises:
         RuntimeError: a gradient or state that can't be this parameter's, named; or of a kind that
@@ -31,8 +40,25 @@ def checked_leaves(context: Context, settings: list[Settings]) -> list[Leaf]:
             if param.grad is not None:
                 leaf = _checked_leaf(context, of_group, i, position)
                 check_state(of_group.kind.rule, leaf.param, leaf.state, leaf.label)
+                if param in shards:
+                    _take_part(leaf, shards[param])
                 found.append(leaf)
     return found
+
+
+def _take_part(leaf: Leaf, shard: Shard) -> None:
+    """Have a leaf be what is here of its parameter, and of its gradient.
+
+    Raises:
+        RuntimeError: what is here has no memory.
+    """
+    leaf.shard, leaf.param, leaf.grad = shard, shard.local, shard.part_of(leaf.grad)
+    for what, tensor in (("", leaf.param), ("the gradient of ", leaf.grad)):
+        if not has_memory(tensor):
+            raise RuntimeError(
+                f"{what}{leaf.label} has no memory here (its storage was freed): gather or compute "
+                "it again before step()"
+            )
 
 
 def make_state(context: Context, leaf: Leaf, settings: Settings) -> None:
@@ -41,20 +67,43 @@ def make_state(context: Context, leaf: Leaf, settings: Settings) -> None:
     group = context.groups[leaf.group]
     kind = context.kind_of(group)
     options = kind.options_of(group)
+    owner = leaf.owner
     leaf.storage = ensure_state(
         kind.rule,
         options,
-        leaf.param,
+        owner,
         context.state,
         context.fresh,
         storing,
-        counts_on_device=counts_on_device(settings.form, options, leaf.param),
+        counts_on_device=counts_on_device(settings.form, options, owner),
     )
     if leaf.storage.count is not None:
         identity = context.place_of(leaf.group, leaf.position).identity
         leaf.random_key = param_key(storing.rounding_seed, identity)
-    leaf.state = context.state.get(leaf.param, {})
-    leaf.is_first = leaf.param in context.fresh
+        leaf.region = _region_of(leaf)
+    leaf.state = context.state.get(owner, {})
+    if leaf.shard is not None:
+        leaf.entry = leaf.state
+        leaf.state = {name: local_of(value) for name, value in leaf.entry.items()}
+    leaf.is_first = owner in context.fresh
+
+
+def _region_of(leaf: Leaf) -> Region | None:
+    """Return which elements are here of a sharded parameter whose elements have random bits.
+
+    Raises:
+        RuntimeError: it is sharded in such a way that they have no order.
+    """
+    if leaf.number < 0 or leaf.shard is None:
+        return None
+    region = region_of(leaf.shard.owner)
+    if region is None:
+        raise RuntimeError(
+            f"{leaf.label} is sharded along several dimensions that are not its first: rounding at "
+            "random must not depend on that, and can't follow it. Put it in a group with "
+            "state_format='float32' and param_rounding='nearest'"
+        )
+    return region
 
 
 def counts_on_device(form: Form, options: Mapping[str, Any], param: Tensor) -> bool:

@@ -16,15 +16,15 @@ from steprule.engines import registry
 from steprule.engines.dispatch_modes import is_watched
 from steprule.engines.engine import Leaf, Runner
 from steprule.engines.guards.identity import IdentityGuard
-from steprule.engines.stages import RunsInStages
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.engines.whole_step import Outcome
 from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner, assign, tell_numbers
-from steprule.planning.gradient_guards import GradientGuards
+from steprule.planning.gradient_guards import GradientGuards, is_guarded
 from steprule.planning.leaf_checks import checked_leaves, make_state
 from steprule.planning.scaling import CalledOffOnDevice, KnowsFirstUpdates, Scaling
 from steprule.planning.settings import Context, Settings, differ, settings_of
-from steprule.planning.staged_run import run_in_stages, shared_by_rule
+from steprule.planning.spread import Spread
+from steprule.planning.staged_run import shared_by_rule
 from steprule.planning.whole_steps import WholeSteps
 from steprule.state.making import unchanged_state
 
@@ -48,21 +48,31 @@ class Plan:
     def __init__(self, context: Context, *, for_step: bool = False) -> None:
         self.context = context
         self.settings = [settings_of(context, i) for i in range(len(context.groups))]
-        leaves = checked_leaves(context, self.settings)
-        with unchanged_state(context.state, context.fresh):
-            for leaf in leaves:
-                make_state(context, leaf, self.settings[leaf.group])
-            self._plan(leaves)
-            if for_step and not self._are_admitted():
-                raise PassedOver
+        self._spread = Spread(self.settings)
+        try:
+            leaves = checked_leaves(context, self.settings, self._spread.taken_apart)
+            with unchanged_state(context.state, context.fresh):
+                for leaf in leaves:
+                    make_state(context, leaf, self.settings[leaf.group])
+                self._plan(leaves)
+                if for_step and not self._are_admitted():
+                    raise PassedOver
+        except BaseException:
+            if for_step:
+                self.refuse()
+            raise
 
     def _plan(self, leaves: Sequence[Leaf]) -> None:
         """Assign checked leaves with all their state to runners, and take their gradients."""
         context = self.context
         self._is_watched = is_watched()
-        assigned, self._parts = assign(leaves, self.settings, by_address=not self._is_watched)
-        self._in_stages = shared_by_rule(self._parts)
-        self._params = [leaf.param for leaf in leaves]
+        spread = self._spread
+        assigned, self._parts = assign(
+            leaves, self.settings, spread.shards, by_address=not self._is_watched
+        )
+        self._in_stages = shared_by_rule(self._parts, spread.with_sums, spread.ranks)
+        # A rule whose sums ranks share is run for them even where nothing here has a gradient.
+        self._params = [leaf.owner for leaf in leaves]
         has_grad = {(leaf.group, leaf.position) for leaf in leaves}
         without = [
             Assignment(param, i, position, NO_ENGINE, "no gradient yet")
@@ -74,7 +84,12 @@ class Plan:
         self._without_grad = [assignment.param for assignment in without]
         self._same_states = IdentityGuard(context.state.values())
         self._guards = GradientGuards(
-            self.settings, self._parts, context.record, context.origin, context.norms
+            self.settings,
+            self._parts,
+            context.record,
+            context.origin,
+            context.norms,
+            spread,
         )
         for i in range(len(self.settings)):
             self._tell_numbers(i)
@@ -116,11 +131,13 @@ class Plan:
         outcome = whole.step(self._groups_hold, self._guards)
         if outcome == Outcome.PASSED_OVER:
             self.let_go()
+            self._spread.end_step()
             return False
         if outcome != Outcome.AS_PLANNED:
             return None
         self._run(self._beside_whole)
         self._count_first_updates(self._params)
+        self._spread.end_step()
         return True
 
     def collect(self) -> bool:
@@ -227,6 +244,7 @@ class Plan:
         """
         if not self._are_admitted():
             self.let_go()
+            self._spread.end_step()
             return False
         self.run_admitted()
         return True
@@ -262,23 +280,27 @@ class Plan:
         """Carry out a step that the guards have seen; a signal's handler runs before or after."""
         with uninterrupted:
             self._run(self._parts)
+            self._spread.end_step()
             if self._whole is not None:
                 self._whole.learn()
+
+    def refuse(self) -> None:
+        """Let other ranks know that this one can't take the step, if they wait for it."""
+        self._spread.refuse(are_guarded=any(map(is_guarded, self.settings)))
 
     def _run(self, parts: Sequence[PlannedRunner]) -> None:
         """Have runners update, and all those of rules with sums over several parameters.
 
         These are never among what a whole step has taken.
         """
+        in_stages = {id(part) for together in self._in_stages for part in together.parts}
         for part in parts:
-            if not part.shared:
+            if id(part) not in in_stages:
                 part.runner.run()
                 self._count_first_updates(part.params)
         for together in self._in_stages:
-            run_in_stages(
-                [cast("RunsInStages", part.runner) for part in together], together[0].shared
-            )
-            for part in together:
+            together.run()
+            for part in together.parts:
                 self._count_first_updates(part.params)
 
     def _count_first_updates(self, params: Sequence[Tensor]) -> None:

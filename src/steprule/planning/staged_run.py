@@ -1,45 +1,258 @@
-"""Runners of a rule with sums over several parameters, run side by side."""
+"""Runners of a rule with sums over several parameters, or ranks, run side by side."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from steprule.engines.stages import RunsInStages, Share, sent
-from steprule.language.recording import Operation
+from steprule.engines.stages import RunsInStages, Share, Stages, sent
+from steprule.language.form import Form
+from steprule.language.passes import shared_levels_of
+from steprule.language.recording import OVER_SHARDS, Operation
 from steprule.language.rule import Rule
 from steprule.planning.assignment import PlannedRunner
+from steprule.planning.rank_sums import RankSums
 from steprule.planning.step_record import exact_sum
 
 
-def shared_by_rule(parts: Sequence[PlannedRunner]) -> list[list[PlannedRunner]]:
-    """Return the runners of each rule that has sums over several parameters: its own only.
+@dataclass(frozen=True)
+class SpreadParam:
+    """A parameter that is spread over ranks, by a rule with sums: with or without a gradient here.
+
+    Attributes:
+        number: which it is among the optimizer's sharded parameters.
+        group: its group.
+        elements: how many real numbers it has, in all ranks.
+        form: what it is updated by.
+    """
+
+    number: int
+    group: int
+    elements: int
+    form: Form
+
+
+class SharedSums:
+    """One step after the other of a rule's runners, which wait for each other's sums.
+
+    Where parameters are spread over ranks, what each has is first added up over these, level by
+    level, in as many messages on every rank.
+
+    Args:
+        parts: all runners of the rule; none if no parameter has a gradient here.
+        spread: all of its parameters that are spread over ranks.
+        ranks: adds up over them; None if there are no such parameters.
 
     Raises:
         RuntimeError, TypeError: as :func:`_check`.
     """
-    by_rule: dict[Rule, list[PlannedRunner]] = {}
+
+    def __init__(
+        self,
+        parts: Sequence[PlannedRunner],
+        spread: Sequence[SpreadParam] = (),
+        ranks: RankSums | None = None,
+    ) -> None:
+        self.parts = parts
+        forms = [*dict.fromkeys([*(part.form for part in parts), *(one.form for one in spread)])]
+        _check(parts, forms, [one.form for one in spread])
+        self._spread, self._ranks = {one.number: one for one in spread}, ranks if spread else None
+        self._several = {
+            form.recording().shared_keys[x.result]: x
+            for form in forms
+            for x in form.recording().shared_reductions
+            if x.over != OVER_SHARDS
+        }
+        of_ranks = [shared_levels_of(one.form.recording()) for one in spread]
+        self._levels = max((len(levels) for levels in of_ranks), default=0)
+        # Of each level, the rows of a message that are maxima: alike on every rank.
+        self._largest = [
+            {
+                row
+                for levels in of_ranks
+                for row, x in enumerate(levels[level] if level < len(levels) else ())
+                if x.name == "max_of"
+            }
+            for level in range(self._levels)
+        ]
+
+    def run(self) -> None:
+        """Carry out one step."""
+        progress = [_Progress(part) for part in self.parts]
+        shares: dict[int, list[Share]] = {key: [] for key in self._several}
+        level = 0
+        try:
+            while level < self._levels or any(one.asked for one in progress):
+                asked = [(one, share) for one in progress for share in one.newly_asked()]
+                added = [share for _, share in asked]
+                if level < self._levels:
+                    added = self._over_ranks(asked, level)
+                    level += 1
+                for share in added:
+                    if share.key in shares:
+                        shares[share.key].append(share)
+                has_gone_on = self._answer(progress, shares)
+                if not has_gone_on and level >= self._levels:
+                    raise AssertionError("sums over several parameters wait for each other")
+        except BaseException:
+            if self._ranks is not None and level < self._levels and level:
+                self._ranks.refuse()
+            raise
+        finally:
+            for one in progress:
+                one.stages.close()
+
+    def _over_ranks(self, asked: Sequence[tuple[_Progress, Share]], level: int) -> list[Share]:
+        """Return what was asked for, with the sums over ranks in the place of what is here."""
+        assert self._ranks is not None
+        rows: list[list[tuple[Sequence[int], Any]]] = [[] for _ in range(self._rows_at(level))]
+        for one, share in asked:
+            numbers, values = _spread_in(share)
+            if numbers:
+                rows[one.row_of[share.key]].append((numbers, values))
+        sums = self._ranks.summed(rows, self._largest[level])
+        found: list[Share] = []
+        seen: set[int] = set()
+        for one, share in asked:
+            row = one.row_of[share.key]
+            if row >= len(sums):
+                found.append(share)
+                continue
+            seen.update(number for number in share.numbers if number >= 0)
+            if one.is_over_shards(share.key):
+                one.totals[share.key] = self._finished(one.reduction(share.key), sums[row])
+            else:
+                found.append(_with_sums(share, sums[row]))
+        return [*found, *self._elsewhere(sums, seen, level)]
+
+    def _rows_at(self, level: int) -> int:
+        levels = [shared_levels_of(one.form.recording()) for one in self._spread.values()]
+        return max((len(one[level]) for one in levels if level < len(one)), default=0)
+
+    def _finished(self, reduction: Operation, sums: Sequence[float] | Tensor) -> Any:
+        """Return a row's sums as the results of a reduction over each parameter's elements."""
+        if reduction.name != "mean_of":
+            return sums
+        elements = [1] * (1 + max(self._spread))
+        for number, one in self._spread.items():
+            elements[number] = max(1, one.elements)
+        if isinstance(sums, Tensor):
+            counts = torch.tensor(elements, dtype=sums.dtype, device=sums.device)
+            return sums[: len(elements)] / counts
+        return [x / count for x, count in zip(sums, elements, strict=False)]
+
+    def _elsewhere(
+        self,
+        sums: Sequence[Sequence[float] | Tensor],
+        seen: set[int],
+        level: int,
+    ) -> Iterator[Share]:
+        """Yield what parameters add, to sums over several, that have a gradient on other ranks."""
+        assert self._ranks is not None
+        if not self._several:
+            return
+        present = self._ranks.present().tolist()
+        for number, one in self._spread.items():
+            if number in seen or not present[number]:
+                continue
+            recording = one.form.recording()
+            for row, reduction in enumerate(shared_levels_of(recording)[level]):
+                if reduction.over != OVER_SHARDS:
+                    key = recording.shared_keys[reduction.result]
+                    value = sums[row][number]
+                    yield Share(key, [value], [one.group], [one.elements], [number])
+
+    def _answer(self, progress: Sequence[_Progress], shares: Mapping[int, Sequence[Share]]) -> bool:
+        """Send what is known by now to those who wait for no more; tell whether there were any."""
+        totals = {
+            key: _totals(reduction, shares[key])
+            for key, reduction in self._several.items()
+            if not any(one.will_ask(key) for one in progress)
+        }
+        has_gone_on = False
+        for one in progress:
+            known = {**totals, **one.totals}
+            if one.asked and all(share.key in known for share in one.asked):
+                one.go_on(known)
+                has_gone_on = True
+        return has_gone_on
+
+
+class _Progress:
+    """How far a runner's update is."""
+
+    def __init__(self, part: PlannedRunner) -> None:
+        recording = part.form.recording()
+        self._reductions = {recording.shared_keys[x.result]: x for x in recording.shared_reductions}
+        self.row_of = {
+            recording.shared_keys[x.result]: row
+            for level in shared_levels_of(recording)
+            for row, x in enumerate(level)
+        }
+        #: Of sums over the shards of one parameter, those that are known.
+        self.totals: dict[int, Any] = {}
+        self._left = set(self._reductions)
+        self.stages: Stages = cast("RunsInStages", part.runner).stages()
+        self.asked: Sequence[Share] = next(self.stages, ())
+        self._is_new = True
+
+    def newly_asked(self) -> Sequence[Share]:
+        """Return what it asks for, once."""
+        if not self._is_new:
+            return ()
+        self._is_new = False
+        self._left -= {share.key for share in self.asked}
+        return self.asked
+
+    def reduction(self, key: int) -> Operation:
+        return self._reductions[key]
+
+    def is_over_shards(self, key: int) -> bool:
+        return self._reductions[key].over == OVER_SHARDS
+
+    def will_ask(self, key: int) -> bool:
+        """Tell whether it has still to say what its leaves add to a sum."""
+        return key in self._left and bool(self.asked)
+
+    def go_on(self, totals: Mapping[int, Any]) -> None:
+        self.asked = sent(self.stages, totals) or ()
+        self._is_new = True
+
+
+def shared_by_rule(
+    parts: Sequence[PlannedRunner],
+    spread: Mapping[Rule, Sequence[SpreadParam]],
+    ranks: RankSums | None,
+) -> list[SharedSums]:
+    """Return the runners of each rule that has sums over several parameters, or ranks.
+
+    Raises:
+        RuntimeError, TypeError: as :func:`_check`.
+    """
+    by_rule: dict[Rule, list[PlannedRunner]] = {rule: [] for rule in spread}
     for part in parts:
         # A group's running averages make no other rule of it: its sums are over all.
         by_rule.setdefault(part.rule.base or part.rule, []).append(part)
-    found = [of_rule for of_rule in by_rule.values() if any(part.shared for part in of_rule)]
-    for of_rule in found:
-        _check(of_rule)
-    return found
+    return [
+        SharedSums(of_rule, spread.get(rule, ()), ranks)
+        for rule, of_rule in by_rule.items()
+        if spread.get(rule) or any(part.shared for part in of_rule)
+    ]
 
 
-def _check(parts: Sequence[PlannedRunner]) -> None:
+def _check(parts: Sequence[PlannedRunner], forms: Sequence[Form], of_ranks: Sequence[Form]) -> None:
     """Refuse groups whose flags give a rule other sums over several parameters.
 
     Raises:
         RuntimeError: saying which sums.
         TypeError: an engine that cannot take such sums.
     """
-    kinds = {tuple((x.name, x.over) for x in part.shared) for part in parts}
+    kinds = {_several_of(form) for form in forms}
     if len(kinds) > 1:
         texts = " and ".join(
             ", ".join(f"{n} over {o}" for n, o in kind) or "none" for kind in kinds
@@ -48,39 +261,57 @@ def _check(parts: Sequence[PlannedRunner]) -> None:
             f"the groups' flags give the rule different sums over several parameters ({texts}): "
             "set them alike in all groups"
         )
+    if len({*map(_levels_of_several, of_ranks)}) > 1:
+        raise RuntimeError(
+            "the groups' flags give the rule sums over several parameters that can't be taken at "
+            "once, as sharded parameters need it: set them (clip_grad_norm_over) alike in all "
+            "groups"
+        )
     for part in parts:
         if part.shared and not isinstance(part.runner, RunsInStages):
             raise TypeError(f"engine {part.engine.name!r} takes no sums over several parameters")
 
 
-def run_in_stages(runners: Sequence[RunsInStages], reductions: Sequence[Operation]) -> None:
-    """Carry out one step of runners that wait for each other's sums.
-
-    Args:
-        runners: all runners of the rule.
-        reductions: those over several parameters, by key.
-    """
-    stages = [runner.stages() for runner in runners]
-    shares: list[list[Share]] = [[] for _ in reductions]
-    totals: dict[int, Mapping[int, Any]] = {}
-    try:
-        asked = [next(one, None) for one in stages]
-        _gather(shares, asked)
-        for key, reduction in enumerate(reductions):
-            totals[key] = _totals(reduction, shares[key])
-            for i, one in enumerate(stages):
-                while (waits_for := asked[i]) and all(s.key in totals for s in waits_for):
-                    asked[i] = sent(one, totals)
-                    _gather(shares, [asked[i]])
-    finally:
-        for one in stages:
-            one.close()
+def _several_of(form: Form) -> tuple[tuple[str, str], ...]:
+    shared = form.recording().shared_reductions
+    return tuple((x.name, x.over) for x in shared if x.over != OVER_SHARDS)
 
 
-def _gather(shares: list[list[Share]], asked: Iterable[Sequence[Share] | None]) -> None:
-    for of_runner in asked:
-        for share in of_runner or ():
-            shares[share.key].append(share)
+def _levels_of_several(form: Form) -> tuple[tuple[int, ...], ...]:
+    """Return at which level, and as which of its sums, each sum over several parameters comes."""
+    return tuple(
+        (level, row)
+        for level, together in enumerate(shared_levels_of(form.recording()))
+        for row, x in enumerate(together)
+        if x.over != OVER_SHARDS
+    )
+
+
+def _spread_in(share: Share) -> tuple[Sequence[int], Any]:
+    """Return the numbers and values of those leaves that are spread over ranks."""
+    if all(number >= 0 for number in share.numbers):
+        if isinstance(share.values, Tensor) and len(share.values) != len(share.numbers):
+            raise AssertionError("a runner's leaves are all sharded, or none is")
+        return share.numbers, _as_column(share.values)
+    places = [i for i, number in enumerate(share.numbers) if number >= 0]
+    return [share.numbers[i] for i in places], _as_column([share.values[i] for i in places])
+
+
+def _as_column(values: Any) -> Any:
+    if isinstance(values, Tensor):
+        return values
+    if any(isinstance(x, Tensor) for x in values):
+        return torch.stack([torch.as_tensor(x, dtype=torch.float64).reshape(()) for x in values])
+    return values
+
+
+def _with_sums(share: Share, sums: Sequence[float] | Tensor) -> Share:
+    """Return a share with the sums over ranks of those leaves that are spread."""
+    values = [
+        value if number < 0 else sums[number]
+        for value, number in zip(share.values, share.numbers, strict=True)
+    ]
+    return Share(share.key, values, share.groups, share.elements, share.numbers)
 
 
 def _totals(reduction: Operation, shares: Sequence[Share]) -> Mapping[int, Any]:
@@ -110,6 +341,8 @@ def _total(name: str, leaves: Sequence[tuple[Any, int]]) -> Any:
     if any(isinstance(x, Tensor) and (x.requires_grad or not x.is_cpu) for x in values):
         return _total_of_tensors(name, values) / elements
     numbers = [float(y) for x in values for y in (x.reshape(-1) if isinstance(x, Tensor) else [x])]
+    if not numbers:
+        return 0.0
     if name == "max_of":
         return math.nan if any(map(math.isnan, numbers)) else max(numbers)
     return exact_sum(numbers) / elements

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.distributed.shards import is_sharded, local_of, spreads_alike
 from steprule.formats import Format
 from steprule.formats.choices import StoringOptions, param_format
 from steprule.formats.floating import FLOATING, FloatingFormat, compute_dtype
@@ -77,7 +78,7 @@ def ensure_state(
         value: Any = slot.initial_value(options) if name in missing else None
         if slot.is_average and value is not None:
             columns = columns_in("param", {**entry, "param": param.detach()}, of_param)
-            value = of_param.read(columns, compute_dtype(param), param.shape)
+            value = of_param.read(columns, compute_dtype(param), local_of(param).shape)
         if slot.is_scalar:
             _make_scalar(name, slot, entry, value, count_device)
             continue
@@ -172,8 +173,22 @@ def _check_array(
     name: str, state: Mapping[str, Any], shape: torch.Size, param: Tensor, label: str
 ) -> None:
     problem = column_problem(name, state, shape, label, _resized(param), param)
+    if problem is None and is_sharded(param):
+        problem = _spread_problem(name, state, param, label)
     if problem is not None:
         raise RuntimeError(problem)
+
+
+def _spread_problem(name: str, state: Mapping[str, Any], param: Tensor, label: str) -> str | None:
+    """Say what array of a sharded parameter's state is not sharded as the parameter is."""
+    for key, value in state.items():
+        of_array = str(key).partition(":")[0] == name and key != "param"
+        if of_array and isinstance(value, Tensor) and not spreads_alike(value, param):
+            return (
+                f"state {key!r} of {label} is not sharded as the parameter is: load it by "
+                "load_state_dict(), or delete it (del optimizer.state[param])"
+            )
+    return None
 
 
 def _resized(param: Tensor) -> str:

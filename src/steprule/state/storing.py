@@ -8,16 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.distributed.shards import is_sharded, local_of, local_shape, wrapped
 from steprule.formats import Column, Format
 from steprule.formats.choices import StoringOptions, formats_by_column, param_format, slot_format
 from steprule.formats.floating import FLOATING, FloatingFormat, compute_dtype, has_memory
-from steprule.formats.storage import key_of
+from steprule.formats.storage import as_stored, key_of
 from steprule.language.rule import Slot
 
 
 def column_shape(column: Column, shape: torch.Size) -> torch.Size:
-    """Return the shape of a column of an array of this shape."""
-    return shape if column.elements == 1 else torch.Size([column.length(shape.numel())])
+    """Return the shape of a column of an array of this shape.
+
+    What neighbours share has an axis of its own in the place of the last one, or of all but the
+    first, where these are whole numbers of neighbours: it can then be sharded as the array is.
+    """
+    if column.elements == 1:
+        return shape
+    for axes in (len(shape) - 1, 1):
+        rest = shape[axes:].numel()
+        if 0 < axes < len(shape) and rest % column.elements == 0:
+            return torch.Size([*shape[:axes], rest // column.elements])
+    return torch.Size([column.length(shape.numel())])
 
 
 def has_parts(entry: Mapping[Any, Any]) -> bool:
@@ -41,8 +52,9 @@ def format_in(name: str, entry: Mapping[str, Any]) -> Format:
 
 
 def columns_in(name: str, entry: Mapping[str, Any], storage: Format) -> list[Tensor]:
-    """Return the tensors of a state entry that hold an array."""
-    return [entry[key_of(name, column.part)] for column in storage.columns]
+    """Return the tensors of a state entry that hold an array; of sharded ones what is here."""
+    keys = [key_of(name, column.part) for column in storage.columns]
+    return as_stored(storage, [local_of(entry[key]) for key in keys])
 
 
 def column_problem(
@@ -65,7 +77,7 @@ def column_problem(
     """
     try:
         storage = format_in(name, entry)
-        columns = columns_in(name, entry, storage)
+        columns = [entry[key_of(name, column.part)] for column in storage.columns]
     except (KeyError, AttributeError):
         kind = getattr(entry[name], "dtype", type(entry[name]).__name__)
         return (
@@ -80,7 +92,9 @@ def column_problem(
         problem = memory_problem(tensor, param)
         if problem is not None:
             return f"state {key!r} of {label} {problem}"
-        if tensor.shape != column_shape(column, shape):
+        # Shared items once had one axis always, which will do.
+        is_flat = column.elements > 1 and tensor.shape == (column.length(shape.numel()),)
+        if tensor.shape != column_shape(column, shape) and not is_flat:
             return f"state {key!r} of {label} has shape {tuple(tensor.shape)}{resized}"
         if tensor.is_complex() and not param.is_complex():
             return f"state {key!r} of {label} is {tensor.dtype}, the parameter is {param.dtype}"
@@ -138,30 +152,53 @@ def put_array(
     value: Any,
     shape: torch.Size,
 ) -> None:
-    """Store a number, or a tensor of real numbers, as an array of a parameter's state."""
+    """Store a number, or a tensor of real numbers, as an array of a parameter's state.
+
+    Args:
+        name: the array's.
+        entry: the state entry.
+        storage: the format.
+        param: the parameter.
+        value: the number; or the numbers, of a sharded parameter those that are here.
+        shape: the array's, of a sharded parameter the whole one's.
+    """
     columns = _zeroed(storage, param, shape)
     if isinstance(value, Tensor):
-        storage.write(columns, value)
+        storage.write(as_stored(storage, columns), value)
     elif value:
         as_pairs = (2,) if columns[0].is_complex() else ()
         compute = compute_dtype(param)
-        full = torch.full((*shape, *as_pairs), value, dtype=compute, device=param.device)
-        storage.write(columns, full)
+        here = (*local_shape(shape, param), *as_pairs)
+        full = torch.full(here, value, dtype=compute, device=param.device)
+        storage.write(as_stored(storage, columns), full)
     remove_parts(name, entry)
-    entry.update(
-        zip((key_of(name, column.part) for column in storage.columns), columns, strict=True)
-    )
+    for column, tensor in zip(storage.columns, columns, strict=True):
+        entry[key_of(name, column.part)] = _whole(tensor, column, param, shape)
 
 
 def _zeroed(storage: Format, param: Tensor, shape: torch.Size) -> list[Tensor]:
-    """Return zeros for the columns of an array: laid out as the parameter if they can be."""
+    """Return zeros for the columns of an array: laid out as the parameter if they can be.
+
+    Of a sharded parameter, those that are here.
+    """
     is_alike = len(storage.columns) == 1 and shape == param.shape
+    if is_sharded(param):
+        param, shape = local_of(param), local_shape(shape, param)
     return [
         torch.zeros_like(param, dtype=column.dtype, requires_grad=False)
         if is_alike
         else param.new_zeros(column_shape(column, shape), dtype=column.dtype)
         for column in storage.columns
     ]
+
+
+def _whole(tensor: Tensor, column: Column, param: Tensor, shape: torch.Size) -> Tensor:
+    """Return a column as the state has it: sharded as the parameter is."""
+    if not is_sharded(param):
+        return tensor
+    if column.elements == 1 and shape == param.shape:
+        return wrapped(tensor, param)
+    return wrapped(tensor, param, column_shape(column, shape))
 
 
 def remove_parts(name: str, entry: MutableMapping[str, Any]) -> None:
@@ -193,7 +230,7 @@ def store_anew(
     if present.columns != target.columns:
         columns = columns_in(name, entry, present)
         shape = entry[name].shape if is_plain else param.shape
-        value = present.read(columns, compute_dtype(param), shape)
+        value = present.read(columns, compute_dtype(param), local_shape(shape, param))
         put_array(name, entry, target, param, value, shape)
     return target
 
@@ -211,6 +248,7 @@ def store_param(entry: MutableMapping[str, Any], storing: StoringOptions, param:
     is_there = all(getattr(entry.get(key), "dtype", None) is kind for key, kind in parts.items())
     if not parts or not is_there:
         remove_parts("param", entry)
-        for key, dtype in parts.items():
-            entry[key] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
+        for column in wanted.columns[1:]:
+            zeros = torch.zeros_like(local_of(param), dtype=column.dtype, requires_grad=False)
+            entry[key_of("param", column.part)] = _whole(zeros, column, param, param.shape)
     return wanted

@@ -247,7 +247,7 @@ class _Printer:
             text = printer.number(recording.outputs[name] or 0.0)
             inner += element_write(self._layout, name, text)
         keys = random_keys(self._layout, written)
-        origins = random_origins(self._layout, written, "int32(start)")
+        origins = random_origins(self._layout, written, "int32(origin)")
         return [*keys, *origins, *_over_elements(before, inner, [])]
 
     def _slot_stores(self, name: str, value: Value) -> list[str]:

@@ -48,7 +48,7 @@ def update_in_blocks(layout: Layout) -> list[str]:
     update = _Update(layout, written, in_blocks)
 
     def block(count: str) -> list[str]:
-        lines = [*random_origins(layout, written, "int32(start + first)"), *_opened(layout)]
+        lines = [*random_origins(layout, written, "int32(origin + first)"), *_opened(layout)]
         lines += [f"{name}_most = int32(0)" for name in in_blocks]
         lines += _decoding_loop(layout, update.first_body, count)
         conditions = []

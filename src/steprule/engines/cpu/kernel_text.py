@@ -71,7 +71,7 @@ def table_reads(layout: Layout) -> list[str]:
     """Return the reads of the tables that a loop over chunks looks at."""
     tables = [Control.TENSORS, Control.GRADS, Control.COLUMNS, Control.SCALARS, Control.CHUNKS]
     if layout.count is not None:
-        tables += [Control.COUNTS, Control.KEYS]
+        tables += [Control.COUNTS, Control.KEYS, Control.ORIGINS]
     return [f"{table.name.lower()} = load_int64(control, {table})" for table in tables]
 
 
@@ -100,7 +100,7 @@ def element_loop(layout: Layout) -> list[str]:
     written = written_arrays(layout)
     return [
         *random_keys(layout, written),
-        *random_origins(layout, written, "int32(start)"),
+        *random_origins(layout, written, "int32(origin)"),
         "for i in range(count):",
         *indented(update_statements(layout), 4),
     ]

@@ -26,6 +26,7 @@ from steprule.engines.threads.work_split import WorkSplit
 from steprule.formats.floating import FLOATING
 from steprule.language.form import Form
 from steprule.language.passes import Pass
+from steprule.language.recording import OVER_SHARDS
 
 # Elements for each thread: with fewer, another thread costs more than it saves.
 GRAIN = 1 << 16
@@ -68,7 +69,8 @@ class KernelRunner(AddressRunner):
     def _share(self, one: Pass, addresses: Sequence[int]) -> Stages:
         """Put in a pass's table of sums the totals of those over several parameters."""
         found = [i for i in range(len(self.params)) if addresses[i]]
-        groups, elements = [self._groups[i] for i in found], [self._elements[i] for i in found]
+        groups, elements = [self._groups[i] for i in found], [self._whole[i] for i in found]
+        numbers = [self._shard_numbers[i] for i in found]
         sums = self._reduction_tables[Control.SUMS]
         asked = {
             j: self._shared_keys[reduction.result]
@@ -76,11 +78,12 @@ class KernelRunner(AddressRunner):
             if reduction.is_shared
         }
         totals = yield [
-            Share(key, [float(sums[j, i]) for i in found], groups, elements)
+            Share(key, sums[j, found].tolist(), groups, elements, numbers)
             for j, key in asked.items()
         ]
         for j, key in asked.items():
-            sums[j, found] = [totals[key][group] for group in groups]
+            whose = numbers if one.reductions[j].over == OVER_SHARDS else groups
+            sums[j, found] = [totals[key][who] for who in whose]
 
     def sum_squares(self) -> None:
         """Leave in :attr:`square_sums` those of the gradients that :meth:`collect` took."""

@@ -55,7 +55,7 @@ def read_array(leaf: Leaf, name: str, compute: torch.dtype) -> Tensor:
 
 def write_array(leaf: Leaf, name: str, value: Tensor) -> None:
     """Store an array of a leaf; its step is not yet advanced."""
-    leaf.storage.write(name, leaf.param, leaf.state, value, leaf.random_key)
+    leaf.storage.write(name, leaf.param, leaf.state, value, leaf.random_key, leaf.region)
 
 
 def _is_other(name: str, value: Any, inputs: dict[str, Any]) -> bool:
@@ -82,7 +82,7 @@ def supply_scalars(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> Tensor | 
     if "machine_eps" in form.scalars:
         scalars["machine_eps"] = torch.finfo(leaf.param.dtype).eps
     if form.needs_shape:
-        scalars.update(shape_numbers(leaf.param.shape))
+        scalars.update(shape_numbers(leaf.shape))
     for name in form.scalar_slots:
         stored = leaf.state[name]
         scalars[name] = _precise(stored) if keep_tensors else stored.item()

@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.engines.engine import Leaf
 from steprule.engines.foreach.fused_operations import Instruction, instructions_of
 from steprule.engines.foreach.replay import Replay
 from steprule.engines.stages import Share, Stages, Totals, as_tensor, run_through
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formats.floating import FLOATING, compute_dtype, real_view
-from steprule.formats.storage import Storage
 from steprule.language.form import Form
-from steprule.language.recording import (
-    Value,
-)
+from steprule.language.passes import levels_of
+from steprule.language.recording import OVER_SHARDS, Value
 
 TensorList = list[Tensor]
 
@@ -28,31 +27,28 @@ class Bucket:
 
     Args:
         form: the form of all.
-        params: the parameters.
-        states: the state of each.
+        leaves: the parameters, of one storage; their gradients are not kept.
         grad_dtypes: the dtypes of the gradients that each will be updated with.
-        groups: the group of each, for sums over several parameters.
-        storage: of all.
-        random_keys: of each, where something is rounded at random.
     """
 
     def __init__(
-        self,
-        form: Form,
-        params: TensorList,
-        states: Sequence[Mapping[str, Any]],
-        grad_dtypes: Sequence[torch.dtype],
-        groups: Sequence[int],
-        storage: Storage,
-        random_keys: Sequence[int],
+        self, form: Form, leaves: Sequence[Leaf], grad_dtypes: Sequence[torch.dtype]
     ) -> None:
-        self._form, self._recording = form, form.recording()
-        self._groups = groups
-        self._storage, self._random_keys = storage, random_keys
-        self._params, self._states = params, states
+        recording = form.recording()
+        self._form, self._recording = form, recording
+        self._groups = [leaf.group for leaf in leaves]
+        self._numbers = [leaf.number for leaf in leaves]
+        self._elements = [leaf.elements for leaf in leaves]
+        keys = recording.shared_keys
+        shared = recording.shared_reductions
+        self._over_shards = {keys[x.result] for x in shared if x.over == OVER_SHARDS}
+        self._storage = storage = leaves[0].storage
+        self._random = [(leaf.random_key, leaf.region) for leaf in leaves]
+        self._params = params = [leaf.param for leaf in leaves]
+        self._states = states = [leaf.state for leaf in leaves]
         self.dtype = params[0].dtype
         self._compute = compute = compute_dtype(params[0])
-        self._arrays = {
+        self._arrays: dict[str, TensorList] = {
             "param": params,
             **{name: [state[name] for state in states] for name in form.array_slots},
         }
@@ -110,13 +106,13 @@ class Bucket:
                 continue
             for i, (target, value) in enumerate(zip(tensors, made, strict=True)):
                 if value is not target:  # it was not updated in place
-                    param, state, key = self._params[i], self._states[i], self._random_keys[i]
-                    self._storage.write(name, param, state, value, key)
+                    param, state, random = self._params[i], self._states[i], self._random[i]
+                    self._storage.write(name, param, state, value, *random)
         for name, tensors in self._scalar_slots.items():
             new = recording.outputs[name]
-            made = values[new] if isinstance(new, Value) else new
+            filled: Any = values[new] if isinstance(new, Value) else new
             for i, tensor in enumerate(tensors):
-                tensor.fill_(made[i] if isinstance(made, list) else made)
+                tensor.fill_(filled[i] if isinstance(filled, list) else filled)
 
     def _read(self, name: str) -> TensorList:
         return [
@@ -124,14 +120,25 @@ class Bucket:
             for param, state in zip(self._params, self._states, strict=True)
         ]
 
-    def _total(self, key: int, own: TensorList) -> Generator[Sequence[Share], Totals, TensorList]:
+    def _total(
+        self, own: Mapping[int, TensorList]
+    ) -> Generator[Sequence[Share], Totals, Mapping[int, TensorList]]:
         """Return for each tensor what they add up to with others, given what each adds."""
-        elements = [real_view(param).numel() for param in self._params]
-        totals = yield [Share(key, own, self._groups, elements)]
-        return [
-            as_tensor(totals[key][group], like)
-            for group, like in zip(self._groups, own, strict=True)
+        totals = yield [
+            Share(key, values, self._groups, self._elements, self._numbers)
+            for key, values in own.items()
         ]
+        return {
+            key: [
+                as_tensor(totals[key][who], like)
+                for who, like in zip(
+                    self._numbers if key in self._over_shards else self._groups,
+                    values,
+                    strict=True,
+                )
+            ]
+            for key, values in own.items()
+        }
 
 
 def _as_list(
@@ -143,4 +150,11 @@ def _as_list(
 
 @functools.cache
 def _instructions(form: Form) -> list[Instruction]:
-    return instructions_of(form.recording())
+    """Return the instructions: of reductions that several share, those together that can be."""
+    recording = form.recording()
+    found = instructions_of(recording)
+    shared = recording.shared_keys
+    if len(shared) < 2:
+        return found
+    levels = levels_of(recording)
+    return sorted(found, key=lambda one: (levels.get(one.result, 0), one.result not in shared))

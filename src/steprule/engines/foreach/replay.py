@@ -24,9 +24,11 @@ from steprule.language.recording import (
 from steprule.matrix_ops.orthogonalization import orthogonalized_list
 
 TensorList = list[Tensor]
-# Asked for what several parameters add up to (which reduction, what each tensor adds): gives it
-# for each tensor.
-AskFor = Callable[[int, TensorList], Generator[Sequence[Share], Totals, TensorList]]
+# Asked for what several parameters, or processes, add up to (of each reduction, by its key, what
+# each tensor adds): gives it for each tensor.
+AskFor = Callable[
+    [Mapping[int, TensorList]], Generator[Sequence[Share], Totals, Mapping[int, TensorList]]
+]
 
 
 def _truth(x: Any) -> Tensor:
@@ -54,7 +56,8 @@ class Replay:
     """One run of the instructions of a recording.
 
     Args:
-        instructions: in order.
+        instructions: in order; reductions over several parameters that are asked for together
+            follow each other.
         kept: what must not be overwritten after its last use: the outputs.
         values: of all that was computed before; results are put there.
         owned: lists whose tensors may be overwritten after their last use.
@@ -80,7 +83,12 @@ class Replay:
         self, shared: Mapping[Value, int], ask_for: AskFor
     ) -> Generator[Sequence[Share], Totals, None]:
         """Run all; ``shared`` are the reductions over several parameters, and their keys."""
+        waiting: dict[Value, tuple[int, TensorList]] = {}
         for i, instruction in enumerate(self._instructions):
+            if waiting and not (
+                instruction.result in shared and waiting.keys().isdisjoint(instruction.operands)
+            ):
+                yield from self._ask_for_all(waiting, ask_for)
             operands = self._in_best_order(instruction, i)
             arguments = self._arguments(instruction.name, operands)
             in_place = self._is_last(operands[0], i)
@@ -95,12 +103,23 @@ class Replay:
                     del self._values[x]
                     self._owned.discard(x)
             if key is not None:
-                result = yield from ask_for(key, result)
+                waiting[instruction.result] = key, result
             self._values[instruction.result] = result
             if instruction.name in TRUTHS:  # a number cannot be put in a truth value's place
                 self._truths.add(instruction.result)
             elif instruction.result.is_array:
                 self._owned.add(instruction.result)
+        if waiting:
+            yield from self._ask_for_all(waiting, ask_for)
+
+    def _ask_for_all(
+        self, waiting: dict[Value, tuple[int, TensorList]], ask_for: AskFor
+    ) -> Generator[Sequence[Share], Totals, None]:
+        """Put the totals of some reductions in the place of what each tensor adds to them."""
+        totals = yield from ask_for(dict(waiting.values()))
+        for value, (key, _) in waiting.items():
+            self._values[value] = totals[key]
+        waiting.clear()
 
     def _is_last(self, x: Any, i: int) -> bool:
         return x in self._owned and x not in self._kept and self._last_use[x] == i

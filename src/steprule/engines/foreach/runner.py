@@ -18,6 +18,7 @@ from steprule.engines.leaf_runner import LeafRunner
 from steprule.engines.stages import Share, Stages, run_through, sent
 from steprule.formats.storage import ROUNDING_STEP, Storage
 from steprule.language.form import Form
+from steprule.language.passes import shared_levels_of
 from steprule.language.rule import SUPPLIED, shape_numbers
 
 # Elements of formats that are read at once.
@@ -34,7 +35,6 @@ class ForeachRunner(LeafRunner):
 
     def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
         super().__init__(form, leaves, update_together, update_in_stages)
-        self._groups = [leaf.group for leaf in leaves]
         self._lists: KeptLists | None = None
 
     def run(self) -> None:
@@ -49,12 +49,8 @@ class ForeachRunner(LeafRunner):
         self.let_go()
 
     def _new_lists(self, grads: Sequence[Tensor]) -> KeptLists | None:
-        states = [place[0] for place in self._places]
-        storage = self._stored[0][0]
-        if not KeptLists.takes(self.form, storage, states):
-            return None
-        dtypes, keys = [grad.dtype for grad in grads], [key for _, key in self._stored]
-        return KeptLists(self.form, self._params, states, dtypes, self._groups, storage, keys)
+        leaves = self._leaves_with(grads)[1]
+        return KeptLists(self.form, leaves) if KeptLists.takes(self.form, leaves) else None
 
 
 class KeptLists:
@@ -62,29 +58,17 @@ class KeptLists:
 
     Args:
         form: the form of all.
-        params: the parameters.
-        states: the state of each, such that :meth:`takes` holds.
-        grad_dtypes: the dtype of the gradient of each.
-        groups: the group of each.
-        storage: of all.
-        random_keys: of each.
+        leaves: the parameters, such that :meth:`takes` holds; their gradients are let go of.
     """
 
-    def __init__(
-        self,
-        form: Form,
-        params: Sequence[Tensor],
-        states: Sequence[dict[str, Any]],
-        grad_dtypes: Sequence[torch.dtype],
-        groups: Sequence[int],
-        storage: Storage,
-        random_keys: Sequence[int],
-    ) -> None:
-        self._form, self._params, self._states = form, params, states
-        self._grad_dtypes, self._groups = grad_dtypes, groups
-        self._distinct_groups = tuple(dict.fromkeys(groups))
-        self._storage, self._random_keys = storage, random_keys
-        names = _names(form, storage)
+    def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
+        self._form, self._leaves = form, leaves
+        self._states = states = [leaf.state for leaf in leaves]
+        self._grad_dtypes = [leaf.grad.dtype for leaf in leaves]
+        self._distinct_groups = tuple(dict.fromkeys(leaf.group for leaf in leaves))
+        for leaf in leaves:
+            leaf.grad = leaf.param  # which is alive anyhow
+        names = _names(form, leaves[0].storage)
         self._columns = {name: [state[name] for state in states] for name in names}
         self._same = {name: IdentityGuard(column) for name, column in self._columns.items()}
         self._tensors = [tensor for column in self._columns.values() for tensor in column]
@@ -93,9 +77,9 @@ class KeptLists:
         self._parts: list[tuple[int, list[int], Bucket]] = []
 
     @staticmethod
-    def takes(form: Form, storage: Storage, states: Sequence[dict[str, Any]]) -> bool:
+    def takes(form: Form, leaves: Sequence[Leaf]) -> bool:
         """Tell whether all state is plain tensors, and the counts of one kind and in one place."""
-        names = _names(form, storage)
+        names, states = _names(form, leaves[0].storage), [leaf.state for leaf in leaves]
         are_plain = all(type(state[name]) is Tensor for name in names for state in states)
         if not are_plain:
             return False
@@ -122,7 +106,7 @@ class KeptLists:
         for group, places, bucket in self._parts:
             scalars = {**numbers[group], **own}
             if self._form.needs_shape:
-                scalars.update(shape_numbers(self._params[places[0]].shape))
+                scalars.update(shape_numbers(self._leaves[places[0]].shape))
             if "machine_eps" in self._form.scalars:
                 scalars["machine_eps"] = torch.finfo(bucket.dtype).eps
             bucket.update([grads[i] for i in places], scalars)
@@ -144,10 +128,10 @@ class KeptLists:
 
     def _parts_of(self, alike: dict[int, int]) -> list[tuple[int, list[int], Bucket]]:
         places: dict[Any, list[int]] = {}
-        share = shares_of(self._params, self._storage, self._form)
-        for i, (group, param) in enumerate(zip(self._groups, self._params, strict=True)):
-            shape = param.shape if self._form.needs_shape else ()
-            key = (alike[group], param.dtype, param.device, shape, share[i])
+        share = shares_of(self._leaves, self._form)
+        for i, leaf in enumerate(self._leaves):
+            param, shape = leaf.param, leaf.shape if self._form.needs_shape else ()
+            key = (alike[leaf.group], param.dtype, param.device, shape, share[i])
             places.setdefault(key, []).append(i)
         return [
             (
@@ -155,12 +139,8 @@ class KeptLists:
                 where,
                 Bucket(
                     self._form,
-                    [self._params[i] for i in where],
-                    [self._states[i] for i in where],
+                    [self._leaves[i] for i in where],
                     [self._grad_dtypes[i] for i in where],
-                    [self._groups[i] for i in where],
-                    self._storage,
-                    [self._random_keys[i] for i in where],
                 ),
             )
             for (group, *_), where in places.items()
@@ -178,7 +158,7 @@ def update_in_stages(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, N
     alike = alike_groups((leaf.group for leaf in leaves), numbers)
     has_own = form.rule.counts_steps or form.scalar_slots or _SUPPLIED & set(form.scalars)
     steps, others = [], []
-    share = shares_of([leaf.param for leaf in leaves], leaves[0].storage, form) if leaves else []
+    share = shares_of(leaves, form)
     for leaf, share_of_leaf in zip(leaves, share, strict=True):
         own: dict[str, Any] = {}
         step = supply_scalars(form, leaf, own) if has_own else None
@@ -197,12 +177,9 @@ def update_in_stages(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, N
     running = []
     for scalars, bucket in buckets.values():
         grads = [leaf.grad for leaf in bucket]
-        states = [leaf.state for leaf in bucket]
-        dtypes, groups = [grad.dtype for grad in grads], [leaf.group for leaf in bucket]
-        params, keys = [leaf.param for leaf in bucket], [leaf.random_key for leaf in bucket]
-        lists = Bucket(form, params, states, dtypes, groups, bucket[0].storage, keys)
+        lists = Bucket(form, bucket, [grad.dtype for grad in grads])
         running.append(lists.stages(grads, scalars))
-    yield from _side_by_side(running, len(form.recording().shared_reductions))
+    yield from _side_by_side(running, form)
     if leaves and leaves[0].storage.count == ROUNDING_STEP:
         steps += [leaf.state[ROUNDING_STEP] for leaf in leaves]
     if steps:
@@ -211,12 +188,13 @@ def update_in_stages(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, N
         advance(leaf, step)
 
 
-def _side_by_side(running: Sequence[Stages], sums: int) -> Stages:
-    """Run updates that each ask for so many sums over several parameters, one after the other."""
+def _side_by_side(running: Sequence[Stages], form: Form) -> Stages:
+    """Run updates that each ask for all sums of a form over several parameters, level by level."""
+    recording = form.recording()
     asked = [next(one, []) for one in running]
-    for key in range(sums):
-        shares = [share for of_one in asked for share in of_one]
-        totals = yield shares or [Share(key, [], [], [])]
+    for level in shared_levels_of(recording):
+        nothing = [Share(recording.shared_keys[x.result], [], [], [], []) for x in level]
+        totals = yield [share for of_one in asked for share in of_one] or nothing
         asked = [sent(one, totals) or [] for one in running]
 
 
@@ -229,15 +207,15 @@ def alike_groups(groups: Iterable[int], numbers: Mapping[int, Numbers]) -> dict[
     }
 
 
-def shares_of(params: Sequence[Tensor], storage: Storage, form: Form) -> list[int]:
+def shares_of(leaves: Sequence[Leaf], form: Form) -> list[int]:
     """Return in which share of the work each parameter is.
 
     Formats are read into float32 tensors, which are not to be there for all parameters at once.
     """
-    if storage.is_plain or form.recording().shared_reductions:
-        return [0] * len(params)
-    before = itertools.accumulate((param.numel() for param in params), initial=0)
-    return [elements // _AT_ONCE for elements, _ in zip(before, params, strict=False)]
+    if not leaves or leaves[0].storage.is_plain or form.recording().shared_reductions:
+        return [0] * len(leaves)
+    before = itertools.accumulate((leaf.param.numel() for leaf in leaves), initial=0)
+    return [elements // _AT_ONCE for elements, _ in zip(before, leaves, strict=False)]
 
 
 def _counts(form: Form) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ TABLES = {
     "scalars": "fp64",  # one row for each tensor
     "chunks": "i64",  # tensor, first element, number of elements of each chunk
     "keys": "i64",  # what random bits know each tensor by
+    "origins": "i64",  # of each chunk, what they know its first element by
     "shapes": "fp64",  # rows of each tensor, then columns of each
     "partials": "fp64",  # what each chunk adds to each reduction of a pass
     "starts": "i64",  # each tensor's first chunk, and the end of the last one's

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from steprule.distributed.regions import Region
 from steprule.engines.engine import Leaf
 from steprule.engines.gpu.axis_text import (
     ROWS,
@@ -41,16 +42,15 @@ class AxisTritonRunner(TritonRunner):
     def _passes(self) -> Sequence[Pass]:
         return ()
 
-    def _make_tables(self, leaves: Sequence[Leaf]) -> None:
-        super()._make_tables(leaves)
-        # A chunk has a few whole rows.
-        chunks = [
+    def _chunks_of(
+        self, sizes: Sequence[int], regions: Sequence[Region | None]
+    ) -> list[tuple[int, int, int]]:
+        """Return chunks of a few whole rows."""
+        return [
             (i, first * columns, min(ROWS, rows - first) * columns)
             for i, (rows, columns) in enumerate(param.shape for param in self.params)
             for first in range(0, rows, ROWS)
         ]
-        self._chunks = np.array(chunks, dtype=np.int64)
-        self._chunk_count = len(chunks)
 
     def _make_device_tables(self) -> None:
         super()._make_device_tables()

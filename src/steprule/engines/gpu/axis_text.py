@@ -225,7 +225,7 @@ class _AxisText:
                 lines += element_write(layout, name, text)
             return tile_statements(lines, mask=mask)
 
-        before = random_keys(layout, written) + random_origins(layout, written, "int32(start)")
+        before = random_keys(layout, written) + random_origins(layout, written, "int32(origin)")
         body = [*tile_statements(before), *self._in_rows(self._over_tiles(operations, tile))]
         return "\n".join([head("update"), *indented(over_chunks(self._variant, body), 4)])
 

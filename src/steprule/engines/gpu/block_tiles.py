@@ -36,7 +36,7 @@ def block_tile(layout: Layout, mask: str | None) -> list[str]:
     written = written_arrays(layout)
     in_blocks = {name: new for name, new in written.items() if layout.has_blocks(name)}
     block_mask = "block_mask" if mask else None
-    origins = random_origins(layout, written, "int32(start + first)")
+    origins = random_origins(layout, written, "int32(origin + first)")
     lines = [*tile_statements(origins), *opened_blocks(layout, mask)]
     parts = [_Part(layout, mask, p) for p in range(parts_of(layout))]
     for part in parts:

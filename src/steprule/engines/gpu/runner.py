@@ -43,6 +43,7 @@ from steprule.engines.whole_step import Outcome
 from steprule.formats.floating import FLOATING
 from steprule.language.form import Form
 from steprule.language.passes import Pass
+from steprule.language.recording import OVER_SHARDS
 
 # A number of a group that follows from gradients, so that only the device has it.
 _CLIP_FACTOR = "clip_factor"
@@ -113,6 +114,7 @@ class TritonRunner(AddressRunner):
             "groups": self._group_rows,
             "chunks": self._chunks,
             "keys": np.array(self._random_keys, dtype=np.int64),
+            "origins": np.array(self._origins, dtype=np.int64),
         }
         if self.prepares_on_device or self.passes or self.form.recording().has_axes:
             contents |= {"counts": self._counts, "firsts": self._first, "shapes": self._shapes}
@@ -220,7 +222,7 @@ class TritonRunner(AddressRunner):
         if not (self.form.may_be_called_off and "first" in self.form.scalars):
             return None
         flags = self._tables["firsts"].tolist()
-        return [p for p, flag in zip(self.params, flags, strict=True) if flag]
+        return [p for p, flag in zip(self.owners, flags, strict=True) if flag]
 
     # A step
 
@@ -268,21 +270,46 @@ class TritonRunner(AddressRunner):
             for j, reduction in enumerate(one.reductions)
             if reduction.is_shared
         }
+        shards = {j for j in keys if one.reductions[j].over == OVER_SHARDS}
         totals = yield [
-            Share(key, self._of_group(sums[j], group), *self._found(group, addresses))
+            Share(key, *values)
             for j, key in keys.items()
-            for group in self._row_of
+            for values in (
+                [self._each(sums[j], addresses)]
+                if self._shards
+                else [
+                    (self._of_group(sums[j], group), *self._found(group, addresses))
+                    for group in self._row_of
+                ]
+            )
         ]
         with torch.no_grad():
             for j, key in keys.items():
+                if j in shards:
+                    sums[j].copy_(totals[key][self._shard_numbers])
+                    continue
                 for group, total in totals[key].items():
                     if group in self._row_of:
                         self._put_total(sums[j], group, total)
 
-    def _found(self, group: int, addresses: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Return the group of each of its leaves that has a gradient, and their elements."""
-        found = [i for i, g in enumerate(self._groups) if g == group and addresses[i]]
-        return [group] * len(found), [self._elements[i] for i in found]
+    def _each(
+        self, sums: Tensor, addresses: Sequence[int]
+    ) -> tuple[Tensor, list[int], list[int], list[int]]:
+        """Return what each leaf adds that has a gradient; group, elements and number of each."""
+        found = [i for i in range(len(self.params)) if addresses[i]]
+        values = sums if len(found) == len(self.params) else sums[found]
+        return values, *self._found(None, addresses)
+
+    def _found(
+        self, group: int | None, addresses: Sequence[int]
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Return group, elements and number of each leaf of a group (any) that has a gradient."""
+        found = [i for i, g in enumerate(self._groups) if group in (g, None) and addresses[i]]
+        return (
+            [self._groups[i] for i in found],
+            [self._whole[i] for i in found],
+            [self._shard_numbers[i] for i in found],
+        )
 
     def _of_group(self, sums: Tensor, group: int) -> Tensor:
         """Return what a group's leaves add; 0 for others, and for those without a gradient."""

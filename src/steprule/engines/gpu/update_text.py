@@ -35,7 +35,7 @@ def update_source(variant: Variant) -> str:
     written = written_arrays(layout)
     before = random_keys(layout, written)
     if layout.block == 1:
-        before += random_origins(layout, written, "int32(start)")
+        before += random_origins(layout, written, "int32(origin)")
 
     def tile(mask: str | None) -> list[str]:
         if layout.block > 1:

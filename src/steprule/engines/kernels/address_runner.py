@@ -8,7 +8,10 @@ stale address is not a wrong number but corrupted memory.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from operator import attrgetter, is_
 from typing import Any
 
@@ -16,14 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steprule.distributed.regions import Region
 from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.guards.addresses import AddressGuard
+from steprule.engines.guards.shards import shard_guard_of
 from steprule.engines.guards.tensors import TensorGuard
 from steprule.engines.kernels.layout import Layout, matrix_names
 from steprule.engines.kernels.memory import PLAIN, counts_of, has_memory
 from steprule.engines.kernels.prepare_text import row_length
 from steprule.engines.kernels.printed_names import with_printed_names
-from steprule.engines.native.address_guard import NativeAddressGuard
+from steprule.engines.native.address_guard import NativeAddressGuard, Watched
 from steprule.engines.native.control_block import Control
 from steprule.engines.native.loops import enable_native, is_native_enabled
 from steprule.engines.stages import Stages, run_through
@@ -51,6 +56,13 @@ class AddressRunner:
     def __init__(self, form: Form, leaves: Sequence[Leaf]) -> None:
         self.form = form
         self.params = tuple(leaf.param for leaf in leaves)
+        #: What has the gradients: the parameters, or the sharded ones that these are parts of.
+        self.owners = tuple(leaf.owner for leaf in leaves)
+        self._shards = [leaf.shard for leaf in leaves if leaf.shard is not None]
+        self._shard_guard = shard_guard_of(leaves)
+        self._entries = [leaf.state if leaf.entry is None else leaf.entry for leaf in leaves]
+        self._shard_numbers = [leaf.number for leaf in leaves]
+        self._whole = [leaf.elements for leaf in leaves]
         self.grad_dtype = leaves[0].grad.dtype
         self._states = [leaf.state for leaf in leaves]
         self.passes = self._passes()
@@ -99,6 +111,8 @@ class AddressRunner:
         self._control = np.zeros(len(Control), dtype=np.int64)
         scale = 2 if leaves[0].param.is_complex() else 1
         sizes = [size * scale for size in self._sizes]
+        is_random = self.layout.count is not None
+        regions = [leaf.region if is_random else None for leaf in leaves]
         self._elements, self.elements = sizes, sum(sizes)
         arrays = len(self._storage.keys)
         columns = [self._param_addresses, *map(_addresses_of, self._slots[:arrays])]
@@ -114,17 +128,18 @@ class AddressRunner:
         self._numbers = array("d", bytes(8 * max(1, len(groups) * len(self._hyperparameters))))
         self._first = np.array([float(leaf.is_first) for leaf in leaves])
         self._scalars = np.zeros((count, max(1, row_length(self.layout))))
-        chunks = [
-            (i, start, min(self._chunk_of(size), size - start))
-            for i, size in enumerate(sizes)
-            for start in range(0, size, self._chunk_of(size))
-        ]
+        chunks = self._chunks_of(sizes, regions)
         self._chunks = np.array(chunks or [(0, 0, 0)], dtype=np.int64)
         self._chunk_count = len(chunks)
+        per_tensor = Counter(i for i, _, _ in chunks)
+        self._chunks_of_each = [per_tensor[i] for i in range(count)]
+        # Random bits know an element by its number in the whole.
+        known = ((regions[i], start) for i, start, _ in chunks)
+        self._origins = array("q", [r.number_of(s) if r else s for r, s in known] or [0])
         self._reduction_tables: dict[Control, np.ndarray[Any, Any]] = {}
         if self.passes:
             self._make_tables_of_reductions(max(len(one.reductions) for one in self.passes))
-        shapes = [shape_numbers(leaf.param.shape) for leaf in leaves]
+        shapes = [shape_numbers(leaf.shape) for leaf in leaves]
         self._shapes = np.array([[shape[name] for shape in shapes] for name in OF_SHAPE])
         tables: Mapping[Control, np.ndarray[Any, Any]] = {
             Control.COLUMNS: self._columns,
@@ -139,18 +154,27 @@ class AddressRunner:
             self._control[word] = table.ctypes.data
         self._random_keys = array("q", [leaf.random_key for leaf in leaves])
         self._control[Control.KEYS] = self._random_keys.buffer_info()[0]
+        self._control[Control.ORIGINS] = self._origins.buffer_info()[0]
         self._control[Control.NUMBERS] = self._numbers.buffer_info()[0]
         self._control[Control.TENSORS] = count
         self._address = self._control.ctypes.data
 
+    def _chunks_of(
+        self, sizes: Sequence[int], regions: Sequence[Region | None]
+    ) -> list[tuple[int, int, int]]:
+        """Return the chunks of all parameters: which one, the first element, how many."""
+        return [
+            (i, start, end - start)
+            for i, size in enumerate(sizes)
+            for start, end in pairwise(edges_of(size, self._chunk_of(size), regions[i]))
+        ]
+
     def _make_tables_of_reductions(self, most: int) -> None:
         """Make the tables of sums over a tensor's chunks, up to so many at a time."""
-        sizes = self._elements
-        per_tensor = [-(-size // self._chunk_of(size)) for size in sizes]
         self._reduction_tables = {
             Control.PARTIALS: np.zeros(max(1, self._chunk_count * most)),
-            Control.STARTS: np.cumsum([0, *per_tensor], dtype=np.int64),
-            Control.ELEMENTS: np.maximum(np.array(sizes, dtype=np.float64), 1.0),
+            Control.STARTS: np.cumsum([0, *self._chunks_of_each], dtype=np.int64),
+            Control.ELEMENTS: np.maximum(np.array(self._whole, dtype=np.float64), 1.0),
         }
         if any(one.is_shared for one in self.passes):
             self._reduction_tables[Control.SUMS] = np.zeros((most, len(self.params)))
@@ -174,7 +198,7 @@ class AddressRunner:
         Returns:
             False if anything is no longer as it was planned: plan anew.
         """
-        grads = tuple(map(_grad_of, self.params))
+        grads = tuple(map(_grad_of, self.owners))
         outcome = self._look(grads)
         self.is_guarded = outcome == Outcome.AS_PLANNED
         if self._native_guard is not None and self.is_guarded:
@@ -191,13 +215,27 @@ class AddressRunner:
             return self._native_guard.check(grads)
         if not self._address_guard.holds():
             return Outcome.CHANGED
+        if self._shard_guard is not None and not self._shard_guard.holds():
+            return Outcome.CHANGED
         if self._may_be_guarded and is_native_enabled():
             self._may_be_guarded = False
-            if NativeAddressGuard.takes(self.params, self._states, self._names):
-                self._native_guard = NativeAddressGuard(self.params, self._states, self._names)
+            watched = Watched(self.params, self._states, self._names)
+            if self._shard_guard is not None:
+                watched = replace(
+                    watched,
+                    owners=self.owners,
+                    entries=self._entries,
+                    parts=self._shard_guard.parts,
+                )
+            if NativeAddressGuard.takes(watched):
+                self._native_guard = NativeAddressGuard(watched)
         return Outcome.GRADS_CHANGED
 
-    def _collect_grads(self, grads: tuple[Any, ...]) -> bool:
+    def _collect_grads(self, whole: tuple[Any, ...]) -> bool:
+        grads = whole
+        if self._shards:
+            both = zip(self._shards, whole, strict=True)
+            grads = tuple(g if g is None else shard.part_of(g) for shard, g in both)
         if self._grads_guard is not None and self._grads_guard.holds(grads):
             self._addresses = _addresses_of(grads)
             self._active = self.params
@@ -207,7 +245,7 @@ class AddressRunner:
         taken = self._grads or ()
         if self._native_guard is not None and self._tries and all(map(is_, taken, grads)):
             self._tries -= 1
-            self._native_guard.expect(grads)
+            self._native_guard.expect(grads, whole)
         grads = taken
         for i in self._empty:
             self._addresses[i] = grads[i] is not None
@@ -284,8 +322,28 @@ class AddressRunner:
         """Let a graph that saved a parameter know of the change, as an in-place operation does."""
         if self._native_guard is not None and self.is_guarded:
             self._native_guard.bump_versions()
-        else:
-            torch.autograd.graph.increment_version(params)
+            return
+        torch.autograd.graph.increment_version(params)
+        if self._shards and params:
+            torch.autograd.graph.increment_version([shard.owner for shard in self._shards])
+
+
+def edges_of(size: int, chunk: int, region: Region | None) -> list[int]:
+    """Return where the chunks of a parameter begin, and where the last one ends.
+
+    Those of a sharded one end where a row does, and where the whole's would: what is rounded at
+    random has one origin a chunk.
+    """
+    if region is None or size == 0:
+        return [*range(0, size, chunk), size]
+    edges, start = [0], 0
+    while start < size:
+        number = region.number_of(start)
+        to_grid = chunk - number % chunk
+        to_row = size if region.is_one_row else region.length - start % region.length
+        start = min(size, start + min(to_grid, to_row))
+        edges.append(start)
+    return edges
 
 
 def layout_of(form: Form, leaf: Leaf, device: torch.device) -> Layout:

@@ -176,9 +176,9 @@ def random_keys(layout: Layout, arrays: Collection[str]) -> list[str]:
     ]
     if layout.has_step_in_row:
         lines = [f"step = int64(load_float64(scalars, tensor * {length} + {length - 1}))"]
-    lines.append("key = load_int64(keys, tensor)")
+    lines += ["key = load_int64(keys, tensor)", "origin = load_int64(origins, chunk)"]
     for name in random:
-        lines += kernel_key(f"{name}_key", "key", "step", numbers[name], "start")
+        lines += kernel_key(f"{name}_key", "key", "step", numbers[name], "origin")
     return lines
 
 

@@ -10,6 +10,9 @@ from steprule.engines.kernels.memory import PLAIN, counts_of, has_memory
 from steprule.formats.floating import FLOATING
 from steprule.language.form import Form
 
+# Rows of a sharded parameter that make chunks of their own.
+_SHORTEST_ROW = 128
+
 
 def param_refusal(leaf: Leaf) -> str | None:
     """Say why kernels can't take the parameter or its gradient; None if they can."""
@@ -20,6 +23,12 @@ def param_refusal(leaf: Leaf) -> str | None:
         return f"the parameter's layout is {param.layout}"
     if param.dtype not in FLOATING or param.dtype is torch.complex32:
         return f"there is no kernel for {param.dtype}"
+    region = leaf.region
+    if region is not None and not region.is_one_row and region.length < _SHORTEST_ROW:
+        return (
+            f"it is sharded into rows of {region.length} elements, whose random bits would have to "
+            f"be told one by one: there are kernels from {_SHORTEST_ROW} on"
+        )
     if param.is_inference():
         return "the parameter was made in inference mode"
     if param.is_conj() or param.is_neg():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -25,16 +26,36 @@ from steprule.engines.native.tensor_layout import (
     tensor_layout,
     word,
 )
+from steprule.engines.native.wholes_guard import WholesGuard
 from steprule.engines.whole_step import ANY, Outcome
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What is looked at: parameters and their state, or the parts here of sharded ones.
+
+    Attributes:
+        params: plain tensors with memory.
+        states: their state: dicts of tensors that are plain and dense.
+        names: the keys to guard; every dict has every one.
+        owners: the sharded parameters that ``params`` are parts of; empty if they are none.
+        entries: the dicts of the state that is sharded, of which ``states`` are the parts.
+        parts: what of the state is sharded, each with its part here.
+    """
+
+    params: Sequence[Tensor]
+    states: Sequence[dict[str, Any]]
+    names: Sequence[str]
+    owners: Sequence[Tensor] = ()
+    entries: Sequence[dict[str, Any]] = ()
+    parts: Sequence[tuple[Tensor, Tensor]] = ()
 
 
 class NativeAddressGuard:
     """Remembers parameters' and state tensors' memory, sizes and strides, and what dicts held.
 
     Args:
-        params: plain tensors with memory.
-        entries: their state: dicts of tensors that are plain and dense.
-        names: the keys to guard; every entry has every one.
+        watched: such that :meth:`takes` holds.
 
     Attributes:
         block: the words that the loops read (:class:`~.loops_text.GuardWord`).
@@ -42,17 +63,21 @@ class NativeAddressGuard:
             how many there are.
     """
 
-    def __init__(
-        self, params: Sequence[Tensor], entries: Sequence[dict[str, Any]], names: Sequence[str]
-    ) -> None:
+    def __init__(self, watched: Watched) -> None:
+        params, names = watched.params, watched.names
+        entries = watched.entries or watched.states
         self._params = tuple(params)
-        self._slots = [entry[name] for entry in entries for name in names]
+        self._owners = tuple(watched.owners) or self._params
+        self._slots = [state[name] for state in watched.states for name in names]
         self._records = _records_of(self._params)
         self._slot_records = _records_of(self._slots)
-        watched = entries if names else []
         self._contents = ContentsGuard(
-            [(e, [(k, v if k in names else ANY) for k, v in e.items()]) for e in watched]
+            [
+                (entry, [(k, v if k in names else ANY) for k, v in entry.items()])
+                for entry in (entries if names else [])
+            ]
         )
+        self._wholes = WholesGuard(watched.owners, watched.parts) if watched.owners else None
         self._likes = array("q", bytes(16 * len(self._params)))
         self._handles = array("q", bytes(8 * len(self._params)))
         self.addresses = array("q", bytes(8 * (len(self._params) + 1)))
@@ -60,7 +85,7 @@ class NativeAddressGuard:
         self.tell(
             {
                 GuardWord.COUNT: len(self._params),
-                GuardWord.PARAMS: items_of(self._params),
+                GuardWord.PARAMS: items_of(self._owners),
                 GuardWord.RECORDS: address_of(self._records),
                 GuardWord.LIKES: address_of(self._likes),
                 GuardWord.HANDLES: address_of(self._handles),
@@ -71,20 +96,23 @@ class NativeAddressGuard:
                 GuardWord.SLOT_COUNT: len(self._slots),
             }
         )
+        if self._wholes is not None:
+            self.tell(self._wholes.words())
         self._outcome = array("q", [0])
         self._checks = self._turns = 0
 
     @staticmethod
-    def takes(
-        params: Sequence[Tensor], entries: Sequence[dict[str, Any]], names: Sequence[str]
-    ) -> bool:
+    def takes(watched: Watched) -> bool:
         """Tell whether the loops can be used: small numbers of axes, no empty parameters."""
         return (
             is_native_enabled()
-            and all(type(entry) is dict for entry in entries)
-            and all(has_plain_shape(param) and param.numel() for param in params)
-            and all(has_plain_shape(entry[name]) for entry in entries for name in names)
-            and all(map(_counts_natively, params))
+            and all(type(entry) is dict for entry in (*watched.states, *watched.entries))
+            and all(has_plain_shape(param) and param.numel() for param in watched.params)
+            and all(
+                has_plain_shape(state[name]) for state in watched.states for name in watched.names
+            )
+            and all(map(_counts_natively, (*watched.params, *watched.owners)))
+            and (not watched.owners or WholesGuard.takes(watched.owners, watched.parts))
         )
 
     def tell(self, words: Mapping[GuardWord, int]) -> None:
@@ -92,11 +120,17 @@ class NativeAddressGuard:
         for place, value in words.items():
             self.block[place] = value
 
-    def expect(self, grads: Sequence[Tensor | None]) -> None:
+    def expect(self, grads: Sequence[Tensor | None], wholes: Sequence[Tensor | None]) -> None:
         """From now on take gradients like these, of the kind that the kernel reads where it is.
 
         None leaves what is expected of its parameter's gradient as it is: at first, nothing.
+
+        Args:
+            grads: the gradients, or their parts here.
+            wholes: the gradients of sharded parameters; otherwise the same again.
         """
+        if self._wholes is not None:
+            self._wholes.expect(wholes)
         given = {i: grad for i, grad in enumerate(grads) if grad is not None}
         for (i, grad), fold in zip(given.items(), _folds_of(given.values()), strict=True):
             self._likes[2 * i] = fold
@@ -106,7 +140,8 @@ class NativeAddressGuard:
         """Look at everything; on ``Outcome.AS_PLANNED`` :attr:`addresses` are the gradients'.
 
         Args:
-            grads: the parameters' gradients; to be kept alive as long as addresses are used.
+            grads: the parameters' gradients (sharded ones, of sharded parameters); to be kept
+                alive as long as addresses are used.
 
         Returns:
             An :class:`~.loops_text.Outcome`.

@@ -25,3 +25,4 @@ class Control(enum.IntEnum):
     SHAPES = 14  # float64: rows of each tensor, then columns of each
     WORKSPACE = 15  # of each matrix, the address of room for the numbers of its rows and columns
     KEYS = 16  # what random bits know each tensor by
+    ORIGINS = 17  # of each chunk, what they know its first element by

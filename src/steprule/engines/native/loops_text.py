@@ -53,7 +53,7 @@ class GuardWord(enum.IntEnum):
     """Words of a guard: the tensors of one kernel (address_guard.py)."""
 
     COUNT = 0  # how many parameters
-    PARAMS = 1  # their objects
+    PARAMS = 1  # the objects that have the gradients: the parameters, or what they are parts of
     RECORDS = 2  # of each, as in TensorWord
     LIKES = 3  # of each one's gradient: fold, first byte in its memory
     GIVEN = 4  # the gradients' objects; 0 to look for them in the parameters
@@ -74,6 +74,12 @@ class GuardWord(enum.IntEnum):
     TOTALS = 19  # what adds up its sums
     PASSES = 20  # how many passes of reductions come before the update
     PASS_CALLS = 21  # of each, as in PassWord
+    SPECS = 22  # of sharded parameters, how each gradient is to be spread; 0 of plain ones
+    DTENSOR = 23  # the class of sharded tensors
+    LOCAL_PLACE = 24  # how far in such an object its part here is, and how it is spread
+    SPEC_PLACE = 25
+    WHOLES = 26  # addresses of words of such objects, each with what must stand there
+    WHOLE_COUNT = 27
 
 
 class PassWord(enum.IntEnum):
@@ -206,6 +212,32 @@ def slots_hold(guard):
             return False
     return True
 
+def wholes_hold(guard):
+    # Whether sharded tensors have the very parts that they had.
+    pairs = load_int64(guard, {WHOLES})
+    count = load_int64(guard, {WHOLE_COUNT})
+    for i in range(count):
+        if i + 16 < count:
+            prefetch(load_int64(pairs, 2 * (i + 16)))
+        if load_int64(load_int64(pairs, 2 * i), 0) != load_int64(pairs, 2 * i + 1):
+            return False
+    return True
+
+def part_of(impl, i, guard):
+    # The part here of a sharded gradient that is spread as expected; 0 of any other.
+    thing = load_int64(impl + {object}, 0) & -2
+    if thing == 0:
+        return 0
+    if load_int64(thing + {class}, 0) != load_int64(guard, {DTENSOR}):
+        return 0
+    spec = load_int64(thing + load_int64(guard, {SPEC_PLACE}), 0)
+    if spec != load_int64(load_int64(guard, {SPECS}), i):
+        return 0
+    local = load_int64(thing + load_int64(guard, {LOCAL_PLACE}), 0)
+    if local == 0:
+        return 0
+    return load_int64(local + {tensor}, 0)
+
 def place_of_grad(thing, world):
     # Where the reference to a parameter's gradient is kept.
     meta = load_int64(load_int64(thing + {tensor}, 0) + {autograd}, 0)
@@ -286,6 +318,9 @@ def outcome_of(guard, world):
         return {CHANGED}
     if not slots_hold(guard):
         return {CHANGED}
+    if not wholes_hold(guard):
+        return {CHANGED}
+    are_parts = load_int64(guard, {SPECS}) != 0
     number = 0
     outcome = {AS_PLANNED}
     for i in range(count):
@@ -306,7 +341,11 @@ def outcome_of(guard, world):
             return {CHANGED}
         impl = grad_at(i, given, handles, world)
         memory = 0
-        if impl != undefined:
+        if are_parts & (impl != undefined):
+            impl = part_of(impl, i, guard)
+        if impl == 0:
+            outcome = {GRADS_CHANGED}
+        elif impl != undefined:
             storage = load_int64(impl + {storage}, 0)
             if storage == 0:
                 outcome = {GRADS_CHANGED}
@@ -324,8 +363,14 @@ def outcome_of(guard, world):
     store_int64(found, count, number)
     return outcome
 
+def count_change(impl):
+    version = load_int64(impl + {counter}, 0) + {version}
+    store_int64(version, 0, load_int64(version, 0) + 1)
+
 def count_changes(guard):
     # Graphs that saved a parameter must know that it has changed.
+    params = load_int64(guard, {PARAMS})
+    are_parts = load_int64(guard, {SPECS}) != 0
     count = load_int64(guard, {COUNT})
     records = load_int64(guard, {RECORDS})
     found = load_int64(guard, {FOUND})
@@ -334,8 +379,9 @@ def count_changes(guard):
             prefetch(load_int64(records, {record_words} * (i + 16) + {record_COUNTER}))
         if load_int64(found, i) != 0:
             impl = load_int64(records, {record_words} * i + {record_IMPL})
-            version = load_int64(impl + {counter}, 0) + {version}
-            store_int64(version, 0, load_int64(version, 0) + 1)
+            count_change(impl)
+            if are_parts:
+                count_change(load_int64(load_int64(params, i) + {tensor}, 0))
 
 def differ(items, known, count, found):
     for i in range(count):

@@ -1,0 +1,88 @@
+"""An optimizer's sharded parameters: which are taken part by part, what ranks add up of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from steprule.distributed.shards import Shard, shards_of
+from steprule.language.form import Form
+from steprule.language.passes import shared_levels_of
+from steprule.language.rule import Rule
+from steprule.planning.assignment import form_of_leaf
+from steprule.planning.rank_sums import RankSums
+from steprule.planning.settings import Settings
+from steprule.planning.staged_run import SpreadParam
+
+
+class Spread:
+    """What a plan knows of sharded parameters, with or without a gradient: alike on every rank.
+
+    Args:
+        settings: of each group.
+
+    Attributes:
+        shards: what is here of each sharded parameter.
+        taken_apart: of those that are updated part by part; others' rules need them whole.
+        with_sums: of each rule whose sums ranks share, its parameters that are spread over them.
+        ranks: adds up over ranks; None if nothing is spread over any.
+    """
+
+    def __init__(self, settings: Sequence[Settings]) -> None:
+        self.shards: Mapping[Tensor, Shard] = shards_of([p for one in settings for p in one.params])
+        self.taken_apart: dict[Tensor, Shard] = {}
+        self.with_sums: dict[Rule, list[SpreadParam]] = {}
+        self.ranks: RankSums | None = None
+        if self.shards:
+            self._look_at(settings)
+
+    def _look_at(self, settings: Sequence[Settings]) -> None:
+        rows = 1
+        for group, of_group in enumerate(settings):
+            for param in of_group.params:
+                shard = self.shards.get(param)
+                if shard is None or not takes_parts(of_group, param):
+                    continue
+                self.taken_apart[param] = shard
+                if not shard.groups:
+                    continue
+                form = form_of_leaf(param, of_group.form, is_spread=True)
+                levels = shared_levels_of(form.recording())
+                if levels:
+                    rule = of_group.kind.rule
+                    elements = param.numel() * (2 if param.is_complex() else 1)
+                    one = SpreadParam(shard.number, group, elements, form)
+                    self.with_sums.setdefault(rule.base or rule, []).append(one)
+                    rows = max(rows, *map(len, levels))
+        spread = [shard for shard in self.shards.values() if shard.groups]
+        if spread:
+            self.ranks = RankSums(spread, rows)
+
+    def refuse(self, *, are_guarded: bool) -> None:
+        """Let other ranks know that this one can't take a step in which they wait for it."""
+        ranks = self.ranks
+        if ranks is not None and not ranks.has_met and (are_guarded or self.with_sums):
+            ranks.refuse()
+        self.end_step()
+
+    def end_step(self) -> None:
+        """Note that the next step is another one."""
+        if self.ranks is not None:
+            self.ranks.has_met = False
+
+
+def takes_parts(settings: Settings, param: Tensor) -> bool:
+    """Tell whether a group's rule can update a part of a parameter by itself, but for sums."""
+    if settings.group.get("differentiable"):  # autograd goes through operations on the whole
+        return False
+    return _is_of_elements(settings.form.of_shape(param.shape))
+
+
+@functools.cache
+def _is_of_elements(form: Form) -> bool:
+    if not form.rule.is_recorded:
+        return False
+    recording = form.recording()
+    return not recording.has_axes and not recording.matrix_operations
