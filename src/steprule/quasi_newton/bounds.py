@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.quasi_newton.flatten import Layout, largest_entry
+from steprule.quasi_newton.flatten import Layout
 from steprule.quasi_newton.line_search import C1
 from steprule.quasi_newton.objective import Evaluation, Objective
+from steprule.quasi_newton.ranks import Ranks
 from steprule.schedules import checks
 
 # A variable this near to its bound counts as being there (Bertsekas' epsilon).
@@ -59,8 +60,8 @@ def checked_bounds(bounds: Any, where: str = "") -> tuple[float, float] | None:
 class Box:
     """The set ``low <= x <= high`` of flat vectors."""
 
-    def __init__(self, low: Tensor, high: Tensor) -> None:
-        self._low, self._high = low, high
+    def __init__(self, low: Tensor, high: Tensor, ranks: Ranks) -> None:
+        self._low, self._high, self._ranks = low, high, ranks
 
     @classmethod
     def of(cls, groups: Sequence[Mapping[str, Any]], layout: Layout) -> Box | None:
@@ -83,7 +84,9 @@ class Box:
                     "bound torch.view_as_real(param) instead"
                 )
             low[part], high[part] = pair
-        return cls(low, high)
+        for part in layout.pads:
+            low[part], high[part] = -math.inf, math.inf
+        return cls(low, high, layout.ranks)
 
     def project(self, point: Tensor) -> Tensor:
         """Return the nearest point of the box."""
@@ -99,14 +102,14 @@ class Box:
     def gradient_norm(self, point: Tensor, grad: Tensor) -> float:
         """Return the largest entry of ``P(x - g) - x``, which is 0 at a solution."""
         move = self.project(point - grad) - point
-        return largest_entry(move)
+        return self._ranks.largest_entry(move)
 
     def room(self, point: Tensor, direction: Tensor) -> float:
         """Return the largest step that bends nowhere."""
         bound = torch.where(direction > 0, self._high, self._low)
         steps = (bound - point) / direction
         steps = torch.where(direction == 0, math.inf, steps)
-        return max(0.0, float(steps.min()))
+        return max(0.0, -self._ranks.largest(-float(steps.min())))
 
     def search(
         self,
@@ -127,14 +130,20 @@ class Box:
         for _ in range(MOST_TRIALS):
             target = self.project(torch.add(point, direction, alpha=step))
             move = target - point
-            slope = float(start.grad.dot(move))
-            if not objective.left or not move.any():
+            slope, has_moved = self._slope(start.grad, move)
+            if not objective.left or not has_moved:
                 return None
             found = objective.at(target)
             if found.is_finite and slope < 0 and found.loss <= start.loss + C1 * slope:
                 return target, found
             step *= self._shrink(start.loss, slope, found)
         return None
+
+    def _slope(self, grad: Tensor, move: Tensor) -> tuple[float, bool]:
+        """Return the derivative along a move, and whether it moves anything."""
+        own = float(self._ranks.counted(grad).dot(move))
+        slopes, moves = self._ranks.agreed([own], [float(move.any())])
+        return float(slopes[0]), moves[0] > 0
 
     @staticmethod
     def _shrink(loss: float, slope: float, found: Evaluation) -> float:

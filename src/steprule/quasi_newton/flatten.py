@@ -3,6 +3,11 @@
 The parameters may differ in dtype and device, be complex (pairs of reals), have no gradient
 (zeros) or a sparse one (made dense). The vector lives on the first parameter's device, in the
 widest real dtype among the parameters, float32 at the least.
+
+Of sharded parameters (``DTensor``) it has what this rank has, and nothing is gathered. Each takes
+as much room as on the rank that has the most of it, with zeros at the end: so all ranks' vectors
+are laid out alike, and what several of them have gets the same bits on each, whatever order or
+instructions a loop takes for the place where it stands.
 """
 
 from __future__ import annotations
@@ -10,9 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+from steprule.distributed.shards import is_dtensor, local_of
+from steprule.quasi_newton.ranks import Ranks, SharedRanks
+from steprule.quasi_newton.spread import Spread, longest_local
 
 
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -41,9 +51,52 @@ class Layout:
         return tuple(param for group in self.groups for param in group)
 
     @cached_property
+    def is_shared(self) -> bool:
+        """Whether any parameter is sharded, or could be: is a ``DTensor``."""
+        return any(is_dtensor(param) for param in self.params)
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """Who has the rest of the vector."""
+        if not self.is_shared:
+            return Ranks()
+        spread = Spread.of(self.params)
+        uncounted: list[tuple[int, int]] = []
+        for (start, stop), counts in zip(self._places, spread.counts, strict=True):
+            if counts or start == stop:
+                continue
+            if uncounted and uncounted[-1][1] == start:
+                start = uncounted.pop()[0]
+            uncounted.append((start, stop))
+        return SharedRanks(spread.groups, spread.count, spread.index, tuple(uncounted), self.device)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """How much of the flat vector each parameter takes: two for each complex number."""
+        if not self.is_shared:
+            return tuple(_real_numel(param) for param in self.params)
+        return tuple(longest_local(param) << param.is_complex() for param in self.params)
+
+    @cached_property
     def size(self) -> int:
-        """Length of the flat vector: two for each complex number."""
-        return sum(_real_numel(param) for param in self.params)
+        """Length of the flat vector."""
+        return sum(self.lengths)
+
+    @property
+    def pads(self) -> list[slice]:
+        """The parts of the flat vector that belong to no parameter: always zeros."""
+        taken = [_real_numel(local_of(param)) for param in self.params]
+        return [
+            slice(start + used, stop)
+            for (start, stop), used in zip(self._places, taken, strict=True)
+            if start + used < stop
+        ]
+
+    @cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        """Where each parameter begins in the flat vector, and where it ends."""
+        stops = list(accumulate(self.lengths))
+        return list(zip([0, *stops], stops, strict=False))
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -63,44 +116,54 @@ class Layout:
 
     def group_slices(self) -> list[slice]:
         """Return the part of the flat vector that belongs to each group."""
-        slices, start = [], 0
+        slices, start, lengths = [], 0, self.lengths
         for group in self.groups:
-            stop = start + sum(_real_numel(param) for param in group)
+            stop = start + sum(lengths[: len(group)])
             slices.append(slice(start, stop))
-            start = stop
+            start, lengths = stop, lengths[len(group) :]
         return slices
 
     def gather(self) -> Tensor:
         """Return the parameters' values, in a new flat vector."""
-        return self._joined([_flat_real(param.detach()) for param in self.params])
+        return self.joined([_flat_real(local_of(param).detach()) for param in self.params])
 
     def gather_grad(self) -> Tensor:
         """Return the gradients, in a new flat vector; zeros where a gradient is None."""
-        return self._joined([_flat_grad(param) for param in self.params])
+        return self.joined([_flat_grad(param) for param in self.params])
 
     def scatter(self, flat: Tensor) -> None:
         """Write the flat vector into the parameters, rounding to their dtypes."""
-        start = 0
         with torch.no_grad():
-            for param in self.params:
-                real = torch.view_as_real(param) if param.is_complex() else param
-                stop = start + real.numel()
-                real.copy_(flat[start:stop].view(real.shape))
-                start = stop
+            for param, part in zip(self.params, self.split(flat), strict=True):
+                local = local_of(param)
+                (torch.view_as_real(local) if local.is_complex() else local).copy_(part)
 
-    def _joined(self, pieces: list[Tensor]) -> Tensor:
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Return views of the flat vector, of the shape of what this rank has of each parameter.
+
+        Complex ones have a last dimension of two. Several vectors may come as rows of a matrix.
+        """
+        found = []
+        for param, (start, _) in zip(self.params, self._places, strict=True):
+            local = local_of(param)
+            shape = (*local.shape, 2) if local.is_complex() else local.shape
+            part = flat[..., start : start + _real_numel(local)]
+            found.append(part.view((*flat.shape[:-1], *shape)))
+        return found
+
+    def joined(self, pieces: Sequence[Tensor]) -> Tensor:
+        """Return a new flat vector of what it has of each parameter, flat too."""
+        if self.is_shared:
+            pieces = [
+                torch.nn.functional.pad(piece, (0, length - piece.numel()))
+                if piece.numel() < length
+                else piece
+                for piece, length in zip(pieces, self.lengths, strict=True)
+            ]
         dtype, device = self.dtype, self.device
         joined = torch.cat([piece.to(device=device, dtype=dtype) for piece in pieces])
         # cat of a single tensor may hand back its input on some versions: never alias a parameter.
         return joined.clone() if len(pieces) == 1 and _shares(joined, pieces[0]) else joined
-
-
-def largest_entry(flat: Tensor) -> float:
-    """Return the largest absolute entry, nan if there is one; 0 of nothing."""
-    if not flat.numel():
-        return 0.0
-    low, high = torch.aminmax(flat)  # twenty times as fast as the norm of order infinity
-    return max(abs(float(low)), abs(float(high)))
 
 
 def _all_narrow(kinds: Sequence[torch.dtype]) -> bool:
@@ -120,9 +183,27 @@ def _flat_real(value: Tensor) -> Tensor:
 def _flat_grad(param: Tensor) -> Tensor:
     grad = param.grad
     if grad is None:
-        return torch.zeros(_real_numel(param), dtype=real_dtype(param.dtype), device=param.device)
+        local = local_of(param)
+        return torch.zeros(_real_numel(local), dtype=real_dtype(param.dtype), device=local.device)
     grad = grad.detach()
+    if is_dtensor(grad) or is_dtensor(param):
+        grad = local_of(_spread_alike(grad, param))
     return _flat_real(grad.to_dense() if grad.layout != torch.strided else grad)
+
+
+def _spread_alike(grad: Tensor, param: Tensor) -> Tensor:
+    """Return a gradient whose local part is the gradient of the parameter's local part."""
+    if not is_dtensor(param):
+        return grad.full_tensor() if is_dtensor(grad) else grad
+    if not is_dtensor(grad):
+        raise TypeError(
+            f"the gradient of a sharded parameter of shape {tuple(param.shape)} is a plain tensor "
+            f"of shape {tuple(grad.shape)}: wrap it, DTensor.from_local(grad, param.device_mesh, "
+            "param.placements)"
+        )
+    if grad.placements == param.placements and grad.device_mesh == param.device_mesh:
+        return grad
+    return grad.redistribute(param.device_mesh, param.placements)
 
 
 def _shares(one: Tensor, other: Tensor) -> bool:

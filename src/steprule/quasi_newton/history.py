@@ -18,6 +18,7 @@ products in place of four vector operations a pair. ``R`` costs one column a pai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -101,9 +102,34 @@ class History:
         """Return the vector as the history would give it back."""
         return vector.to(self.dtype).to(self._dtype)
 
+    def learn(self, step: Tensor, change: Tensor, least: float | None) -> None:
+        """Add a pair if its curvature is positive.
+
+        Args:
+            step: s, as :meth:`rounded` gives it.
+            change: y, likewise.
+            least: what y's must be above; None for ``eps |s| |y|``.
+        """
+        curvature = float(step.dot(change))
+        if least is None:
+            precision = torch.finfo(step.dtype).eps
+            least = precision * float(step.norm()) * float(change.norm())
+        if not least < curvature < math.inf:
+            return
+        square = float(change.dot(change))
+        if 0.0 < square < math.inf:
+            self.push(step, change, curvature, curvature / square)
+
     def push(self, step: Tensor, change: Tensor, curvature: float, gamma: float) -> None:
         """Add the pair (s, y) = (step, change); y's is ``curvature``, ``gamma`` is y's / y'y."""
         self._settle()
+        slot = self._put_newest(step, change)
+        self._curvature[slot, slot] = curvature
+        self.gamma = gamma
+        self._unsettled = slot
+
+    def _put_newest(self, step: Tensor, change: Tensor) -> int:
+        """Write a pair into the ring; return its slot."""
         slot = (self._start + self._count) % self.capacity
         self._keep_for_restore(slot)
         self._rows[0, slot] = step
@@ -112,15 +138,17 @@ class History:
             self._start = (self._start + 1) % self.capacity
         else:
             self._count += 1
-        self._curvature[slot, slot] = curvature
-        self.gamma = gamma
-        self._unsettled = slot
+        return slot
 
     def clear(self) -> None:
         """Forget all pairs."""
         self._count = self._start = 0
         self._unsettled = None
         self.gamma = 1.0
+
+    def descent(self, grad: Tensor, free: Tensor | None = None) -> tuple[Tensor, float | None]:
+        """Return the direction, and the gradient's product with it where it is known already."""
+        return self.direction(grad, free), None
 
     def direction(self, grad: Tensor, free: Tensor | None = None) -> Tensor:
         """Return ``-H grad``, in a new vector.
@@ -191,9 +219,7 @@ class History:
             self._rows[1, slot] = changes[first + k]
         self.gamma = gamma
         self._curvature.fill(0.0)
-        for slot in self._order().tolist():
-            self._unsettled = slot
-            self._settle()
+        self._multiply_out()
 
     def put_diagonal(self, diagonal: Sequence[float]) -> None:
         """Replace the pairs' ``y's``, oldest first, by values that were kept (the newest ones)."""
@@ -204,10 +230,7 @@ class History:
     def is_near_curvature(self, curvature: Tensor) -> bool:
         """Tell whether this can be R of the pairs that are here, but for rounding."""
         order = self._order()
-        steps, changes = (
-            torch.linalg.vector_norm(self._rows[i, order.tolist()], dim=-1, dtype=torch.float64)
-            for i in (0, 1)
-        )
+        steps, changes = self._norms()
         allowed = torch.outer(steps, changes).cpu().numpy() * torch.finfo(self._dtype).eps ** 0.5
         off = np.abs(
             curvature.to("cpu", torch.float64).numpy() - self._curvature[np.ix_(order, order)]
@@ -241,6 +264,22 @@ class History:
         self._count, self._start, self.gamma = saved.count, saved.start, saved.gamma
         self._curvature, self._unsettled = saved.curvature, saved.unsettled
         self.commit()
+
+    def _multiply_out(self) -> None:
+        """Compute R of the pairs that are here."""
+        for slot in self._order().tolist():
+            self._unsettled = slot
+            self._settle()
+
+    def _norms(self) -> tuple[Tensor, Tensor]:
+        """Return the lengths of the steps and of the changes, oldest first."""
+        steps, changes = (
+            torch.linalg.vector_norm(
+                self._rows[i, self._order().tolist()], dim=-1, dtype=torch.float64
+            )
+            for i in (0, 1)
+        )
+        return steps, changes
 
     def _keep_for_restore(self, slot: int) -> None:
         saved = self._snapshot

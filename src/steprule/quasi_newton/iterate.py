@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from steprule.quasi_newton.flatten import largest_entry
 from steprule.quasi_newton.line_search import Line
 from steprule.quasi_newton.memory import Memory
 from steprule.quasi_newton.objective import Evaluation, Objective
 from steprule.quasi_newton.options import LINE_SEARCHES, Options
+from steprule.quasi_newton.ranks import largest_entry
 from steprule.quasi_newton.result import Reason
 from steprule.quasi_newton.space import Space
 
@@ -50,7 +50,9 @@ class Iterations:
         self._space = space
         self._search = LINE_SEARCHES[options.line_search_fn]
         self._point = objective.layout.gather()
+        self._ranks = objective.layout.ranks
         self._done = 0
+        self._reach: float | None = None  # the largest entry of memory.direction, where known
 
     def run(self) -> Stop:
         """Iterate until a tolerance, a limit or a failure."""
@@ -80,7 +82,7 @@ class Iterations:
                 return "change", now
             if not (self._objective.left or self._search is None or self._options.may_exceed):
                 return "evaluations", now
-            following = self._move(now, direction, first)
+            following = self._move(now, direction, slope, first)
             if isinstance(following, Evaluation):
                 reason = self._reason_to_stop(now, following)
                 now = following
@@ -110,7 +112,7 @@ class Iterations:
         if now.is_finite or good is None or memory.direction is None:
             return now
         expected = torch.add(good, memory.direction, alpha=memory.step)
-        if not torch.allclose(expected, self._point):
+        if self._ranks.any(not torch.allclose(expected, self._point)):
             return now  # someone else put the parameters here
         here, self._point = self._point, good
         found = self._halved(good, here - good, 0.5)
@@ -124,28 +126,16 @@ class Iterations:
         history = memory.history
         step = history.rounded(memory.direction * memory.step)
         change = history.rounded(now.grad - memory.prev_grad)
-        curvature = float(step.dot(change))
-        if self._options.follows_torch:
-            least = TORCH_CURVATURE
-        else:
-            precision = torch.finfo(step.dtype).eps
-            least = precision * float(step.norm()) * float(change.norm())
-        if not least < curvature < math.inf:
-            return
-        square = float(change.dot(change))
-        if 0.0 < square < math.inf:
-            history.push(step, change, curvature, curvature / square)
+        history.learn(step, change, TORCH_CURVATURE if self._options.follows_torch else None)
 
     def _direction(self, now: Evaluation) -> tuple[Tensor, float]:
         """Return the direction, and the derivative of the loss along it."""
         history = self._memory.history
-        direction = self._space.direction(history, self._point, now.grad)
-        slope = float(now.grad.dot(direction))
+        direction, slope = self._space.direction(history, self._point, now.grad)
         is_bad = not math.isfinite(slope) or (slope >= 0 and not self._options.follows_torch)
         if len(history) and is_bad:  # rounding has spoilt the history
             history.clear()
-            direction = self._space.direction(history, self._point, now.grad)
-            slope = float(now.grad.dot(direction))
+            direction, slope = self._space.direction(history, self._point, now.grad)
         return direction, slope
 
     def _first_step(self, direction: Tensor) -> float:
@@ -153,7 +143,7 @@ class Iterations:
         memory = self._memory
         is_first = memory.direction is None if self._options.follows_torch else not memory.history
         # Of the direction, not the gradient: a frozen or held part may have any gradient.
-        length = float(direction.abs().sum()) if is_first else 0.0
+        length = self._ranks.absolute_sum(direction) if is_first else 0.0
         return min(1.0, 1.0 / length) * self._options.lr if length > 1.0 else self._options.lr
 
     def _remember(self, now: Evaluation, direction: Tensor) -> None:
@@ -161,11 +151,13 @@ class Iterations:
         memory.prev_grad, memory.prev_loss = now.grad, now.loss
         memory.direction, memory.step = direction, 0.0
 
-    def _move(self, now: Evaluation, direction: Tensor, first: float) -> Evaluation | Reason | None:
+    def _move(
+        self, now: Evaluation, direction: Tensor, slope: float, first: float
+    ) -> Evaluation | Reason | None:
         """Move; return what is known there, or why not, or None to try again."""
         if self._search is None:
             return self._move_by(direction, first)
-        found = self._searched(now, direction, first)
+        found = self._searched(now, direction, slope, first)
         if found is not None:
             return found
         self._put(self._point)
@@ -177,7 +169,9 @@ class Iterations:
         self._memory.direction = None
         return None
 
-    def _searched(self, now: Evaluation, direction: Tensor, first: float) -> Evaluation | None:
+    def _searched(
+        self, now: Evaluation, direction: Tensor, slope: float, first: float
+    ) -> Evaluation | None:
         """Search the line, or the path that bends at the bounds; None if nothing is lower."""
         assert self._search is not None
         longest = math.inf
@@ -191,23 +185,26 @@ class Iterations:
                 return bent[1]
         # torch counts the trials that follow the first one.
         trials = self._objective.left + self._options.may_exceed
-        line = Line(self._objective, self._point, direction, now, trials, longest)
+        line = Line(self._objective, self._point, direction, now, slope, trials, longest)
         trial = self._search(line, first, self._options.tolerance_change)
         if trial.step == 0.0:
             return None
-        self._arrive(self._ahead(direction, trial.step), direction, trial.step)
+        self._arrive(self._ahead(direction, trial.step), direction, trial.step, line.reach)
         return trial.evaluation
 
     def _move_by(self, direction: Tensor, step: float) -> Evaluation | Reason:
         """Move by a fixed step; do not look where no iteration follows, as in torch."""
         before = self._point
         self._arrive(self._ahead(direction, step), direction, step)
+        moved = self._memory.direction
         is_last = self._done == self._options.max_iter
         if is_last or not (self._objective.left or self._options.may_exceed):
             self._memory.last_point = before
             return "iterations" if is_last else "evaluations"
-        found = self._objective.here()
+        assert moved is not None
+        found = self._objective.here(largest=(largest_entry(moved),))
         if found.is_finite:
+            self._reach = found.largest[0]
             return found
         move, self._point = self._point - before, before
         return self._halved(before, move, 0.5) or "not_finite"
@@ -230,13 +227,19 @@ class Iterations:
         target = torch.add(self._point, direction, alpha=step)
         return target if self._space.box is None else self._space.box.project(target)
 
-    def _arrive(self, target: Tensor, direction: Tensor, step: float) -> None:
-        """Put the parameters at the target; remember the move that was really made."""
+    def _arrive(
+        self, target: Tensor, direction: Tensor, step: float, reach: float | None = None
+    ) -> None:
+        """Put the parameters at the target; remember the move that was really made.
+
+        ``reach`` is the largest entry of the direction, where it is known.
+        """
         before = self._point
         self._put(target)
-        self._memory.direction, self._memory.step = direction, step
+        self._memory.direction, self._memory.step, self._reach = direction, step, reach
         if self._space.box is not None or not self._objective.layout.is_exact:
             self._memory.direction, self._memory.step = self._point - before, 1.0
+            self._reach = None
 
     def _put(self, point: Tensor) -> None:
         layout = self._objective.layout
@@ -252,7 +255,9 @@ class Iterations:
         if not self._objective.left:
             return "evaluations"
         assert memory.direction is not None
-        moved = largest_entry(memory.direction) * abs(memory.step)
+        if self._reach is None:
+            self._reach = self._ranks.largest_entry(memory.direction)
+        moved = self._reach * abs(memory.step)
         small = options.tolerance_change
         if moved <= small or abs(now.loss - before.loss) < small:
             return "change"

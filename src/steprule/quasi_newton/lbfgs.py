@@ -14,13 +14,7 @@ from steprule.optimizer import Optimizer, ParamsT, uncompiled
 from steprule.optimizer.options import check_options
 from steprule.quasi_newton.flatten import Layout
 from steprule.quasi_newton.iterate import Iterations
-from steprule.quasi_newton.memory import (
-    Memory,
-    Written,
-    empty_memory,
-    from_state,
-    to_state,
-)
+from steprule.quasi_newton.memory import Memory, empty_memory
 from steprule.quasi_newton.objective import Objective
 from steprule.quasi_newton.options import (
     Options,
@@ -29,8 +23,11 @@ from steprule.quasi_newton.options import (
     default_max_eval,
     dtype_name,
 )
+from steprule.quasi_newton.parted_state import are_placed, is_parted, write_parted
 from steprule.quasi_newton.result import Result
+from steprule.quasi_newton.saved_state import Written, from_state, to_state
 from steprule.quasi_newton.space import Space
+from steprule.quasi_newton.spread import check_placements
 from steprule.state.copying import moved, own_copy
 
 CLOSURE_EXAMPLE = """LBFGS evaluates the loss several times a step and needs a closure:
@@ -150,7 +147,7 @@ class LBFGS(Optimizer):
         """Make the state now, as before the first step: no pairs, no evaluations."""
         options, layout = self._problem()
         if layout.params and not self.state.get(layout.params[0]):
-            self.state[layout.params[0]] = to_state(empty_memory(layout, options))
+            self._write(empty_memory(layout, options), layout, anew=True)
 
     @property
     def _params(self) -> list[Tensor]:
@@ -225,10 +222,27 @@ class LBFGS(Optimizer):
         """Make what a step has left the state."""
         memory.history.commit()
         memory.func_evals += evaluations
+        kept = self._memory
         self._memory = memory
+        self._write(memory, layout, anew=kept is None or kept.history is not memory.history)
+        self._written = Written(self._entries(layout))
+
+    def _write(self, memory: Memory, layout: Layout, *, anew: bool) -> None:
+        if layout.is_shared:
+            write_parted(self.state, memory, layout, anew=anew)
+            return
         entry = self.state.setdefault(layout.params[0], {})
+        if is_parted(entry):  # saved on many ranks
+            for param in layout.params[1:]:
+                self.state.pop(param, None)
+            entry.clear()
         entry.update(to_state(memory))
-        self._written = Written(entry)
+
+    def _entries(self, layout: Layout) -> list[Any]:
+        """Return what the state has of the problem, None where a parameter has nothing."""
+        if layout.is_shared or is_parted(self.state.get(layout.params[0])):
+            return [self.state.get(param) for param in layout.params]
+        return [self.state.get(layout.params[0])]
 
     def _only_evaluate(self, objective: Objective) -> Any:
         if objective.layout.params:
@@ -246,13 +260,14 @@ class LBFGS(Optimizer):
 
     def _memory_for(self, layout: Layout, options: Options) -> Memory:
         """Return the memory in use, or one made of the state (loaded, copied, edited, resized)."""
-        state = self.state.get(layout.params[0])
-        if not state:
+        entries = self._entries(layout)
+        if not any(entries):
             return empty_memory(layout, options)
         memory, written = self._memory, self._written
-        if memory and written and written.holds(state) and memory.fits(layout, options):
+        is_current = memory and written and written.holds(entries) and memory.fits(layout, options)
+        if memory and is_current and (not layout.is_shared or are_placed(entries, layout)):
             return memory
-        return from_state(state, layout, options)
+        return from_state(entries, layout, options)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in torch's form, with tensors of its own: later steps leave it alone."""
@@ -267,4 +282,6 @@ class LBFGS(Optimizer):
 
     def _problem(self) -> tuple[Options, Layout]:
         layout = Layout.of([group["params"] for group in self.param_groups])
+        if layout.is_shared:
+            check_placements(self.param_groups)
         return Options.of(self.param_groups), layout

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steprule.quasi_newton.flatten import largest_entry
 from steprule.quasi_newton.objective import Evaluation, Objective
+from steprule.quasi_newton.ranks import largest_entry
 
 # Armijo's condition, loss <= loss0 + C1 * step * slope0, and the curvature condition,
 # abs(slope) <= C2 * abs(slope0), with the constants of J. Nocedal and S. Wright, "Numerical
@@ -52,6 +52,7 @@ class Line:
         point: where the line starts.
         direction: where it goes; a descent direction.
         start: the evaluation at ``point``.
+        slope: the derivative of the loss along the direction there.
         trials: how many may be made.
         longest: the largest step allowed (to a bound).
     """
@@ -62,6 +63,7 @@ class Line:
         point: Tensor,
         direction: Tensor,
         start: Evaluation,
+        slope: float,
         trials: float,
         longest: float = math.inf,
     ) -> None:
@@ -69,16 +71,26 @@ class Line:
         self._last = objective.evaluations + trials
         self._point = point
         self._direction = direction
-        self.start = Trial(0.0, float(start.grad.dot(direction)), start)
+        self.start = Trial(0.0, slope, start)
         self.longest = longest
         self.edge = math.inf  # the smallest step known to give no finite loss
-        self.reach = largest_entry(direction)
-        precision = torch.finfo(point.dtype).eps
+        self._precision = torch.finfo(point.dtype).eps
         # Losses that differ by less may be equal but for rounding.
-        self.noise = 4 * precision * abs(start.loss)
-        # Steps that differ by less give the same point, to the last bit or so.
-        size = largest_entry(point)
-        self.resolution = 1e-3 * precision * size / self.reach if self.reach else 0.0
+        self.noise = 4 * self._precision * abs(start.loss)
+        # Of this rank's part; the ranks' own go along with the first trial.
+        self._own_sizes = (largest_entry(direction), largest_entry(point))
+        self._sizes: tuple[float, ...] = self._own_sizes if objective.layout.ranks.is_alone else ()
+
+    @property
+    def reach(self) -> float:
+        """The largest entry of the direction."""
+        return self._agreed_sizes()[0]
+
+    @property
+    def resolution(self) -> float:
+        """Steps that differ by less give the same point, to the last bit or so."""
+        reach, size = self._agreed_sizes()
+        return 1e-3 * self._precision * size / reach if reach else 0.0
 
     @property
     def left(self) -> float:
@@ -87,8 +99,11 @@ class Line:
 
     def at(self, step: float) -> Trial:
         """Evaluate at this step."""
-        evaluation = self._objective.at(torch.add(self._point, self._direction, alpha=step))
-        trial = Trial(step, float(evaluation.grad.dot(self._direction)), evaluation)
+        point = torch.add(self._point, self._direction, alpha=step)
+        unknown = () if self._sizes else self._own_sizes
+        evaluation = self._objective.at(point, self._direction, unknown)
+        self._sizes = self._sizes or evaluation.largest
+        trial = Trial(step, evaluation.slope, evaluation)
         if not trial.is_finite:
             self.edge = min(self.edge, step)
         return trial
@@ -122,6 +137,13 @@ class Line:
     def is_flat(self, trial: Trial, c2: float = C2) -> bool:
         """Return the strong curvature condition."""
         return abs(trial.slope) <= -c2 * self.start.slope
+
+    def _agreed_sizes(self) -> tuple[float, ...]:
+        """Return the largest entries of direction and point."""
+        if not self._sizes:
+            _, largest = self._objective.layout.ranks.agreed([], self._own_sizes)
+            self._sizes = tuple(map(float, largest))
+        return self._sizes
 
     def lower(self, one: Trial, other: Trial) -> Trial:
         """Return the trial with the lower loss, the first of equals."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steprule.quasi_newton.bounds import Box
-from steprule.quasi_newton.flatten import Layout, largest_entry
+from steprule.quasi_newton.flatten import Layout
 from steprule.quasi_newton.history import History
 
 
@@ -32,6 +32,7 @@ class Space:
         self, layout: Layout, groups: Sequence[Mapping[str, Any]], lrs: Sequence[float]
     ) -> None:
         self.box = Box.of(groups, layout)
+        self._ranks = layout.ranks
         self._scale: Tensor | None = None
         self._movable: Tensor | None = None
         slices = layout.group_slices()
@@ -50,16 +51,19 @@ class Space:
         """Whether everything may move anywhere."""
         return self.box is None and self._movable is None
 
-    def direction(self, history: History, point: Tensor, grad: Tensor) -> Tensor:
-        """Return the descent direction at a point."""
+    def direction(self, history: History, point: Tensor, grad: Tensor) -> tuple[Tensor, float]:
+        """Return the descent direction at a point, and the derivative of the loss along it."""
         free = self._movable
         if self.box is not None:
             held = self.box.held(point, grad)
-            if held.any():
+            if self._ranks.any(bool(held.any())):
                 free = ~held if free is None else free & ~held
         if self._scale is None:
-            return history.direction(grad, free)
-        return history.direction(grad * self._scale, free).mul_(self._scale)
+            direction, slope = history.descent(grad, free)
+        else:
+            direction, slope = history.descent(grad * self._scale, free)
+            direction = direction.mul_(self._scale)
+        return direction, self._ranks.dot(grad, direction) if slope is None else slope
 
     def gradient_norm(self, point: Tensor, grad: Tensor) -> float:
         """Return the largest entry of the gradient of what may move."""
@@ -67,4 +71,4 @@ class Space:
             grad = grad * self._movable
         if self.box is not None:
             return self.box.gradient_norm(point, grad)
-        return largest_entry(grad)
+        return self._ranks.largest_entry(grad)
