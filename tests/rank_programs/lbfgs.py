@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -327,6 +328,12 @@ def run_resumed(rank: int, folder: str) -> dict[str, Any]:
     }
 
 
+FORMS = {
+    "nested": StateDictOptions(),
+    "flat": StateDictOptions(flatten_optimizer_state_dict=True),
+}
+
+
 class Held(nn.Module):
     """Parameters by name, as torch's functions for checkpoints want them."""
 
@@ -340,11 +347,14 @@ def saved_as_checkpoint(optimizer: LBFGS, params: list[nn.Parameter], folder: st
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-    packed = get_optimizer_state_dict(Held(params), optimizer)
-    dcp.save({"optimizer": packed}, checkpoint_id=folder)
+    for kind, options in FORMS.items():
+        packed = get_optimizer_state_dict(Held(params), optimizer, options=options)
+        dcp.save({"optimizer": packed}, checkpoint_id=f"{folder}/{kind}")
 
 
-def loaded_from_checkpoint(optimizer: LBFGS, params: list[nn.Parameter], folder: str) -> None:
+def loaded_from_checkpoint(
+    optimizer: LBFGS, params: list[nn.Parameter], folder: str, kind: str
+) -> None:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import (
         get_optimizer_state_dict,
@@ -353,12 +363,21 @@ def loaded_from_checkpoint(optimizer: LBFGS, params: list[nn.Parameter], folder:
 
     optimizer.init_state()
     model = Held(params)
-    packed = get_optimizer_state_dict(model, optimizer)
-    dcp.load({"optimizer": packed}, checkpoint_id=folder)
-    set_optimizer_state_dict(model, optimizer, packed)
+    options = FORMS[kind]
+    packed = get_optimizer_state_dict(model, optimizer, options=options)
+    dcp.load({"optimizer": packed}, checkpoint_id=f"{folder}/{kind}")
+    set_optimizer_state_dict(model, optimizer, packed, options=options)
 
 
-def run_loaded(rank: int, folder: str, values: list[Tensor], shape: tuple[int, ...]) -> Any:
+def run_loaded(
+    rank: int, folder: str, values: list[Tensor], shape: tuple[int, ...]
+) -> dict[str, Any]:
+    return {kind: go_on(folder, kind, values, shape) for kind in FORMS}
+
+
+def go_on(
+    folder: str, kind: str, values: list[Tensor], shape: tuple[int, ...]
+) -> tuple[list[Tensor], int]:
     """Load what another number of ranks has saved, and go on for three steps."""
     mesh = init_device_mesh("cpu", shape)
     params = spread(mesh)
@@ -370,7 +389,7 @@ def run_loaded(rank: int, folder: str, values: list[Tensor], shape: tuple[int, .
                 param.copy_(value)
     options: dict[str, Any] = {"max_iter": 3, "history_size": 4, "tolerance_change": 0.0}
     optimizer = LBFGS(params, line_search_fn="more_thuente", **options)
-    loaded_from_checkpoint(optimizer, params, folder)
+    loaded_from_checkpoint(optimizer, params, folder, kind)
     closure = quadratic(params, optimizer)
     for _ in range(3):
         optimizer.step(closure)
