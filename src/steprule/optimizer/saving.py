@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from steprule.checkpoints.file import opened, write
+from steprule.distributed import torch_checkpoints
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.formats.choices import STORING, kept_storing
 from steprule.language.rule import Rule
@@ -66,6 +67,24 @@ class SavedOptimizer(torch.optim.Optimizer):
         """Tell whether no class of the user's has a ``__setstate__`` of its own."""
         raise NotImplementedError
 
+    def init_state(self) -> None:
+        """Make the state of every parameter."""
+        raise NotImplementedError
+
+    def _is_asked_for_state(self) -> bool:
+        """Tell whether a step is torch's way to have state made, for its checkpoints; make it then.
+
+        Nothing else of that step is wanted: it would be counted, and be the first of a momentum.
+        """
+        if self.state or not torch_checkpoints.is_asking():
+            return False
+        with torch_checkpoints.own_lrs(self.param_groups):
+            self.init_state()
+        for param in [x for x in self.state if x.grad is None]:  # frozen ones
+            del self.state[param]
+            self._fresh.discard(param)
+        return True
+
     def state_dict(self) -> StateDict:
         """Return the state in torch's format: ``state`` by parameter index, ``param_groups``."""
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
@@ -76,7 +95,7 @@ class SavedOptimizer(torch.optim.Optimizer):
         untold = {
             p for kind, params in kinds if kind and "first" in kind.rule.needs for p in params
         }
-        if untold:
+        if untold and not torch_checkpoints.is_asking():  # which loads into what it is shown
             untold &= self._fresh
             state = {key: value for key, value in state.items() if key not in untold}
         packed = packed_state(map(packed_schedules, self.param_groups), state)
