@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,10 @@ def region_of(param: DTensor) -> Region | None:
 
     They do if it is sharded along its first dimension, along one other, or along both.
     """
-    ranges = [_range_of(param, dim) for dim in range(param.ndim)]
-    if any(one is None for one in ranges):
+    coordinate = param.device_mesh.get_coordinate()
+    if coordinate is None:
         return None
-    known = [one for one in ranges if one is not None]
+    known = ranges_of(param, coordinate)
     local, whole = [end - start for start, end in known], [*param.shape]
     if tuple(local) != tuple(param._local_tensor.shape):
         return None
@@ -69,9 +70,13 @@ def region_of(param: DTensor) -> Region | None:
     return Region(first, max(1, local[dim] * strides[dim]), whole[dim] * strides[dim])
 
 
-def _range_of(param: DTensor, dim: int) -> tuple[int, int] | None:
-    """Return from where to where a dimension is here; None if that is no range."""
-    mesh, coordinate = param.device_mesh, param.device_mesh.get_coordinate()
+def ranges_of(param: DTensor, coordinate: Sequence[int]) -> list[tuple[int, int]]:
+    """Return from where to where each dimension is on the rank with a coordinate in the mesh."""
+    return [_range_of(param, dim, coordinate) for dim in range(param.ndim)]
+
+
+def _range_of(param: DTensor, dim: int, coordinate: Sequence[int]) -> tuple[int, int]:
+    mesh = param.device_mesh
     cuts: list[tuple[int, Any]] = [
         (axis, placement)
         for axis, placement in enumerate(param.placements)
@@ -81,8 +86,6 @@ def _range_of(param: DTensor, dim: int) -> tuple[int, int] | None:
     cuts.sort(key=lambda cut: (hasattr(cut[1], "split_factor"), cut[0]))
     start, end = 0, param.shape[dim]
     for axis, _ in cuts:
-        if coordinate is None:
-            return None
         chunk = -(-(end - start) // mesh.size(axis))
         low = min(end, start + coordinate[axis] * chunk)
         start, end = low, min(end, low + chunk)

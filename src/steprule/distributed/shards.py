@@ -91,6 +91,14 @@ def wrapped(local: Tensor, like: DTensor, shape: Sequence[int] | None = None) ->
     return found
 
 
+def spread_as(tensor: DTensor, like: Tensor) -> Tensor:
+    """Return a tensor spread over ranks as another one is, to which every rank must come."""
+    if not is_dtensor(like) or tensor.placements == like.placements:
+        return tensor
+    spread: Tensor = tensor.redistribute(like.device_mesh, like.placements)
+    return spread
+
+
 def spreads_alike(tensor: Tensor, param: Tensor) -> bool:
     """Tell whether an array is spread as the sharded parameter that it belongs to is.
 

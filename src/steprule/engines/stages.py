@@ -28,6 +28,7 @@ class Share:
         elements: how many numbers each leaf has; of a sharded one, in all processes.
         numbers: of each leaf, which it is among the optimizer's sharded parameters; -1 for one
             that this process has whole.
+        told: what a matrix operation is told for each leaf; its values are what is here of them.
     """
 
     key: int
@@ -35,6 +36,7 @@ class Share:
     groups: Sequence[int]
     elements: Sequence[int]
     numbers: Sequence[int]
+    told: Sequence[tuple[Any, ...]] = ()
 
 
 # For each key, the total for each group; of a sum over the shards of one parameter, for each number

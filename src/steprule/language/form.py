@@ -27,8 +27,8 @@ class Form:
     Of a step that a gradient scaler takes, gradients are ``is_scaled``, divided by the number
     ``grad_scale``; and such a step ``may_be_called_off`` by a number on the device.
 
-    Of a parameter that ``is_sharded`` over processes, sums over its elements are shared by those
-    that have a part of it.
+    Of a parameter that ``is_sharded`` over processes, sums over its elements, and operations on it
+    as a matrix, are shared by those that have a part of it.
     """
 
     rule: Rule
@@ -149,8 +149,11 @@ def _of_axes(form: Form, axes: int) -> Form:
 
 @functools.cache
 def _over_shards(form: Form) -> Form:
-    has_sums = form.rule.is_recorded and form.recording().has_reductions
-    return replace(form, is_sharded=True) if has_sums else form
+    if not form.rule.is_recorded:
+        return form
+    recording = form.recording()
+    is_of_whole = recording.has_reductions or recording.matrix_operations
+    return replace(form, is_sharded=True) if is_of_whole else form
 
 
 @functools.cache

@@ -177,7 +177,7 @@ CONDITIONS = {"and": 2, "or": 2, "not": 1, "where": 1}
 MATRIX_OPERATIONS = {"orthogonalized"}
 # Operations that make a scalar of arrays, in float64.
 REDUCTIONS = {"sum_of", "mean_of", "max_of", "dot_of"}
-# Over what a sum is taken whose terms are one parameter's, in several processes.
+# Over what a sum is taken, or a matrix operation, that is of one parameter in several processes.
 OVER_SHARDS: Literal["shards"] = "shards"
 
 
@@ -418,7 +418,8 @@ class Tape:
         axis: ops.Axis = None,
     ) -> Symbol:
         values = tuple(_operand(name, x) for x in operands)
-        if self._is_sharded and name in REDUCTIONS and axis is None and over == "param":
+        is_of_whole = name in MATRIX_OPERATIONS or (name in REDUCTIONS and axis is None)
+        if self._is_sharded and is_of_whole and over == "param":
             over = OVER_SHARDS
         # Constants are keyed by their type too: 1 == True == 1.0 in a dict.
         known = tuple(x if isinstance(x, Value) else ("constant", repr(x)) for x in values)

@@ -6,6 +6,8 @@ matrices at once. The others are for rules that are not elementwise, on the eage
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +15,18 @@ from torch import Tensor
 from steprule.language.recording import Symbol
 from steprule.matrix_ops.orthogonalization import METHODS as METHODS
 from steprule.matrix_ops.orthogonalization import orthogonalized_list
+
+
+class Spread(threading.local):
+    """What is asked in the place of an operation on whole matrices, given a part of one.
+
+    It is also given what the operation is told beside its matrix.
+    """
+
+    ask: Callable[[Tensor, tuple[Any, ...]], Tensor] | None = None
+
+
+SPREAD = Spread()
 
 
 def mean_square(x: Tensor, axis: int | None = None) -> Any:
@@ -54,4 +68,6 @@ def orthogonalized(
     if isinstance(x, Symbol):
         operands = (x, *coefficients, eps)
         return x.tape.record("orthogonalized", *operands, settings=(steps, method))
+    if SPREAD.ask is not None:
+        return SPREAD.ask(x, (*coefficients, eps, steps, method))
     return orthogonalized_list([x], *coefficients, eps, steps, method)[0]

@@ -53,7 +53,7 @@ class Spread:
                 if levels:
                     rule = of_group.kind.rule
                     elements = param.numel() * (2 if param.is_complex() else 1)
-                    one = SpreadParam(shard.number, group, elements, form)
+                    one = SpreadParam(shard, group, elements, form)
                     self.with_sums.setdefault(rule.base or rule, []).append(one)
                     rows = max(rows, *map(len, levels))
         spread = [shard for shard in self.shards.values() if shard.groups]
@@ -84,5 +84,4 @@ def takes_parts(settings: Settings, param: Tensor) -> bool:
 def _is_of_elements(form: Form) -> bool:
     if not form.rule.is_recorded:
         return False
-    recording = form.recording()
-    return not recording.has_axes and not recording.matrix_operations
+    return not form.recording().has_axes

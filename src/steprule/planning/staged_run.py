@@ -10,11 +10,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from steprule.distributed.matrices import SpreadMatrices
+from steprule.distributed.shards import Shard
 from steprule.engines.stages import RunsInStages, Share, Stages, sent
 from steprule.language.form import Form
 from steprule.language.passes import shared_levels_of
-from steprule.language.recording import OVER_SHARDS, Operation
+from steprule.language.recording import MATRIX_OPERATIONS, OVER_SHARDS, Operation
 from steprule.language.rule import Rule
+from steprule.matrix_ops.orthogonalization import iteration_dtype, orthogonalized_list
 from steprule.planning.assignment import PlannedRunner
 from steprule.planning.rank_sums import RankSums
 from steprule.planning.step_record import exact_sum
@@ -25,16 +28,21 @@ class SpreadParam:
     """A parameter that is spread over ranks, by a rule with sums: with or without a gradient here.
 
     Attributes:
-        number: which it is among the optimizer's sharded parameters.
+        shard: what is here.
         group: its group.
         elements: how many real numbers it has, in all ranks.
         form: what it is updated by.
     """
 
-    number: int
+    shard: Shard
     group: int
     elements: int
     form: Form
+
+    @property
+    def number(self) -> int:
+        """Which it is among the optimizer's sharded parameters."""
+        return self.shard.number
 
 
 class SharedSums:
@@ -80,6 +88,11 @@ class SharedSums:
             }
             for level in range(self._levels)
         ]
+        of_matrices = [one.shard for one in spread if one.form.recording().matrix_operations]
+        self.matrices: SpreadMatrices | None = None
+        if of_matrices:
+            dtype = iteration_dtype(of_matrices[0].local.device)
+            self.matrices = SpreadMatrices(of_matrices, dtype)
 
     def run(self) -> None:
         """Carry out one step."""
@@ -97,7 +110,8 @@ class SharedSums:
                     if share.key in shares:
                         shares[share.key].append(share)
                 has_gone_on = self._answer(progress, shares)
-                if not has_gone_on and level >= self._levels:
+                is_waiting = any(one.asked for one in progress)
+                if is_waiting and not has_gone_on and level >= self._levels:
                     raise AssertionError("sums over several parameters wait for each other")
         except BaseException:
             if self._ranks is not None and level < self._levels and level:
@@ -111,11 +125,19 @@ class SharedSums:
         """Return what was asked for, with the sums over ranks in the place of what is here."""
         assert self._ranks is not None
         rows: list[list[tuple[Sequence[int], Any]]] = [[] for _ in range(self._rows_at(level))]
+        matrices: list[tuple[_Progress, Share]] = []
         for one, share in asked:
+            if one.is_of_matrices(share.key):
+                matrices.append((one, share))
+                rows[one.row_of[share.key]].append((share.numbers, [0.0] * len(share.numbers)))
+                continue
             numbers, values = _spread_in(share)
             if numbers:
                 rows[one.row_of[share.key]].append((numbers, values))
         sums = self._ranks.summed(rows, self._largest[level])
+        if self.matrices is not None and any(self._has_matrices_at(level)):
+            self._operate(self.matrices, matrices)
+            asked = [(one, share) for one, share in asked if not one.is_of_matrices(share.key)]
         found: list[Share] = []
         seen: set[int] = set()
         for one, share in asked:
@@ -129,6 +151,50 @@ class SharedSums:
             else:
                 found.append(_with_sums(share, sums[row]))
         return [*found, *self._elsewhere(sums, seen, level)]
+
+    def _has_matrices_at(self, level: int) -> Iterator[bool]:
+        for one in self._spread.values():
+            levels = shared_levels_of(one.form.recording())
+            yield level < len(levels) and any(x.name in MATRIX_OPERATIONS for x in levels[level])
+
+    def _operate(self, matrices: SpreadMatrices, asked: Sequence[tuple[_Progress, Share]]) -> None:
+        """Have each matrix worked on by one rank, and give its parts of the results to all.
+
+        Raises:
+            RuntimeError: a parameter has a gradient on some of its ranks only.
+        """
+        assert self._ranks is not None
+        present = self._ranks.present().tolist()
+        for one in matrices.matrices:
+            if present[one.number] not in (0.0, float(len(one.parts))):
+                raise RuntimeError(
+                    f"a parameter of shape {tuple(one.shape)} has a gradient on "
+                    f"{int(present[one.number])} of {len(one.parts)} ranks: what is done with a "
+                    "matrix needs all of it"
+                )
+        told = {
+            number: of_leaf
+            for _, share in asked
+            for number, of_leaf in zip(share.numbers, share.told, strict=True)
+        }
+        values = {
+            number: value
+            for _, share in asked
+            for number, value in zip(share.numbers, share.values, strict=True)
+        }
+
+        def operate(whole: Mapping[int, Tensor]) -> Mapping[int, Tensor]:
+            made: dict[int, Tensor] = {}
+            for alike in dict.fromkeys(told[number] for number in whole):
+                numbers = [number for number in whole if told[number] == alike]
+                results = orthogonalized_list([whole[n] for n in numbers], *alike)
+                made.update(zip(numbers, results, strict=True))
+            return made
+
+        with torch.no_grad():
+            results = matrices.operated(values, operate)
+        for who, share in asked:
+            who.totals[share.key] = results
 
     def _rows_at(self, level: int) -> int:
         levels = [shared_levels_of(one.form.recording()) for one in self._spread.values()]
@@ -214,6 +280,9 @@ class _Progress:
 
     def is_over_shards(self, key: int) -> bool:
         return self._reductions[key].over == OVER_SHARDS
+
+    def is_of_matrices(self, key: int) -> bool:
+        return self._reductions[key].name in MATRIX_OPERATIONS
 
     def will_ask(self, key: int) -> bool:
         """Tell whether it has still to say what its leaves add to a sum."""

@@ -20,13 +20,15 @@ from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.language.form import Form
 from steprule.language.passes import shared_levels_of
 from steprule.language.recording import OVER_SHARDS
+from steprule.matrix_ops import SPREAD
 
 # Updates a leaf, given its group's numbers.
 UpdateOne = Callable[[Form, Leaf, dict[str, Any]], None]
 
 
-# What a leaf adds to each reduction, by its key.
-Own = dict[int, Tensor]
+# What a leaf adds to each reduction, by its key; of a matrix operation what is here of its matrix,
+# and what it is told.
+Own = dict[int, tuple[Tensor, tuple[Any, ...]]]
 
 
 class _Reached(Exception):  # noqa: N818  # not an error
@@ -51,10 +53,11 @@ def stages_of(
         totals = yield [
             Share(
                 key,
-                values=[own[key] for own in reached],
+                values=[own[key][0] for own in reached],
                 groups=[leaf.group for leaf in leaves],
                 elements=[leaf.elements for leaf in leaves],
                 numbers=[leaf.number for leaf in leaves],
+                told=[own[key][1] for own in reached],
             )
             for key in wanted
         ]
@@ -101,20 +104,22 @@ def _answered(
     """Answer what the rule asks for inside, in the order in which it asked when recorded."""
     order = iter(calls)
 
-    def ask(own: Tensor) -> Any:
+    def ask(own: Tensor, told: tuple[Any, ...] = ()) -> Any:
         key = next(order)
         if key is None:  # nothing depends on it
             return own
         if key in totals:
             return as_tensor(totals[key][leaf.number if key in over_shards else leaf.group], own)
         if key in wanted:
-            found[key] = own
+            found[key] = own, told
             if len(found) == len(wanted):
                 raise _Reached
         return own
 
     VOCABULARY.ask, VOCABULARY.is_sharded = ask, form.is_sharded
+    SPREAD.ask = ask if form.is_sharded else None
     try:
         yield
     finally:
         VOCABULARY.ask, VOCABULARY.is_sharded = None, False
+        SPREAD.ask = None

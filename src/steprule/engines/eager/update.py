@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.distributed.shards import is_dtensor, spread_as
 from steprule.engines.engine import Leaf
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formats.floating import compute_dtype, real_view
@@ -55,6 +56,9 @@ def read_array(leaf: Leaf, name: str, compute: torch.dtype) -> Tensor:
 
 def write_array(leaf: Leaf, name: str, value: Tensor) -> None:
     """Store an array of a leaf; its step is not yet advanced."""
+    if is_dtensor(value):  # of a rule that takes sharded parameters whole
+        target = leaf.param if name == "param" else leaf.state[name]
+        value = spread_as(value, target)
     leaf.storage.write(name, leaf.param, leaf.state, value, leaf.random_key, leaf.region)
 
 

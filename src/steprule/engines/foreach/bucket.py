@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steprule.engines.engine import Leaf
 from steprule.engines.foreach.fused_operations import Instruction, instructions_of
-from steprule.engines.foreach.replay import Replay
+from steprule.engines.foreach.replay import Own, Replay
 from steprule.engines.stages import Share, Stages, Totals, as_tensor, run_through
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formats.floating import FLOATING, compute_dtype, real_view
@@ -121,12 +121,12 @@ class Bucket:
         ]
 
     def _total(
-        self, own: Mapping[int, TensorList]
+        self, own: Mapping[int, Own]
     ) -> Generator[Sequence[Share], Totals, Mapping[int, TensorList]]:
         """Return for each tensor what they add up to with others, given what each adds."""
         totals = yield [
-            Share(key, values, self._groups, self._elements, self._numbers)
-            for key, values in own.items()
+            Share(key, values, self._groups, self._elements, self._numbers, [told] * len(values))
+            for key, (values, told) in own.items()
         ]
         return {
             key: [
@@ -137,7 +137,7 @@ class Bucket:
                     strict=True,
                 )
             ]
-            for key, values in own.items()
+            for key, (values, _) in own.items()
         }
 
 

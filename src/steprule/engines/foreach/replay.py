@@ -24,11 +24,11 @@ from steprule.language.recording import (
 from steprule.matrix_ops.orthogonalization import orthogonalized_list
 
 TensorList = list[Tensor]
+# What each tensor adds; of a matrix operation the tensors themselves, and what it is told.
+Own = tuple[TensorList, tuple[Any, ...]]
 # Asked for what several parameters, or processes, add up to (of each reduction, by its key, what
 # each tensor adds): gives it for each tensor.
-AskFor = Callable[
-    [Mapping[int, TensorList]], Generator[Sequence[Share], Totals, Mapping[int, TensorList]]
-]
+AskFor = Callable[[Mapping[int, Own]], Generator[Sequence[Share], Totals, Mapping[int, TensorList]]]
 
 
 def _truth(x: Any) -> Tensor:
@@ -83,7 +83,7 @@ class Replay:
         self, shared: Mapping[Value, int], ask_for: AskFor
     ) -> Generator[Sequence[Share], Totals, None]:
         """Run all; ``shared`` are the reductions over several parameters, and their keys."""
-        waiting: dict[Value, tuple[int, TensorList]] = {}
+        waiting: dict[Value, tuple[int, Own]] = {}
         for i, instruction in enumerate(self._instructions):
             if waiting and not (
                 instruction.result in shared and waiting.keys().isdisjoint(instruction.operands)
@@ -103,7 +103,10 @@ class Replay:
                     del self._values[x]
                     self._owned.discard(x)
             if key is not None:
-                waiting[instruction.result] = key, result
+                told = ()
+                if instruction.name in MATRIX_OPERATIONS:
+                    told = (*arguments[1:], *instruction.settings)
+                waiting[instruction.result] = key, (result, told)
             self._values[instruction.result] = result
             if instruction.name in TRUTHS:  # a number cannot be put in a truth value's place
                 self._truths.add(instruction.result)
@@ -113,7 +116,7 @@ class Replay:
             yield from self._ask_for_all(waiting, ask_for)
 
     def _ask_for_all(
-        self, waiting: dict[Value, tuple[int, TensorList]], ask_for: AskFor
+        self, waiting: dict[Value, tuple[int, Own]], ask_for: AskFor
     ) -> Generator[Sequence[Share], Totals, None]:
         """Put the totals of some reductions in the place of what each tensor adds to them."""
         totals = yield from ask_for(dict(waiting.values()))
@@ -157,6 +160,8 @@ class Replay:
         name = instruction.name
         if is_shared and name == "mean_of":  # the mean is of all elements together
             name = "sum_of"
+        if name in MATRIX_OPERATIONS and is_shared:  # of matrices that others have parts of
+            return arguments[0]
         if name in MATRIX_OPERATIONS:
             return _MATRIX_FUNCTIONS[name](*arguments, *instruction.settings)
         if instruction.factor is None:

@@ -25,7 +25,12 @@ from steprule.engines.guards.addresses import AddressGuard
 from steprule.engines.guards.shards import shard_guard_of
 from steprule.engines.guards.tensors import TensorGuard
 from steprule.engines.kernels.layout import Layout, matrix_names
-from steprule.engines.kernels.memory import PLAIN, counts_of, has_memory
+from steprule.engines.kernels.memory import (
+    PLAIN,
+    are_laid_out_alike,
+    counts_of,
+    has_memory,
+)
 from steprule.engines.kernels.prepare_text import row_length
 from steprule.engines.kernels.printed_names import with_printed_names
 from steprule.engines.native.address_guard import NativeAddressGuard, Watched
@@ -282,7 +287,7 @@ class AddressRunner:
             and grad.layout is torch.strided
             and grad.dtype is self.grad_dtype
             and grad.shape == param.shape
-            and (grad.stride() == param.stride() or grad.numel() < 2)
+            and are_laid_out_alike(grad, param)
             and not grad.is_conj()
             and not grad.is_neg()
             and not grad._is_zerotensor()

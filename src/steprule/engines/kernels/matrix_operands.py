@@ -14,6 +14,8 @@ def matrix_refusal(leaf: Leaf, form: Form) -> str | None:
     operations = recording.matrix_operations
     if not operations:
         return None
+    if form.is_sharded:
+        return "its matrix is spread over ranks, one of which works on it"
     if len(operations) > 1 or recording.has_reductions:
         return "the rule has more than one matrix operation, or reductions beside it"
     if not all(x in numbers_by_operand(recording) for x in _scalar_operands(recording)):

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from steprule.engines.engine import Leaf
-from steprule.engines.kernels.memory import PLAIN, counts_of, has_memory
+from steprule.engines.kernels.memory import (
+    PLAIN,
+    are_laid_out_alike,
+    counts_of,
+    has_memory,
+)
 from steprule.formats.floating import FLOATING
 from steprule.language.form import Form
 
@@ -59,7 +64,7 @@ def state_refusal(leaf: Leaf, form: Form) -> str | None:
         is_laid_out = (
             slot.is_contiguous()
             if name in form.each_slots or slot.shape != leaf.param.shape
-            else slot.stride() == leaf.param.stride() or slot.numel() < 2
+            else are_laid_out_alike(slot, leaf.param)
         )
         if not is_laid_out:
             return f"its state {name!r} is laid out in memory otherwise than the parameter"
