@@ -40,8 +40,8 @@ def test_a_rank_that_refuses_stops_the_others(
         at = 1  # there is none before the first step
     first, second = ranks(2).run(refusals.one_refuses, name, options, how, at)
     assert first["error"]
-    assert "another rank" not in first["error"], "it is this rank's own"
-    assert "another rank" in second["error"], second["error"]
+    assert "another process" not in first["error"], "it is this rank's own"
+    assert "another process of this job refused the step" in second["error"]
     assert first["is_unchanged"]
     assert second["is_unchanged"]
     expected = refusals.usual(name, options, 4)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import steprule
 
@@ -26,9 +28,6 @@ def main(folder: Path) -> None:
         dist.init_process_group("gloo", store, timeout=limit, rank=rank, world_size=size)
     else:
         dist.init_process_group("gloo", timeout=limit)
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
-
     mesh = init_device_mesh("cpu", (2,))
     param = torch.nn.Parameter(distribute_tensor(torch.ones(4, 6), mesh, [Shard(0)]))
     optimizer = steprule.AdamW([param], clip_grad_norm=1.0)
@@ -38,10 +37,13 @@ def main(folder: Path) -> None:
         param.grad = distribute_tensor(torch.full((4, 6), float(step)), mesh, [Shard(0)])
         optimizer.step()
         saved = optimizer.state_dict()
-        for entry in saved["state"].values():
-            for name, value in entry.items():
-                if hasattr(value, "full_tensor"):
-                    entry[name] = value.full_tensor()
+        saved["state"] = {
+            key: {
+                name: value.full_tensor() if isinstance(value, DTensor) else value
+                for name, value in entry.items()
+            }
+            for key, entry in saved["state"].items()
+        }
         if dist.get_rank() == 0:
             torch.save({"optimizer": saved}, folder / "new.pt")
             (folder / "new.pt").replace(folder / "checkpoint.pt")

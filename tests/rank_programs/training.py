@@ -89,7 +89,7 @@ IN_BLOCKS: dict[str, list[Laid]] = {
     ],
     "blocks, tensor parallel": [
         ((4, 512), "world", (COLUMNS,)),
-        ((6, 384), "world", (COLUMNS,)),
+        ((6, 768), "world", (COLUMNS,)),
         ((8, 128), "world", (ROWS,)),
         ((128,), "world", (WHOLE,)),
     ],
@@ -158,7 +158,11 @@ def placed(whole: Tensor, mesh: str | None, placements: tuple[Any, ...]) -> Tens
 def whole_of(tensor: Tensor) -> Tensor:
     """All of a tensor, on every rank."""
     found = tensor.detach()
-    return found.full_tensor() if isinstance(found, DTensor) else found.clone()
+    if not isinstance(found, DTensor):
+        return found.clone()
+    # gloo sends no integers of 16 bits.
+    is_sent = found.dtype not in (torch.int16, torch.uint16)
+    return found.full_tensor() if is_sent else found.int().full_tensor().to(found.dtype)
 
 
 def made(name: str, params: Any, options: Mapping[str, Any]) -> steprule.Optimizer:
