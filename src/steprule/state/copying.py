@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.distributed.placing import placed
+
 
 def own_copy(value: Any, copies: dict[int, Tensor] | None = None) -> Any:
     """Return a value whose tensors share no memory with its own, wherever in it they are.
@@ -35,7 +37,11 @@ def own_copy(value: Any, copies: dict[int, Tensor] | None = None) -> Any:
 def laid_out(
     value: Tensor, param: Tensor, dtype: torch.dtype, device: torch.device | None = None
 ) -> Tensor:
-    """Return a copy of a tensor, of this dtype, as the parameter lies in memory where it can."""
+    """Return a copy of a tensor, of this dtype, as the parameter lies in memory where it can.
+
+    It is spread over ranks as the parameter is.
+    """
+    value = placed(value, param)
     device = value.device if device is None else device
     source = value.detach()
     if type(value) is Tensor and value.shape == param.shape and value.dim() > 1:

@@ -8,14 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.formats import Format
+from steprule.distributed.placing import placed, whole_of
+from steprule.distributed.shards import (
+    is_sharded,
+    local_of,
+    local_shape,
+    spreads_alike,
+    wrapped,
+)
+from steprule.formats import Column, Format
 from steprule.formats.choices import param_format, storing_of
 from steprule.formats.floating import FLOATING, FloatingFormat, compute_dtype
-from steprule.formats.storage import ROUNDING_STEP, key_of
+from steprule.formats.storage import ROUNDING_STEP, as_stored, key_of
 from steprule.language.rule import Rule
 from steprule.state.copying import cast_state, laid_out, own_copy
 from steprule.state.making import scalar_dtype
-from steprule.state.storing import columns_in, format_in, put_array, wanted_format
+from steprule.state.storing import (
+    column_shape,
+    columns_in,
+    format_in,
+    put_array,
+    wanted_format,
+)
 
 
 def loaded_entry(
@@ -45,7 +59,7 @@ def loaded_entry(
         if slot.is_scalar:
             # One number for a whole parameter was never rounded to the parameter's dtype.
             device = param.device if options.get("capturable") else saved.device
-            ours[name] = own_copy(saved.to(device=device))
+            ours[name] = own_copy(whole_of(saved).to(device=device))
             continue
         present = format_in(name, entry)
         wanted = wanted_format(slot, options, storing, param)
@@ -53,15 +67,15 @@ def loaded_entry(
         if wanted is None and is_plain:
             continue  # cast as in torch
         wanted = wanted or FLOATING[param.dtype]
-        columns = columns_in(name, entry, present)
         if present.columns == wanted.columns:
             keys = [key_of(name, column.part) for column in wanted.columns]
-            copies = [laid_out(x, param, x.dtype, param.device) for x in columns]
+            copies = [
+                _column(entry[k], c, param) for k, c in zip(keys, wanted.columns, strict=True)
+            ]
             ours.update(zip(keys, copies, strict=True))
             continue
-        columns = [x.to(param.device) for x in columns]
         shape = saved.shape if is_plain else param.shape
-        value = present.read(columns, compute_dtype(param), shape)
+        value = _numbers(name, entry, present, param, shape)
         put_array(name, ours, wanted, param, value, shape)
     ours.update(_beside_param(entry, param, param_format(storing, param)))
     if ROUNDING_STEP in entry:
@@ -78,6 +92,28 @@ def loaded_entry(
     return {**{key: made[key] for key in entry if key in made}, **made}
 
 
+def _column(saved: Tensor, column: Column, param: Tensor) -> Tensor:
+    """Return a copy of a saved column, where the parameter is."""
+    if is_sharded(param) and column.elements > 1 and saved.dim() == 1:
+        saved = whole_of(saved).reshape(column_shape(column, param.shape))  # as it can be sharded
+    return laid_out(saved, param, saved.dtype, param.device)
+
+
+def _numbers(
+    name: str, entry: Mapping[str, Any], present: Format, param: Tensor, shape: torch.Size
+) -> Tensor:
+    """Return an array's numbers, of a sharded parameter those that are here."""
+    keys = [key_of(name, column.part) for column in present.columns]
+    compute = compute_dtype(param)
+    if is_sharded(param) and all(spreads_alike(entry[key], param) for key in keys):
+        columns = [local_of(entry[key]).to(param.device) for key in keys]
+        return present.read(as_stored(present, columns), compute, local_shape(shape, param))
+    columns = [whole_of(entry[key]).to(param.device) for key in keys]
+    # Blocks may straddle shards: the whole is read first.
+    value = present.read(as_stored(present, columns), compute, shape)
+    return local_of(placed(value, param))
+
+
 def _beside_param(entry: Mapping[str, Any], param: Tensor, wanted: Format) -> dict[str, Tensor]:
     """Return what is kept beside a parameter, of what was kept there by the same format or another.
 
@@ -91,14 +127,20 @@ def _beside_param(entry: Mapping[str, Any], param: Tensor, wanted: Format) -> di
         return {}
     if present.columns == wanted.columns:
         return {k: laid_out(entry[k], param, entry[k].dtype, param.device) for k in keys}
-    columns = columns_in("param", {**entry, "param": param.detach()}, present)
-    value = present.read([x.to(param.device) for x in columns], compute_dtype(param), param.shape)
+    parts = {k: laid_out(x, param, x.dtype, param.device) for k, x in _parts_of_param(entry)}
+    columns = columns_in("param", {**parts, "param": param.detach()}, present)
+    here = local_of(param)
+    value = present.read(columns, compute_dtype(param), here.shape)
     made = [
-        torch.zeros_like(param, dtype=column.dtype, requires_grad=False)
-        for column in wanted.columns
+        torch.zeros_like(here, dtype=column.dtype, requires_grad=False) for column in wanted.columns
     ]
     wanted.write(made, value)
-    return dict(zip(keys, made[1:], strict=True))
+    beside = [wrapped(x, param) for x in made[1:]] if is_sharded(param) else made[1:]
+    return dict(zip(keys, beside, strict=True))
+
+
+def _parts_of_param(entry: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+    return [(key, value) for key, value in entry.items() if str(key).startswith("param:")]
 
 
 def plain_entry(rule: Rule, param: Tensor, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,5 +158,6 @@ def plain_entry(rule: Rule, param: Tensor, entry: Mapping[str, Any]) -> dict[str
             plain[key] = value.to(param.dtype)
         else:
             columns = columns_in(key, entry, present)
-            plain[key] = present.read(columns, param.dtype, param.shape)
+            here = present.read(columns, param.dtype, local_shape(param.shape, param))
+            plain[key] = wrapped(here, param) if is_sharded(param) else here
     return plain

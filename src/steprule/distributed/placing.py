@@ -1,0 +1,69 @@
+"""Tensors put where a parameter is: cut as it is sharded, or made whole."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from steprule.distributed.regions import ranges_of
+from steprule.distributed.shards import is_dtensor, is_sharded, local_of, spreads_alike, wrapped
+
+
+def whole_of(value: Tensor) -> Tensor:
+    """Return all elements of a tensor in a plain one; every rank of a sharded one must come."""
+    if not is_dtensor(value):
+        return value
+    with torch.no_grad():
+        return value.full_tensor()
+
+
+def placed(value: Tensor, param: Tensor) -> Tensor:
+    """Return what belongs to a parameter, spread over ranks as the parameter is.
+
+    Args:
+        value: plain, as each rank must have it, or sharded in any way. One number, or what is not
+            of the parameter's shape or a shorter one, stays whole.
+        param: plain or sharded.
+
+    Returns:
+        ``value`` itself, or a part of it, where it need not be moved.
+    """
+    if not is_sharded(param) or value.dim() == 0:
+        return whole_of(value)
+    if spreads_alike(value, param):
+        return value
+    whole = whole_of(value)
+    return cut_as(whole, param) if can_be_cut(whole.shape, param) else whole
+
+
+def can_be_cut(shape: torch.Size, param: Tensor) -> bool:
+    """Tell whether what has this shape can be sharded as a parameter is.
+
+    Along each dimension in which that is cut it must be as long; or have one element, which every
+    rank has; or be shorter by a factor of which no shard has a fraction.
+    """
+    assert is_dtensor(param)
+    ways: dict[int, int] = {}
+    for axis, placement in enumerate(param.placements):
+        dim = getattr(placement, "dim", None)
+        if isinstance(dim, int):
+            ways[dim] = ways.get(dim, 1) * param.device_mesh.size(axis)
+    return all(
+        dim < len(shape)
+        and (
+            shape[dim] in (param.shape[dim], 1)
+            or (shape[dim] % count == 0 and param.shape[dim] % count == 0)
+        )
+        for dim, count in ways.items()
+    )
+
+
+def cut_as(whole: Tensor, param: Tensor) -> Tensor:
+    """Return a plain tensor that every rank has, sharded as a parameter is; nothing is sent."""
+    assert is_dtensor(param)
+    found = wrapped(local_of(param), param, whole.shape)
+    coordinate = param.device_mesh.get_coordinate()
+    if coordinate is None:  # a rank that has nothing of it
+        return wrapped(whole.new_empty(0), param, whole.shape)
+    here = whole.detach()[tuple(slice(*each) for each in ranges_of(found, coordinate))]
+    return wrapped(here, param, whole.shape)
