@@ -38,7 +38,7 @@ def test_a_rank_that_refuses_stops_the_others(
 ) -> None:
     if at == 0 and how == "state":
         at = 1  # there is none before the first step
-    first, second = ranks(2).run(refusals.one_refuses, name, options, how, at)
+    first, second = ranks(2).run(refusals.one_refuses, name, options, how, at, seconds=20)
     assert first["error"]
     assert "another process" not in first["error"], "it is this rank's own"
     assert "another process of this job refused the step" in second["error"]
@@ -60,7 +60,7 @@ def test_a_rank_without_gradients_takes_part(
     options: dict[str, Any], which: tuple[int, ...]
 ) -> None:
     options = {"lr": 0.1, **options}
-    first, second = ranks(2).run(refusals.one_has_no_gradients, "SGD", options, which)
+    first, second = ranks(2).run(refusals.one_has_no_gradients, "SGD", options, which, seconds=20)
     assert first["seen"] == second["seen"]
     expected = refusals.one_process_with_zeros("SGD", options, which)
     for found in (first, second):
@@ -69,7 +69,9 @@ def test_a_rank_without_gradients_takes_part(
 
 @pytest.mark.parametrize("name", ["LAMB", "Prodigy", "StableAdamW", "Adafactor"])
 def test_a_rank_without_gradients_is_not_waited_for(name: str) -> None:
-    first, second = ranks(2).run(refusals.one_has_no_gradients, name, CLIPPED, (0, 1, 2))
+    first, second = ranks(2).run(
+        refusals.one_has_no_gradients, name, CLIPPED, (0, 1, 2), seconds=20
+    )
     assert first["seen"] == second["seen"]
     assert all(param.isfinite().all() for param in first["params"])
 
@@ -77,7 +79,7 @@ def test_a_rank_without_gradients_is_not_waited_for(name: str) -> None:
 @pytest.mark.parametrize("name", ["AdamW", "LAMB"])
 def test_what_is_infinite_on_one_rank_is_an_error_on_all(name: str) -> None:
     options = {"on_nonfinite": "raise", "lr": 0.01}
-    found = ranks(2).run(refusals.raised_alike, name, options)
+    found = ranks(2).run(refusals.raised_alike, name, options, seconds=20)
     expected = refusals.usual(name, options, 2)
     for error, is_unchanged, params in found:
         assert "not finite" in error

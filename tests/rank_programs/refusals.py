@@ -60,8 +60,8 @@ def one_refuses(
     for step in range(4):
         _give_gradients(params, step)
         if step == at:
-            mend = _break(optimizer, how) if rank == 0 else lambda: None
             before = _copied(params, optimizer)
+            mend = _break(optimizer, how) if rank == 0 else lambda: None
             try:
                 optimizer.step()
             except Exception as raised:  # noqa: BLE001  # which it is, the test says
