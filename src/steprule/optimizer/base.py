@@ -51,6 +51,7 @@ from steprule.optimizer.scheduled import (
 from steprule.planning.assignment import Assignment
 from steprule.planning.leaf_checks import counts_on_device
 from steprule.planning.plan import PassedOver, Plan
+from steprule.planning.rank_sums import RefusedElsewhereError
 from steprule.planning.scaling import Scaling, kind_of
 from steprule.planning.settings import FLAGS, Context, Kind, requested_engine
 from steprule.planning.step_record import LastStep, StepRecord
@@ -438,9 +439,13 @@ class Optimizer(SavedOptimizer):
             except PassedOver:
                 return False
             self._say_what_fell_back(plan)
-            with uninterrupted:
-                plan.run_admitted()
-                self._moved_on(True)
+            try:
+                with uninterrupted:
+                    plan.run_admitted()
+                    self._moved_on(True)
+            except RefusedElsewhereError:
+                plan.unmake_state()
+                raise
             return True
         except BaseException:
             if plan is not None:

@@ -22,7 +22,7 @@ from steprule.planning.lagged_norms import LaggedNorms
 from steprule.planning.rank_sums import RankSums
 from steprule.planning.scaling import CalledOffOnDevice
 from steprule.planning.settings import Place, Settings
-from steprule.planning.spread import Spread
+from steprule.planning.spread import Spread, is_guarded
 from steprule.planning.step_record import StepRecord, exact_sum
 from steprule.state.labels import label_of
 
@@ -306,11 +306,6 @@ def _sums_of(part: PlannedRunner, summing: SumsSquares | None) -> SquareSums:
     if summing is not None:
         return summing.square_sums
     return square_sums_of(part.grads())
-
-
-def is_guarded(settings: Settings) -> bool:
-    """Tell whether all gradients of a group are looked at before it is updated."""
-    return settings.clip_over is not None or settings.on_nonfinite != "propagate"
 
 
 def _groups_of(settings: Sequence[Settings], spread: Spread) -> list[tuple[int, int]]:

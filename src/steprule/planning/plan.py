@@ -7,6 +7,7 @@ numbers alone (a schedule's new lr) only refreshes the runners' numbers. It know
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -19,10 +20,10 @@ from steprule.engines.guards.identity import IdentityGuard
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.engines.whole_step import Outcome
 from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner, assign, tell_numbers
-from steprule.planning.gradient_guards import GradientGuards, is_guarded
+from steprule.planning.gradient_guards import GradientGuards
 from steprule.planning.leaf_checks import checked_leaves, make_state
 from steprule.planning.scaling import CalledOffOnDevice, KnowsFirstUpdates, Scaling
-from steprule.planning.settings import Context, Settings, differ, settings_of
+from steprule.planning.settings import Context, Settings, differ, outline_of, settings_of
 from steprule.planning.spread import Spread
 from steprule.planning.staged_run import shared_by_rule
 from steprule.planning.whole_steps import WholeSteps
@@ -47,11 +48,20 @@ class Plan:
 
     def __init__(self, context: Context, *, for_step: bool = False) -> None:
         self.context = context
-        self.settings = [settings_of(context, i) for i in range(len(context.groups))]
+        groups = range(len(context.groups))
+        try:
+            self.settings = [settings_of(context, i) for i in groups]
+        except BaseException:
+            if for_step:
+                with contextlib.suppress(Exception):  # of what this rank raises, not of that
+                    Spread([outline_of(context, i) for i in groups]).refuse()
+            raise
         self._spread = Spread(self.settings)
+        self._made: list[Tensor] = []
         try:
             leaves = checked_leaves(context, self.settings, self._spread.taken_apart)
             with unchanged_state(context.state, context.fresh):
+                self._made = [leaf.owner for leaf in leaves if leaf.owner not in context.state]
                 for leaf in leaves:
                     make_state(context, leaf, self.settings[leaf.group])
                 self._plan(leaves)
@@ -286,7 +296,13 @@ class Plan:
 
     def refuse(self) -> None:
         """Let other ranks know that this one can't take the step, if they wait for it."""
-        self._spread.refuse(are_guarded=any(map(is_guarded, self.settings)))
+        self._spread.refuse()
+
+    def unmake_state(self) -> None:
+        """Drop the state that was made for a first step which another rank has refused."""
+        for param in self._made:
+            self.context.state.pop(param, None)
+            self.context.fresh.discard(param)
 
     def _run(self, parts: Sequence[PlannedRunner]) -> None:
         """Have runners update, and all those of rules with sums over several parameters.

@@ -113,6 +113,22 @@ class Context:
         return self.origin or Place(self.groups, group, position)
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a group without its numbers: enough to tell what ranks wait for."""
+
+    group: Mapping[str, Any]
+    kind: Kind
+    params: Sequence[Tensor]
+    form: Form
+    on_nonfinite: str
+
+    @property
+    def clip_over(self) -> str | None:
+        """As of :class:`Settings`."""
+        return _clip_over(self.form)
+
+
 @dataclass
 class Settings:
     """What a group's options come to at this step."""
@@ -142,8 +158,7 @@ class Settings:
     @property
     def clip_over(self) -> str | None:
         """Over what the norm is taken that clips this group, if that is not known to a rule."""
-        over = self.form.clip_norm
-        return over if over in ("all", "group") else None
+        return _clip_over(self.form)
 
     def take_numbers(self, now: tuple[Any, ...]) -> bool:
         """Take over new values if nothing but plain numbers has changed, as a schedule does.
@@ -163,6 +178,20 @@ class Settings:
         self.numbers.update(changed)
         self.signature = now
         return True
+
+
+def _clip_over(form: Form) -> str | None:
+    return form.clip_norm if form.clip_norm in ("all", "group") else None
+
+
+def outline_of(context: Context, index: int) -> Outline:
+    """Return what is known of a group whose numbers may be none."""
+    group = context.groups[index]
+    kind = context.kind_of(group)
+    options = kind.options_of(group)
+    guards = guards_of(options, kind.rule.options)
+    form = form_of(kind.rule, options)
+    return Outline(group, kind, group["params"], form, guards["on_nonfinite"])
 
 
 def requested_engine(engine: str, options: Mapping[str, Any]) -> str:

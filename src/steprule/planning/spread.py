@@ -13,7 +13,7 @@ from steprule.language.passes import shared_levels_of
 from steprule.language.rule import Rule
 from steprule.planning.assignment import form_of_leaf
 from steprule.planning.rank_sums import RankSums
-from steprule.planning.settings import Settings
+from steprule.planning.settings import Outline, Settings
 from steprule.planning.staged_run import SpreadParam
 
 
@@ -21,7 +21,7 @@ class Spread:
     """What a plan knows of sharded parameters, with or without a gradient: alike on every rank.
 
     Args:
-        settings: of each group.
+        settings: of each group; their numbers don't matter.
 
     Attributes:
         shards: what is here of each sharded parameter.
@@ -30,15 +30,16 @@ class Spread:
         ranks: adds up over ranks; None if nothing is spread over any.
     """
 
-    def __init__(self, settings: Sequence[Settings]) -> None:
+    def __init__(self, settings: Sequence[Settings | Outline]) -> None:
         self.shards: Mapping[Tensor, Shard] = shards_of([p for one in settings for p in one.params])
         self.taken_apart: dict[Tensor, Shard] = {}
         self.with_sums: dict[Rule, list[SpreadParam]] = {}
         self.ranks: RankSums | None = None
+        self._are_guarded = any(map(is_guarded, settings))
         if self.shards:
             self._look_at(settings)
 
-    def _look_at(self, settings: Sequence[Settings]) -> None:
+    def _look_at(self, settings: Sequence[Settings | Outline]) -> None:
         rows = 1
         for group, of_group in enumerate(settings):
             for param in of_group.params:
@@ -60,10 +61,10 @@ class Spread:
         if spread:
             self.ranks = RankSums(spread, rows)
 
-    def refuse(self, *, are_guarded: bool) -> None:
+    def refuse(self) -> None:
         """Let other ranks know that this one can't take a step in which they wait for it."""
         ranks = self.ranks
-        if ranks is not None and not ranks.has_met and (are_guarded or self.with_sums):
+        if ranks is not None and not ranks.has_met and (self._are_guarded or self.with_sums):
             ranks.refuse()
         self.end_step()
 
@@ -73,7 +74,12 @@ class Spread:
             self.ranks.has_met = False
 
 
-def takes_parts(settings: Settings, param: Tensor) -> bool:
+def is_guarded(settings: Settings | Outline) -> bool:
+    """Tell whether all gradients of a group are looked at before it is updated."""
+    return settings.clip_over is not None or settings.on_nonfinite != "propagate"
+
+
+def takes_parts(settings: Settings | Outline, param: Tensor) -> bool:
     """Tell whether a group's rule can update a part of a parameter by itself, but for sums."""
     if settings.group.get("differentiable"):  # autograd goes through operations on the whole
         return False

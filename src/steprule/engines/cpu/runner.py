@@ -52,8 +52,9 @@ class KernelRunner(AddressRunner):
 
     def _update(self, addresses: array[int]) -> Stages:
         self._control[Control.GRADS] = addresses.buffer_info()[0]
-        self._library.functions[0](self._address, 0, 0)
-        yield from self._run_passes(addresses)
+        with self.counts_undone():
+            self._library.functions[0](self._address, 0, 0)
+            yield from self._run_passes(addresses)
 
     def _run_passes(self, addresses: Sequence[int]) -> Stages:
         """Update all elements, scalars being prepared; with reductions first, if there are any."""

@@ -227,9 +227,10 @@ class TritonRunner(AddressRunner):
     # A step
 
     def _update(self, addresses: array[int]) -> Stages:
-        with torch.no_grad(), on_device(self.device):
-            self._begin(addresses)
-        yield from self._run_passes(addresses)
+        with self.counts_undone():
+            with torch.no_grad(), on_device(self.device):
+                self._begin(addresses)
+            yield from self._run_passes(addresses)
 
     def _begin(self, addresses: array[int]) -> None:
         """Send what the kernels need to know of this step, and prepare it."""

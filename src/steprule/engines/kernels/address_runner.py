@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from operator import attrgetter, is_
@@ -317,6 +318,25 @@ class AddressRunner:
     def _update(self, addresses: array[int]) -> Stages:
         """Update all elements, given the address of each gradient, 0 for none."""
         raise NotImplementedError
+
+    @contextmanager
+    def counts_undone(self) -> Iterator[None]:
+        """Put back counts and slots of one number if a step is broken off within the block.
+
+        That is where other ranks' sums are waited for, and one of them refuses the step: no element
+        is updated yet.
+        """
+        if not any(number >= 0 for number in self._shard_numbers) or not self._shared_keys:
+            yield
+            return
+        arrays = len(self._storage.keys)
+        before = [(tensors, torch.stack(tensors).unbind()) for tensors in self._slots[arrays:]]
+        try:
+            yield
+        except GeneratorExit:
+            for tensors, numbers in before:
+                torch._foreach_copy_(tensors, numbers)
+            raise
 
     def let_go(self) -> None:
         """Keep no gradient alive: the step is done, or will not be."""
