@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,9 +26,13 @@ from torch import Tensor
 from steprule.checkpoints.errors import CheckpointError
 from steprule.checkpoints.nested import DTYPES, Flattened, Rebuilder
 from steprule.checkpoints.replacing import replacing
+from steprule.checkpoints.shard_files import ShardFiles
+from steprule.checkpoints.shard_names import remove_parts
 
 #: Raise when a file of this version could not be read by the one before.
 VERSION = 1
+#: Of a file that names others, in which ranks have stored their parts.
+INDEX_VERSION = 2
 # What safetensors itself admits.
 _LONGEST_HEADER = 100_000_000
 _AT_ONCE = 1 << 24
@@ -50,36 +53,94 @@ def write(path: str | os.PathLike[str], content: Any, about: Mapping[str, str]) 
         TypeError: something that a checkpoint can't hold, named by its place; or no path.
         OSError: the file can't be written.
     """
-    file_path = _path(path)
+    file_path = path_of(path)
     taken = Flattened(content)
+    with replacing(file_path) as file:
+        write_to(file, taken.plain, taken.tensors, about)
+    remove_parts(Path(os.path.realpath(file_path)), kept=())
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor is in a file.
+
+    Attributes:
+        start: its first byte.
+        digest: SHA-256 of its bytes; empty where nobody asked for it.
+    """
+
+    start: int
+    digest: bytes
+
+
+def write_to(
+    file: IO[bytes],
+    plain: Any,
+    tensors: Mapping[str, Tensor],
+    about: Mapping[str, str],
+    version: int = VERSION,
+    *,
+    with_digests: bool = False,
+) -> Mapping[str, Stored]:
+    """Write a value that was taken apart to a new file.
+
+    Args:
+        file: open for writing, empty.
+        plain: what :class:`Flattened` has made of the value.
+        tensors: likewise.
+        about: metadata.
+        version: of the format.
+        with_digests: whether to make a digest of each tensor as well.
+
+    Returns:
+        Where each tensor is.
+
+    Raises:
+        TypeError: there is more beside tensors than such a file holds.
+        OSError: it can't be written.
+    """
     # In an order in which each is aligned, as the format asks for.
-    names = sorted(taken.tensors, key=lambda name: -taken.tensors[name].element_size())
+    names = sorted(tensors, key=lambda name: -tensors[name].element_size())
     metadata = {
         "format": "pt",
         "made_by": f"steprule {sys.modules['steprule'].__version__}, torch {torch.__version__}",
         **about,
-        "steprule": str(VERSION),
-        "content": json.dumps(taken.plain, allow_nan=False, separators=(",", ":")),
+        "steprule": str(version),
+        "content": json.dumps(plain, allow_nan=False, separators=(",", ":")),
         "sha256": _UNSIGNED,
     }
-    header = _header(metadata, {name: taken.tensors[name] for name in names})
+    header = _header(metadata, {name: tensors[name] for name in names})
     if len(header) > _LONGEST_HEADER:
         raise TypeError(
             f"what is to be saved beside tensors takes {len(header)} bytes as JSON, safetensors "
             f"holds {_LONGEST_HEADER}: make tensors of long lists"
         )
     digest = hashlib.sha256()
-    with replacing(file_path) as file:
-        start = struct.pack("<Q", len(header)) + header
-        data = (piece for name in names for piece in _pieces(taken.tensors[name]))
-        for piece in chain([memoryview(start)], data):
+    start = struct.pack("<Q", len(header)) + header
+    file.write(start)
+    digest.update(start)
+    end = len(start)
+    stored = {}
+    for name in names:
+        first, own = end, hashlib.sha256()
+        for piece in _pieces(tensors[name]):
             file.write(piece)
             digest.update(piece)
-        file.seek(8 + _place_of_digest(header, _UNSIGNED))
-        file.write(digest.hexdigest().encode())
+            end += len(piece)
+            if with_digests:
+                own.update(piece)
+        stored[name] = Stored(first, own.digest() if with_digests else b"")
+    file.seek(8 + _place_of_digest(header, _UNSIGNED))
+    file.write(digest.hexdigest().encode())
+    return stored
 
 
-def _path(path: Any) -> Path:
+def path_of(path: Any) -> Path:
+    """Return a path as such.
+
+    Raises:
+        TypeError: it is none.
+    """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be a string or a path, got {path!r:.80}")
     return Path(path)
@@ -144,7 +205,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
             not as it was written.
         OSError: it can't be read.
     """
-    with _path(path).open("rb") as file:
+    with path_of(path).open("rb") as file:
         found = _verified(file, path)
         try:
             with safe_open(_name_of(file, path), framework="pt", device="cpu") as tensors:
@@ -160,7 +221,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
                     return tensor
 
                 try:
-                    content = Rebuilder(tensor_named).value(_parsed(found["content"]))
+                    files = ShardFiles(path_of(path), found, tensor_named)
+                    plain = _parsed(found["content"])
+                    content = Rebuilder(tensor_named, files.tensor_named).value(plain)
                 except CheckpointError as problem:
                     raise CheckpointError(f"{path} is damaged: {problem}") from None
                 yield Checkpoint(found, content)
@@ -176,11 +239,7 @@ def _name_of(file: IO[bytes], path: str | os.PathLike[str]) -> str:
 
 def _verified(file: IO[bytes], path: str | os.PathLike[str]) -> Mapping[str, str]:
     """Return a file's metadata, all its bytes having been looked at."""
-    start = file.read(8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LONGEST_HEADER + 1
-    if length > _LONGEST_HEADER:
-        raise CheckpointError(f"{path} is no safetensors file: it has no header")
-    header = file.read(length)
+    start, header = _header_in(file, path)
     metadata = _metadata_in(header, path)
     _check_version(metadata, path)
     written = metadata.get("sha256", "")
@@ -197,6 +256,26 @@ def _verified(file: IO[bytes], path: str | os.PathLike[str]) -> Mapping[str, str
             "or bits of it have changed: take another copy"
         )
     return metadata
+
+
+def metadata_of(path: str | os.PathLike[str]) -> Mapping[str, str]:
+    """Return what a file's header says, which may be damaged.
+
+    Raises:
+        CheckpointError: nothing.
+        OSError: it can't be read.
+    """
+    with path_of(path).open("rb") as file:
+        return _metadata_in(_header_in(file, path)[1], path)
+
+
+def _header_in(file: IO[bytes], path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
+    """Return the header's length as it stands there, and the header."""
+    start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LONGEST_HEADER + 1
+    if length > _LONGEST_HEADER:
+        raise CheckpointError(f"{path} is no safetensors file: it has no header")
+    return start, file.read(length)
 
 
 def _metadata_in(header: bytes, path: str | os.PathLike[str]) -> Mapping[str, str]:
@@ -216,10 +295,10 @@ def _check_version(metadata: Mapping[str, str], path: str | os.PathLike[str]) ->
             f"{path} is a safetensors file, but no checkpoint of steprule: read its tensors with "
             "safetensors.torch.load_file"
         )
-    if version != str(VERSION):
+    if version not in (str(VERSION), str(INDEX_VERSION)):
         raise CheckpointError(
-            f"{path} is a checkpoint of format {version[:20]}, this steprule reads format {VERSION}"
-            f" (it was made by {metadata.get('made_by', 'an unknown version')[:80]})"
+            f"{path} is a checkpoint of format {version[:20]}, this steprule reads formats to "
+            f"{INDEX_VERSION} (it was made by {metadata.get('made_by', 'an unknown version')[:80]})"
         )
 
 

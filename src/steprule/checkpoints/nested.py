@@ -3,7 +3,8 @@
 JSON's own values stand for themselves, and its arrays for lists. An object has one key, which says
 what it stands for: ``dict`` (keys that are strings), ``items`` (any keys), ``counter``, ``tuple``,
 ``float`` (what is not finite), ``tensor`` and ``array`` (of NumPy), which name a tensor, and
-``complex``, a tensor of pairs.
+``complex``, a tensor of pairs. ``sharded`` names a tensor of which each rank has a part, and
+``sharded_complex`` one of pairs.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from steprule.checkpoints.errors import CheckpointError
+from steprule.distributed.offsets import is_first_to_have, ranges_here
+from steprule.distributed.pieces import Ranges
+from steprule.distributed.shards import is_dtensor, is_sharded, local_of
 from steprule.formats.floating import has_memory
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 #: How deep values may be nested; what is deeper is likely to contain itself.
 DEPTH = 64
@@ -43,6 +51,21 @@ DTYPES: Mapping[torch.dtype, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Part:
+    """What this rank has of a sharded tensor, and stores.
+
+    Attributes:
+        shape: of the whole.
+        local: what is here.
+        ranges: from where to where that is; None if this rank stores nothing of it.
+    """
+
+    shape: tuple[int, ...]
+    local: Tensor
+    ranges: Ranges | None
+
+
 class Flattened:
     """A nested value, taken apart.
 
@@ -53,6 +76,7 @@ class Flattened:
         plain: what it is as JSON.
         tensors: the tensors in it, by the names under which ``plain`` refers to them. One that
             stands in several places is there once.
+        parts: what is here of tensors that are sharded over several ranks, likewise.
 
     Raises:
         TypeError: something else is in it, named by its place.
@@ -60,6 +84,7 @@ class Flattened:
 
     def __init__(self, value: Any) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self.parts: dict[str, Part] = {}
         self._names: dict[tuple[Any, ...], str] = {}
         self.plain = self._plain(value, ())
 
@@ -104,12 +129,22 @@ class Flattened:
         }
 
     def _tensor(self, tensor: Tensor, place: tuple[str, ...]) -> dict[str, str]:
+        if is_sharded(tensor):
+            if tensor.device_mesh.size() > 1:
+                return self._part(tensor, place)
+            tensor = local_of(tensor)
         if type(tensor) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
-            hint = ": save it with torch.distributed.checkpoint" * _is_sharded(tensor)
+            hint = ", and sharded ones whose parts are such" * is_dtensor(tensor)
             raise TypeError(
                 f"{_text(place)} is a {type(tensor).__name__}, a checkpoint holds plain tensors"
                 f"{hint}"
             )
+        self._check(tensor, place)
+        if _is_of_pairs(tensor):
+            return {"complex": self._name_of(_as_pairs(tensor), place)}
+        return {"tensor": self._name_of(tensor.detach(), place)}
+
+    def _check(self, tensor: Tensor, place: tuple[str, ...]) -> None:
         if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
             kind = "meta" if tensor.is_meta else str(tensor.layout)
             raise TypeError(f"{_text(place)} is a {kind} tensor: a checkpoint holds dense ones")
@@ -117,14 +152,35 @@ class Flattened:
             raise TypeError(
                 f"{_text(place)} has no memory (its storage was freed): gather it before saving"
             )
-        if tensor.is_complex() and tensor.dtype is not torch.complex32:
-            pairs = torch.view_as_real(tensor.detach().resolve_conj())
-            return {"complex": self._name_of(pairs, place)}
-        return {"tensor": self._name_of(tensor.detach(), place)}
 
-    def _name_of(self, tensor: Tensor, place: tuple[str, ...]) -> str:
+    def _part(self, tensor: DTensor, place: tuple[str, ...]) -> dict[str, str]:
+        local = local_of(tensor)
+        self._check(local, place)
+        try:
+            ranges = ranges_here(tensor)
+        except ValueError as problem:
+            raise TypeError(f"{_text(place)} {problem}") from None
+        shape, stored = tuple(tensor.shape), ranges if is_first_to_have(tensor) else None
+        # Names must be the same on every rank: one that has nothing of it knows no address.
+        storage = local.untyped_storage()._cdata
+        seen = storage, local.storage_offset(), local.dtype, shape, str(tensor.placements)
+        is_of_pairs = _is_of_pairs(local)
+        if is_of_pairs:
+            local, shape = _as_pairs(local), (*shape, 2)
+            stored = None if stored is None else [*stored, (0, 2)]
+        self._check_dtype(local, place)
+        name = self._names.get(seen)
+        if name is None:
+            name = self._names[seen] = self._new_name(place)
+            self.parts[name] = Part(shape, local.detach(), stored if local.numel() else None)
+        return {"sharded_complex" if is_of_pairs else "sharded": name}
+
+    def _check_dtype(self, tensor: Tensor, place: tuple[str, ...]) -> None:
         if tensor.dtype not in DTYPES:
             raise TypeError(f"{_text(place)} is {tensor.dtype}, which safetensors can't hold")
+
+    def _name_of(self, tensor: Tensor, place: tuple[str, ...]) -> str:
+        self._check_dtype(tensor, place)
         seen = (
             tensor.data_ptr(),
             tensor.device,
@@ -136,20 +192,27 @@ class Flattened:
         )
         if tensor.numel() and seen in self._names:
             return self._names[seen]
+        name = self._names[seen] = self._new_name(place)
+        self.tensors[name] = tensor
+        return name
+
+    def _new_name(self, place: tuple[str, ...]) -> str:
         # Names in the file are UTF-8, which strings of Python need not have a form in.
         stem = "/".join(filter(None, place)).encode(errors="replace").decode() or "value"
         name = stem
         count = 1
-        while name in self.tensors:
+        while name in self.tensors or name in self.parts:
             count += 1
             name = f"{stem}#{count}"
-        self.tensors[name] = tensor
-        self._names[seen] = name
         return name
 
 
-def _is_sharded(tensor: Tensor) -> bool:
-    return type(tensor).__name__ == "DTensor"
+def _is_of_pairs(tensor: Tensor) -> bool:
+    return tensor.is_complex() and tensor.dtype is not torch.complex32
+
+
+def _as_pairs(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.detach().resolve_conj())
 
 
 def _tensor_of(array: np.ndarray[Any, Any], place: tuple[str, ...]) -> Tensor:
@@ -170,10 +233,16 @@ class Rebuilder:
 
     Args:
         tensor_named: gives the tensors by name; it is asked once for each.
+        sharded_named: likewise those that ranks have stored in parts.
     """
 
-    def __init__(self, tensor_named: Callable[[str], Tensor]) -> None:
+    def __init__(
+        self,
+        tensor_named: Callable[[str], Tensor],
+        sharded_named: Callable[[str], Tensor] | None = None,
+    ) -> None:
         self._tensor_named = functools.cache(tensor_named)
+        self._sharded_named = functools.cache(sharded_named or _no_sharded)
         self._depth = 0
 
     def value(self, plain: Any) -> Any:
@@ -224,6 +293,14 @@ class Rebuilder:
             raise TypeError
         return self._tensor_named(name)
 
+    def _sharded(self, name: Any) -> Tensor:
+        if not isinstance(name, str):
+            raise TypeError
+        return self._sharded_named(name)
+
+    def _sharded_complex(self, name: Any) -> Tensor:
+        return torch.view_as_complex(self._sharded(name))
+
     def _array(self, name: Any) -> Any:
         return self._tensor(name).numpy().copy()
 
@@ -241,7 +318,13 @@ _BUILDERS: Mapping[str, Callable[[Rebuilder, Any], Any]] = {
     "tensor": Rebuilder._tensor,
     "array": Rebuilder._array,
     "complex": Rebuilder._complex,
+    "sharded": Rebuilder._sharded,
+    "sharded_complex": Rebuilder._sharded_complex,
 }
+
+
+def _no_sharded(name: str) -> Tensor:
+    raise CheckpointError(f"its tensor {name!r} is in parts, and no files of parts are named")
 
 
 def _list(value: Any) -> list[Any]:

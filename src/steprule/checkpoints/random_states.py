@@ -10,6 +10,9 @@ import torch
 
 from steprule.checkpoints.errors import CheckpointError
 
+#: Under which a checkpoint has what is of each rank its own: a list, rank by rank.
+OF_RANKS = "of_ranks"
+
 
 def random_states() -> dict[str, Any]:
     """Return the states of the global generators: torch's (of every device), NumPy's, Python's."""
@@ -21,6 +24,33 @@ def random_states() -> dict[str, Any]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
     return states
+
+
+def of_this_rank(saved: Any) -> Any:
+    """Return the states that are this rank's, of those that one process or many have saved.
+
+    Raises:
+        CheckpointError: fewer ranks have saved theirs than there are now: several would draw the
+            same numbers.
+    """
+    if not isinstance(saved, dict) or OF_RANKS not in saved:
+        return saved
+    states, rank, size = saved[OF_RANKS], *_rank_and_size()
+    if not isinstance(states, list) or len(states) < size:
+        count = len(states) if isinstance(states, list) else 0
+        raise CheckpointError(
+            f"random states were saved by {count} ranks, there are {size} now, of which several "
+            "would draw the same numbers: load without random_state, and seed each rank"
+        )
+    return states[rank]
+
+
+def _rank_and_size() -> tuple[int, int]:
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
 
 
 def set_random_states(states: Any) -> None:

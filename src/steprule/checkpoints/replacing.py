@@ -21,8 +21,8 @@ except ImportError:  # Windows
 _SUFFIX, _DIGITS = ".partial", 12
 # Of a name, so that with what is added it is none that is too long.
 _LONGEST_STEM = 100
-# Seconds.
-_YOUNG = 60.0
+#: Seconds in which a writer that has just begun may not have its lock yet.
+YOUNG = 60.0
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     partial = target.with_name(f"{stem}{secrets.token_hex(_DIGITS // 2)}{_SUFFIX}")
     try:
         with partial.open("x+b") as file:
-            _lock(file)
+            lock(file)
             if mode is not None:
                 with contextlib.suppress(OSError):  # a file system that has no modes
                     partial.chmod(mode)
@@ -56,7 +56,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _flush_folder(target.parent)
+    flush_folder(target.parent)
 
 
 def _mode_of(target: Path, path: Path) -> int | None:
@@ -84,17 +84,30 @@ def _remove_left_over(folder: Path, stem: str) -> None:
         if known.fullmatch(left.name):
             with contextlib.suppress(OSError), left.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - left.stat().st_mtime > _YOUNG:
+                if time.time() - left.stat().st_mtime > YOUNG:
                     left.unlink()
 
 
-def _lock(file: IO[bytes]) -> None:
+def lock(file: IO[bytes]) -> None:
+    """Have others know that a file is being written, until it is closed."""
     if fcntl is not None:
         with contextlib.suppress(OSError):  # a file system that has no locks
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _flush_folder(folder: Path) -> None:
+def is_in_use(path: Path) -> bool:
+    """Tell whether a file is being written, or nobody can tell."""
+    if fcntl is None:
+        return True
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def flush_folder(folder: Path) -> None:
     """Have the rename itself on the disk."""
     with contextlib.suppress(OSError):  # Windows can't, nor do all file systems
         descriptor = os.open(folder, os.O_RDONLY)

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steprule.checkpoints.file import opened, write
+from steprule.checkpoints.file import opened
+from steprule.checkpoints.on_ranks import save
 from steprule.distributed import torch_checkpoints
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.formats.choices import STORING, kept_storing
@@ -205,6 +206,7 @@ class SavedOptimizer(torch.optim.Optimizer):
             unpacked = unpacked_schedules(group, f"loaded state dict, group {i}: ")
             self._check_loaded(unpacked, i)
             plan.groups[i] = unpacked
+        plan.look_at_files()
         return plan
 
     def _carry_out(self, prepared: LoadPlan) -> None:
@@ -249,16 +251,19 @@ class SavedOptimizer(torch.optim.Optimizer):
         """Save the state to a file, or leave the file as it is.
 
         As :func:`steprule.save_training`, which saves model and schedulers as well: safetensors
-        without pickle, replaced as a whole, state in the formats that it has in memory.
+        without pickle, replaced as a whole, state in the formats that it has in memory. Where
+        parameters are sharded over ranks, every rank must call it; each writes its own part beside
+        the file.
 
         Args:
-            path: the file; its folder must exist.
+            path: the file; its folder must exist, on every rank the same one.
 
         Raises:
             TypeError: a group or the state has something that a checkpoint can't hold.
-            OSError: the file can't be written.
+            OSError: the file can't be written. Both are raised on every rank if on any.
+            RuntimeError: another rank is gone.
         """
-        write(path, optimizer_content(self), {"optimizer": type(self).__name__})
+        save(path, optimizer_content(self), {"optimizer": type(self).__name__})
 
     def load(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.distributed.placing import look_at
 from steprule.language.rule import Rule
 from steprule.state.copying import own_copy
 from steprule.state.labels import label_of
@@ -147,6 +148,18 @@ class LoadPlan:
                 yield key, own_copy(entry)
             else:
                 yield key, self._loader.entry(place.param, entry, self.groups[place.group])
+
+    def look_at_files(self) -> None:
+        """Have what will be read of files looked at for damage, while nothing has changed.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        for _, (entry, place) in self._kept():
+            has_rule = place is not None and self._loader.kinds[place.group][1] is not None
+            for value in entry.values() if isinstance(entry, Mapping) else ():
+                if isinstance(value, Tensor):
+                    look_at(value, place.param if place is not None and has_rule else None)
 
     def _kept(self) -> list[tuple[Any, tuple[Any, Place | None]]]:
         found: list[tuple[Any, tuple[Any, Place | None]]] = []

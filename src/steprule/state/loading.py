@@ -105,11 +105,15 @@ def _numbers(
     """Return an array's numbers, of a sharded parameter those that are here."""
     keys = [key_of(name, column.part) for column in present.columns]
     compute = compute_dtype(param)
-    if is_sharded(param) and all(spreads_alike(entry[key], param) for key in keys):
-        columns = [local_of(entry[key]).to(param.device) for key in keys]
+    # What blocks share may be in one axis, as they straddle shards: the whole is read then.
+    is_flat = any(
+        c.elements > 1 and entry[k].dim() == 1 for c, k in zip(present.columns, keys, strict=True)
+    )
+    parts = [] if is_flat or not is_sharded(param) else [placed(entry[k], param) for k in keys]
+    if parts and all(spreads_alike(part, param) for part in parts):
+        columns = [local_of(part).to(param.device) for part in parts]
         return present.read(as_stored(present, columns), compute, local_shape(shape, param))
     columns = [whole_of(entry[key]).to(param.device) for key in keys]
-    # Blocks may straddle shards: the whole is read first.
     value = present.read(as_stored(present, columns), compute, shape)
     return local_of(placed(value, param))
 

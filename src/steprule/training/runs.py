@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from torch import Tensor
+
 from steprule.checkpoints.errors import CheckpointError
-from steprule.checkpoints.file import opened, write
-from steprule.checkpoints.random_states import random_states, set_random_states
+from steprule.checkpoints.file import opened
+from steprule.checkpoints.on_ranks import save
+from steprule.checkpoints.random_states import of_this_rank, random_states, set_random_states
+from steprule.distributed.placing import placed
 from steprule.lr_scheduler.base import LRScheduler
 from steprule.optimizer import Optimizer
 from steprule.optimizer.checkpoint_parts import MODEL, OPTIMIZER, SCHEDULERS, parts_of
@@ -22,6 +26,7 @@ from steprule.state.recognition import KNOWN
 from steprule.training.undoing import undone_if_refused
 from steprule.training.weights import checked_weights, load_weights
 
+RANDOM = "random_state"
 Several = Any  # one object, a list of them, or a dict of them by name
 
 
@@ -56,9 +61,11 @@ def save_training(
     The file is safetensors, without pickle. It is written beside ``path``, flushed and renamed, so
     that a kill at any moment leaves the old file or the new one; a digest of every byte finds
     damage. State is stored in the formats that it has in memory, one tensor after the other.
+    Where anything is sharded over ranks, every rank must call it; each writes its own part beside
+    the file, and what is not sharded is that of the first.
 
     Args:
-        path: the file; its folder must exist.
+        path: the file; its folder must exist, on every rank the same one.
         model: what has parameters and buffers; like the next two, one object, a list of them, or a
             dict of them by name.
         optimizer: of any kind, torch's included.
@@ -67,11 +74,12 @@ def save_training(
         extra: anything made of None, bools, numbers, strings, lists, tuples, dicts, tensors and
             NumPy arrays, such as ``{"best": 0.93, "scaler": scaler.state_dict()}``.
         random_state: whether to save the states of torch's, NumPy's and Python's global random
-            generators.
+            generators; of each rank its own.
 
     Raises:
         TypeError: something that a checkpoint can't hold, named by its place.
-        OSError: the file can't be written.
+        OSError: the file can't be written. Both are raised on every rank if on any.
+        RuntimeError: another rank is gone.
     """
     if step is not None and (isinstance(step, bool) or not isinstance(step, int)):
         raise TypeError(f"step must be an integer, got {step!r}")
@@ -89,10 +97,10 @@ def save_training(
         SCHEDULERS: {name: _entry(each) for name, each in runs.items()},
         "step": step,
         "extra": extra,
-        "random_state": random_states() if random_state else None,
+        RANDOM: random_states() if random_state else None,
     }
     classes = ", ".join(type(each).__name__ for each in optimizers.values())
-    write(path, content, {"optimizer": classes})
+    save(path, content, {"optimizer": classes}, own=[RANDOM])
 
 
 def load_training(
@@ -122,7 +130,8 @@ def load_training(
             a scheduler knows (``"T_max"``) are kept there.
         rename: what parameters are called now, as of ``Optimizer.load_state_dict``; the model's
             parameters and buffers too.
-        random_state: whether to set the random generators as they were.
+        random_state: whether to set the random generators as they were. Where ranks have saved
+            them, each takes its own, and there may be fewer ranks now, but not more.
 
     Raises:
         CheckpointError: no checkpoint, damaged, or without what was asked for.
@@ -138,9 +147,10 @@ def load_training(
         optimizers = _pairs(content, path, OPTIMIZER, optimizer)
         runs = _pairs(content, path, SCHEDULERS, schedulers)
         _check_keep(names, [x for x, _ in optimizers.values()], [x for x, _ in runs.values()])
-        states = content.get("random_state")
+        states = content.get(RANDOM)
         if random_state and states is None:
             raise CheckpointError(f"{path} has no random states: it was saved without them")
+        states = of_this_rank(states) if random_state else None
         new_name = _renaming(
             rename, [saved for _, saved in (*models.values(), *optimizers.values())]
         )
@@ -312,12 +322,23 @@ def _for_other(
         raise ValueError(f"{label}: {name} can't be loaded in part:\n{pairing.report}")
     kept = kept_options(_known(optimizer, names), groups, ())
     made = []
+    entries = {**state["state"]}
     for group, keys, source in zip(groups, pairing.keys, pairing.sources, strict=True):
+        for param, key in zip(group["params"], keys, strict=True):
+            if key in entries:
+                entries[key] = _beside(entries[key], param)
         loaded = {**old[cast("int", source)], "params": list(keys)}
         if "param_names" in group:
             loaded["param_names"] = group["param_names"]
         made.append(with_kept(loaded, group, kept))
-    return cast("dict[str, Any]", own_copy({**state, "param_groups": made}))
+    return cast("dict[str, Any]", own_copy({**state, "state": entries, "param_groups": made}))
+
+
+def _beside(entry: Any, param: Any) -> Any:
+    """Return a saved entry, spread over ranks as its parameter is."""
+    if not isinstance(entry, dict):
+        return entry
+    return {k: placed(x, param) if isinstance(x, Tensor) else x for k, x in entry.items()}
 
 
 def _renaming(

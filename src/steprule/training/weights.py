@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from steprule.distributed.placing import look_at, placed
+from steprule.distributed.shards import is_sharded
 from steprule.state.copying import own_copy
 from steprule.state.pairing import LoadReport
 
@@ -132,5 +134,10 @@ def _lasting(model: Any, own: Any, value: Any) -> Any:
     What is mapped from a file must not outlive it.
     """
     is_plain = getattr(type(model), "load_state_dict", None) is nn.Module.load_state_dict
+    if isinstance(value, Tensor) and isinstance(own, Tensor) and is_sharded(own):
+        return placed(value, own)
     is_copied = isinstance(own, Tensor) and isinstance(value, Tensor) and not is_lazy(own)
-    return value if is_plain and is_copied else own_copy(value)
+    if not (is_plain and is_copied):
+        return own_copy(value)
+    look_at(value, own)
+    return value
