@@ -184,6 +184,15 @@ class Shard:
         owner = self.owner
         return tensor.placements != owner.placements or tensor.device_mesh != owner.device_mesh
 
+    def groups_along(self, axis: int) -> tuple[ProcessGroup, ...]:
+        """Return the process groups over whose ranks one of the parameter's axes is cut."""
+        mesh, dim = self.owner.device_mesh, axis % self.owner.ndim
+        return tuple(
+            mesh.get_group(i)
+            for i, placement in enumerate(self.owner.placements)
+            if getattr(placement, "dim", None) == dim and mesh.size(i) > 1
+        )
+
     def holds(self) -> bool:
         """Tell whether the parameter has this very part, and is spread as it was."""
         return self.owner._local_tensor is self.local and self.owner._spec is self._spec

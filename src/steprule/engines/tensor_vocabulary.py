@@ -59,13 +59,14 @@ class TensorVocabulary(threading.local):
     def sum_of(self, x: Tensor, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
         """Return the sum in float64."""
         if axis is not None:
-            return x.sum(dim=axis, keepdim=True)
+            return self._shared(x.sum(dim=axis, keepdim=True), over)
         return self._shared(x.sum(dtype=wide_dtype(x)), over)
 
     def mean_of(self, x: Tensor, over: ops.Over = "param", axis: ops.Axis = None) -> Any:
         """Return the mean in float64; 0 of nothing."""
         if axis is not None:
-            return self.sum_of(x, over, axis) / max(x.shape[axis], 1)
+            total = self.sum_of(x, over, axis)
+            return total if self._is_shared(over) else total / max(x.shape[axis], 1)
         total = x.sum(dtype=wide_dtype(x))
         return self._shared(total, over) if self._is_shared(over) else total / max(x.numel(), 1)
 

@@ -418,7 +418,7 @@ class Tape:
         axis: ops.Axis = None,
     ) -> Symbol:
         values = tuple(_operand(name, x) for x in operands)
-        is_of_whole = name in MATRIX_OPERATIONS or (name in REDUCTIONS and axis is None)
+        is_of_whole = name in MATRIX_OPERATIONS or name in REDUCTIONS
         if self._is_sharded and is_of_whole and over == "param":
             over = OVER_SHARDS
         # Constants are keyed by their type too: 1 == True == 1.0 in a dict.

@@ -14,7 +14,7 @@ from steprule.language.rule import Rule
 from steprule.planning.assignment import form_of_leaf
 from steprule.planning.rank_sums import RankSums
 from steprule.planning.settings import Outline, Settings
-from steprule.planning.staged_run import SpreadParam
+from steprule.planning.spread_param import SpreadParam
 
 
 class Spread:
@@ -90,4 +90,5 @@ def takes_parts(settings: Settings | Outline, param: Tensor) -> bool:
 def _is_of_elements(form: Form) -> bool:
     if not form.rule.is_recorded:
         return False
-    return not form.recording().has_axes
+    # The largest along an axis is not added up over ranks.
+    return not any(x.name == "max_of" and x.axis for x in form.recording().tensor_operations)

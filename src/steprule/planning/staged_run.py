@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from steprule.distributed.matrices import SpreadMatrices
-from steprule.distributed.shards import Shard
 from steprule.engines.stages import RunsInStages, Share, Stages, sent
 from steprule.language.form import Form
 from steprule.language.passes import shared_levels_of
@@ -19,30 +17,10 @@ from steprule.language.recording import MATRIX_OPERATIONS, OVER_SHARDS, Operatio
 from steprule.language.rule import Rule
 from steprule.matrix_ops.orthogonalization import iteration_dtype, orthogonalized_list
 from steprule.planning.assignment import PlannedRunner
+from steprule.planning.axis_sums import sums_along_axes
 from steprule.planning.rank_sums import RankSums
+from steprule.planning.spread_param import SpreadParam
 from steprule.planning.step_record import exact_sum
-
-
-@dataclass(frozen=True)
-class SpreadParam:
-    """A parameter that is spread over ranks, by a rule with sums: with or without a gradient here.
-
-    Attributes:
-        shard: what is here.
-        group: its group.
-        elements: how many real numbers it has, in all ranks.
-        form: what it is updated by.
-    """
-
-    shard: Shard
-    group: int
-    elements: int
-    form: Form
-
-    @property
-    def number(self) -> int:
-        """Which it is among the optimizer's sharded parameters."""
-        return self.shard.number
 
 
 class SharedSums:
@@ -66,7 +44,7 @@ class SharedSums:
         spread: Sequence[SpreadParam] = (),
         ranks: RankSums | None = None,
     ) -> None:
-        self.parts = parts
+        self.parts = [part for part in parts if part.shared]
         forms = [*dict.fromkeys([*(part.form for part in parts), *(one.form for one in spread)])]
         _check(parts, forms, [one.form for one in spread])
         self._spread, self._ranks = {one.number: one for one in spread}, ranks if spread else None
@@ -126,9 +104,11 @@ class SharedSums:
         assert self._ranks is not None
         rows: list[list[tuple[Sequence[int], Any]]] = [[] for _ in range(self._rows_at(level))]
         matrices: list[tuple[_Progress, Share]] = []
+        along_axes: list[tuple[_Progress, Share]] = []
         for one, share in asked:
-            if one.is_of_matrices(share.key):
-                matrices.append((one, share))
+            reduction = one.reduction(share.key)
+            if reduction.over == OVER_SHARDS and (reduction.axis or one.is_of_matrices(share.key)):
+                (along_axes if reduction.axis else matrices).append((one, share))
                 rows[one.row_of[share.key]].append((share.numbers, [0.0] * len(share.numbers)))
                 continue
             numbers, values = _spread_in(share)
@@ -137,7 +117,9 @@ class SharedSums:
         sums = self._ranks.summed(rows, self._largest[level])
         if self.matrices is not None and any(self._has_matrices_at(level)):
             self._operate(self.matrices, matrices)
-            asked = [(one, share) for one, share in asked if not one.is_of_matrices(share.key)]
+        self._add_along_axes(along_axes, level)
+        apart = {id(share) for _, share in (*matrices, *along_axes)}
+        asked = [(one, share) for one, share in asked if id(share) not in apart]
         found: list[Share] = []
         seen: set[int] = set()
         for one, share in asked:
@@ -195,6 +177,19 @@ class SharedSums:
             results = matrices.operated(values, operate)
         for who, share in asked:
             who.totals[share.key] = results
+
+    def _add_along_axes(self, asked: Sequence[tuple[_Progress, Share]], level: int) -> None:
+        """Add up over ranks the sums of rows, or columns, of those that are cut there."""
+        here = {
+            (one.row_of[share.key], number): value
+            for one, share in asked
+            for number, value in zip(share.numbers, share.values, strict=True)
+        }
+        sums = sums_along_axes(self._spread.values(), level, here)
+        for one, share in asked:
+            row = one.row_of[share.key]
+            found = {number: sums[row, number] for number in share.numbers}
+            one.totals[share.key] = {**one.totals.get(share.key, {}), **found}
 
     def _rows_at(self, level: int) -> int:
         levels = [shared_levels_of(one.form.recording()) for one in self._spread.values()]

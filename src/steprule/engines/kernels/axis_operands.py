@@ -12,6 +12,8 @@ def axis_refusal(leaf: Leaf, form: Form) -> str | None:
     recording = form.recording()
     if not recording.has_axes:
         return None
+    if form.is_sharded:
+        return "its rows or columns are spread over ranks"
     param = leaf.param
     if param.ndim != 2 or not param.is_contiguous() or param.is_complex():
         return "the rule is of rows and columns, the parameter no matrix in the order of its rows"

@@ -1,0 +1,30 @@
+"""A parameter that is spread over ranks, as a rule with sums knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steprule.distributed.shards import Shard
+from steprule.language.form import Form
+
+
+@dataclass(frozen=True)
+class SpreadParam:
+    """A parameter that is spread over ranks, by a rule with sums: with or without a gradient here.
+
+    Attributes:
+        shard: what is here.
+        group: its group.
+        elements: how many real numbers it has, in all ranks.
+        form: what it is updated by.
+    """
+
+    shard: Shard
+    group: int
+    elements: int
+    form: Form
+
+    @property
+    def number(self) -> int:
+        """Which it is among the optimizer's sharded parameters."""
+        return self.shard.number
