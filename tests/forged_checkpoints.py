@@ -10,7 +10,11 @@ from typing import Any
 
 
 def forged(
-    path: Path, plain: Any, tensors: dict[str, Any] | None = None, data: bytes = b""
+    path: Path,
+    plain: Any,
+    tensors: dict[str, Any] | None = None,
+    data: bytes = b"",
+    about: dict[str, str] | None = None,
 ) -> Path:
     """Write a file whose digest is right.
 
@@ -19,9 +23,10 @@ def forged(
         plain: its content as JSON, or text that may be none.
         tensors: the header's entries.
         data: the bytes after it.
+        about: more of the header's metadata.
     """
     content = plain if isinstance(plain, str) else json.dumps(plain)
-    metadata = {"content": content, "steprule": "1", "sha256": "0" * 64}
+    metadata = {"content": content, "steprule": "1", "sha256": "0" * 64, **(about or {})}
     header = json.dumps({"__metadata__": metadata, **(tensors or {})}, separators=(",", ":"))
     text = header.encode() + b" " * (-len(header.encode()) % 8)
     whole = struct.pack("<Q", len(text)) + text + data

@@ -79,11 +79,12 @@ class ShardFiles:
             return
         self._files = _files_in(_parsed(metadata[FILES]), self._folder)
         self._entries = _parsed(metadata.get(SHARDED, ""))
+        places, digests = tensor_named(PLACES), tensor_named(DIGESTS)
+        if places.dtype is not torch.int64 or digests.dtype is not torch.uint8:
+            raise CheckpointError("its tables of places and digests are none")
         # Copies: the index's own memory may go before that of the files.
-        self._places: Any = tensor_named(PLACES).clone().numpy()
-        self._digests = bytes(tensor_named(DIGESTS).numpy())
-        if self._places.dtype != np.int64 or self._places.ndim != 1:
-            raise CheckpointError("its table of places is none")
+        self._places = places.flatten().clone().numpy()
+        self._digests = digests.flatten().numpy().tobytes()
 
     def tensor_named(self, name: str) -> Tensor:
         """Return a tensor of which ranks have stored parts.
@@ -95,7 +96,7 @@ class ShardFiles:
             entry = Entry(*self._entries[name])
             entry = Entry(entry.dtype, tuple(entry.shape), *_counts(entry))
             return self._tensor(name, entry)
-        except (LookupError, TypeError, ValueError, OverflowError):
+        except (LookupError, TypeError, ValueError, OverflowError, RuntimeError):
             raise CheckpointError(f"what it says of its tensor {name!r} makes no sense") from None
 
     def _tensor(self, name: str, entry: Entry) -> Tensor:
