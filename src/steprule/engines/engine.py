@@ -39,6 +39,7 @@ class Leaf:
     shard: Shard | None = None  # if it is of a sharded parameter
     entry: dict[str, Any] | None = None  # the entry in `optimizer.state`, if it is sharded
     region: Region | None = None  # which elements are here, if it is sharded
+    own_number: int = -1  # which it is among parameters that ranks update for each other
 
     @property
     def owner(self) -> Tensor:
@@ -56,9 +57,16 @@ class Leaf:
         return self.owner.numel() * (2 if self.param.is_complex() else 1)
 
     @property
+    def is_spread(self) -> bool:
+        """Whether its elements are on several ranks."""
+        return self.shard is not None and bool(self.shard.groups)
+
+    @property
     def number(self) -> int:
-        """Which it is among sharded parameters whose sums processes share; -1 for any other."""
-        return -1 if self.shard is None or not self.shard.groups else self.shard.number
+        """Which it is among parameters whose sums processes share; -1 for any other."""
+        if self.shard is None:
+            return self.own_number
+        return self.shard.number if self.shard.groups else -1
 
 
 class UnavailableError(RuntimeError):

@@ -115,7 +115,7 @@ def assign(
     waiting = [
         _Offer(
             leaf,
-            form_of_leaf(leaf.owner, settings[leaf.group].form, is_spread=leaf.number >= 0),
+            form_of_leaf(leaf.owner, settings[leaf.group].form, is_spread=leaf.is_spread),
             registry.candidates(settings[leaf.group].engine, leaf.param.device.type),
         )
         for leaf in leaves

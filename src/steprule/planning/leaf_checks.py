@@ -37,9 +37,11 @@ def checked_leaves(
     found = []
     for i, of_group in enumerate(settings):
         for position, param in enumerate(of_group.params):
-            if param.grad is not None:
+            if param.grad is not None and context.has(param):
                 leaf = _checked_leaf(context, of_group, i, position)
                 check_state(of_group.kind.rule, leaf.param, leaf.state, leaf.label)
+                if context.owners is not None:
+                    leaf.own_number = context.owners.parts[param].number
                 if param in shards:
                     _take_part(leaf, shards[param])
                 found.append(leaf)

@@ -49,14 +49,17 @@ class Plan:
     def __init__(self, context: Context, *, for_step: bool = False) -> None:
         self.context = context
         groups = range(len(context.groups))
+        # Steps in the backward pass are clipped by norms that are known.
+        meets = context.norms is None
         try:
             self.settings = [settings_of(context, i) for i in groups]
         except BaseException:
             if for_step:
                 with contextlib.suppress(Exception):  # of what this rank raises, not of that
-                    Spread([outline_of(context, i) for i in groups]).refuse()
+                    outlines = [outline_of(context, i) for i in groups]
+                    Spread(outlines, context.owners, meets=meets).refuse()
             raise
-        self._spread = Spread(self.settings)
+        self._spread = Spread(self.settings, context.owners, meets=meets)
         self._made: list[Tensor] = []
         try:
             leaves = checked_leaves(context, self.settings, self._spread.taken_apart)
@@ -80,7 +83,7 @@ class Plan:
         assigned, self._parts = assign(
             leaves, self.settings, spread.shards, by_address=not self._is_watched
         )
-        self._in_stages = shared_by_rule(self._parts, spread.with_sums, spread.ranks)
+        self._in_stages = shared_by_rule(self._parts, spread.with_sums, spread.rule_ranks)
         # A rule whose sums ranks share is run for them even where nothing here has a gradient.
         self._params = [leaf.owner for leaf in leaves]
         has_grad = {(leaf.group, leaf.position) for leaf in leaves}
@@ -88,9 +91,9 @@ class Plan:
             Assignment(param, i, position, NO_ENGINE, "no gradient yet")
             for i, settings in enumerate(self.settings)
             for position, param in enumerate(settings.params)
-            if (i, position) not in has_grad
+            if (i, position) not in has_grad and context.has(param)
         ]
-        self.assignments = [*assigned, *without]
+        self.assignments = [*assigned, *without, *self._elsewhere()]
         self._without_grad = [assignment.param for assignment in without]
         self._same_states = IdentityGuard(context.state.values())
         self._guards = GradientGuards(
@@ -104,7 +107,7 @@ class Plan:
         for i in range(len(self.settings)):
             self._tell_numbers(i)
         self._whole = None
-        if context.scaling is None:
+        if context.scaling is None and spread.owners is None:
             self._whole = WholeSteps.of(context, self.settings, self.assignments, self._parts)
         # Whether nothing but whole steps is taken, to which autograd is nothing.
         self.ignores_autograd = self._whole is not None and not self._whole.others
@@ -116,6 +119,18 @@ class Plan:
                 "a gradient or parameter has no memory (its storage was freed): "
                 "compute the gradients again before step()"
             )
+
+    def _elsewhere(self) -> list[Assignment]:
+        """Return the parameters that other ranks update, each having all of them."""
+        owners = self._spread.owners
+        if owners is None:
+            return []
+        return [
+            Assignment(param, i, position, f"rank {owners.parts[param].rank}", "its state is there")
+            for i, settings in enumerate(self.settings)
+            for position, param in enumerate(settings.params)
+            if not owners.has(param)
+        ]
 
     def _tell_numbers(self, group: int) -> None:
         guards = self._guards
@@ -261,12 +276,20 @@ class Plan:
 
     def _are_admitted(self) -> bool:
         """Tell whether the guards admit a step with the gradients that were collected."""
-        if self.context.scaling is not None and not self._is_kept_on(self.context.scaling):
-            return False
-        if not self._guards.is_on:
-            return True
-        self._guards.sum_squares()
-        return self._guards.admits()
+        scaling, owners = self.context.scaling, self._spread.owners
+        is_kept_on = scaling is None or self._is_kept_on(scaling)
+        if owners is not None and (scaling is not None or not self._guards.is_on):
+            is_kept_on = owners.agree(self._numbers(), objects=not is_kept_on)
+        if is_kept_on and self._guards.is_on:
+            self._guards.sum_squares()
+            is_kept_on = self._guards.admits()
+        if is_kept_on and owners is not None:
+            owners.admit()
+        return is_kept_on
+
+    def _numbers(self) -> list[int]:
+        """Return which parameters are updated here, where others are elsewhere."""
+        return [one.number for part in self._parts for one in part.shards if one is not None]
 
     def _is_kept_on(self, scaling: Scaling) -> bool:
         """Tell the runners of a step's scaling; False if it is known to be called off."""
@@ -290,6 +313,8 @@ class Plan:
         """Carry out a step that the guards have seen; a signal's handler runs before or after."""
         with uninterrupted:
             self._run(self._parts)
+            if self._spread.owners is not None:
+                self._spread.owners.send_updated()
             self._spread.end_step()
             if self._whole is not None:
                 self._whole.learn()

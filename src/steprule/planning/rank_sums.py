@@ -52,8 +52,8 @@ class RankSums:
             for group, columns in of_group.items()
         ]
         self._presence = torch.zeros(0)
-        #: Whether the ranks have met in the step at hand.
-        self.has_met = False
+        #: Whether the ranks have met in the step at hand, and how many refused it then.
+        self.has_met, self.refusals = False, 0.0
 
     def summed(
         self, rows: Sequence[Sequence[Part]], largest: Collection[int] = ()
@@ -101,16 +101,16 @@ class RankSums:
 
     def refuse(self) -> None:
         """Let the other ranks know that this one can't take the step, where they wait for it."""
-        self._reduce(self._new_matrix(), refused=True)
+        self._reduce(self._new_matrix(), refused=1.0)
 
     def _new_matrix(self) -> Tensor:
         size = self._rows + 1, len(self._columns)
         return torch.zeros(size, dtype=torch.float64, device=self._device)
 
-    def _reduce(self, matrix: Tensor, *, refused: bool = False, number: float = 0.0) -> float:
+    def _reduce(self, matrix: Tensor, *, refused: float = 0.0, number: float = 0.0) -> float:
         """Add up over ranks, a number of no parameter as well; raises if another one refuses."""
         self.has_met = True
-        tail = matrix.new_tensor([float(refused), number])
+        tail = matrix.new_tensor([refused, number])
         for group, columns in self._of_group:
             part = matrix if columns is None else matrix[:, columns]
             vector = torch.cat([part.reshape(-1), tail])
@@ -120,13 +120,17 @@ class RankSums:
                 matrix.copy_(vector[:-2].view(matrix.shape))
             else:
                 matrix[:, columns] = vector[:-2].view(part.shape)
-        refusals, total = tail.tolist()  # of a device they are waited for
-        if refusals and not refused:
-            raise RefusedElsewhereError(
-                "another process of this job refused the step, with an error of its own: look "
-                "there. Nothing was changed here"
-            )
+        self.refusals, total = tail.tolist()  # of a device they are waited for
+        if self.refusals and not refused:
+            raise self._refusal(self.refusals)
         return float(total)
+
+    def _refusal(self, refusals: float) -> RefusedElsewhereError:
+        """Return what is raised where other ranks refuse."""
+        return RefusedElsewhereError(
+            "another process of this job refused the step, with an error of its own: look "
+            "there. Nothing was changed here"
+        )
 
     def _reduce_largest(self, most: Tensor) -> None:
         for group, columns in self._of_group:

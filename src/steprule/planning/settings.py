@@ -17,6 +17,7 @@ from steprule.language.form import Form, form_of
 from steprule.language.guards import GUARDS, check_guards, guards_of
 from steprule.language.rule import Rule
 from steprule.planning.lagged_norms import LaggedNorms
+from steprule.planning.owners import Owners
 from steprule.planning.scaling import Scaling, kind_of
 from steprule.planning.step_record import StepRecord
 from steprule.state.labels import label_of
@@ -87,7 +88,8 @@ class Context:
     ``kinds`` are those of a combined optimizer, by name, ``kind`` that of any other group. Where
     the only group has one parameter of a larger optimizer, ``origin`` is its place there, and
     ``norms`` are those that its gradients are clipped by. ``scaling`` is that of the step at hand.
-    Where it ``calls_off_on_device``, steps are passed over without the host's knowing.
+    Where it ``calls_off_on_device``, steps are passed over without the host's knowing. ``owners``
+    are those of the parameters whose state is divided among ranks.
     """
 
     kind: Kind
@@ -102,6 +104,11 @@ class Context:
     norms: LaggedNorms | None = None
     scaling: Scaling | None = None
     calls_off_on_device: bool = False
+    owners: Owners | None = None
+
+    def has(self, param: Tensor) -> bool:
+        """Tell whether a parameter's state is kept, and the parameter updated, on this rank."""
+        return self.owners is None or self.owners.has(param)
 
     def kind_of(self, group: Mapping[str, Any]) -> Kind:
         """Return what updates a group."""

@@ -12,6 +12,7 @@ from steprule.language.form import Form
 from steprule.language.passes import shared_levels_of
 from steprule.language.rule import Rule
 from steprule.planning.assignment import form_of_leaf
+from steprule.planning.owners import Owners
 from steprule.planning.rank_sums import RankSums
 from steprule.planning.settings import Outline, Settings
 from steprule.planning.spread_param import SpreadParam
@@ -22,20 +23,33 @@ class Spread:
 
     Args:
         settings: of each group; their numbers don't matter.
+        owners: of all parameters, where each rank has these whole and the state of some.
+        meets: whether ranks meet for the guards.
 
     Attributes:
+        owners: likewise.
         shards: what is here of each sharded parameter.
         taken_apart: of those that are updated part by part; others' rules need them whole.
         with_sums: of each rule whose sums ranks share, its parameters that are spread over them.
         ranks: adds up over ranks; None if nothing is spread over any.
+        rule_ranks: does so for rules.
     """
 
-    def __init__(self, settings: Sequence[Settings | Outline]) -> None:
-        self.shards: Mapping[Tensor, Shard] = shards_of([p for one in settings for p in one.params])
+    def __init__(
+        self,
+        settings: Sequence[Settings | Outline],
+        owners: Owners | None = None,
+        *,
+        meets: bool = True,
+    ) -> None:
+        self.owners = owners
+        params = [p for one in settings for p in one.params]
+        self.shards: Mapping[Tensor, Shard] = shards_of(params) if owners is None else owners.parts
         self.taken_apart: dict[Tensor, Shard] = {}
         self.with_sums: dict[Rule, list[SpreadParam]] = {}
         self.ranks: RankSums | None = None
-        self._are_guarded = any(map(is_guarded, settings))
+        self.rule_ranks: RankSums | None = None
+        self._are_guarded = meets and any(map(is_guarded, settings))
         if self.shards:
             self._look_at(settings)
 
@@ -44,12 +58,15 @@ class Spread:
         for group, of_group in enumerate(settings):
             for param in of_group.params:
                 shard = self.shards.get(param)
-                if shard is None or not takes_parts(of_group, param):
+                if shard is None or not (self.owners or takes_parts(of_group, param)):
                     continue
-                self.taken_apart[param] = shard
+                if self.owners is None:
+                    self.taken_apart[param] = shard
                 if not shard.groups:
                     continue
-                form = form_of_leaf(param, of_group.form, is_spread=True)
+                form = form_of_leaf(param, of_group.form, is_spread=self.owners is None)
+                if not form.rule.is_recorded:
+                    continue
                 levels = shared_levels_of(form.recording())
                 if levels:
                     rule = of_group.kind.rule
@@ -58,11 +75,18 @@ class Spread:
                     self.with_sums.setdefault(rule.base or rule, []).append(one)
                     rows = max(rows, *map(len, levels))
         spread = [shard for shard in self.shards.values() if shard.groups]
-        if spread:
-            self.ranks = RankSums(spread, rows)
+        if self.owners is not None:
+            self.ranks = self.owners.meeting
+            if self.with_sums:
+                self.rule_ranks = RankSums(spread, rows)
+                self.rule_ranks.has_met = True  # all have agreed on the step by then
+        elif spread:
+            self.ranks = self.rule_ranks = RankSums(spread, rows)
 
     def refuse(self) -> None:
         """Let other ranks know that this one can't take a step in which they wait for it."""
+        if self.owners is not None:  # who do that themselves
+            return
         ranks = self.ranks
         if ranks is not None and not ranks.has_met and (self._are_guarded or self.with_sums):
             ranks.refuse()
@@ -70,7 +94,7 @@ class Spread:
 
     def end_step(self) -> None:
         """Note that the next step is another one."""
-        if self.ranks is not None:
+        if self.ranks is not None and self.owners is None:
             self.ranks.has_met = False
 
 

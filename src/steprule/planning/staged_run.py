@@ -18,7 +18,7 @@ from steprule.language.rule import Rule
 from steprule.matrix_ops.orthogonalization import iteration_dtype, orthogonalized_list
 from steprule.planning.assignment import PlannedRunner
 from steprule.planning.axis_sums import sums_along_axes
-from steprule.planning.rank_sums import RankSums
+from steprule.planning.rank_sums import RankSums, RefusedElsewhereError
 from steprule.planning.spread_param import SpreadParam
 from steprule.planning.step_record import exact_sum
 
@@ -66,7 +66,12 @@ class SharedSums:
             }
             for level in range(self._levels)
         ]
-        of_matrices = [one.shard for one in spread if one.form.recording().matrix_operations]
+        # Those that a rank has whole are its own business.
+        of_matrices = [
+            one.shard
+            for one in spread
+            if one.form.is_sharded and one.form.recording().matrix_operations
+        ]
         self.matrices: SpreadMatrices | None = None
         if of_matrices:
             dtype = iteration_dtype(of_matrices[0].local.device)
@@ -91,8 +96,11 @@ class SharedSums:
                 is_waiting = any(one.asked for one in progress)
                 if is_waiting and not has_gone_on and level >= self._levels:
                     raise AssertionError("sums over several parameters wait for each other")
+        except RefusedElsewhereError:
+            raise  # nobody waits any more
         except BaseException:
-            if self._ranks is not None and level < self._levels and level:
+            # Before the first of these messages ranks may wait for each other, or not yet.
+            if self._ranks is not None and level < self._levels and (level or self._ranks.has_met):
                 self._ranks.refuse()
             raise
         finally:
