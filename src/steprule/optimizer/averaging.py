@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.distributed.shards import is_dtensor, local_of
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.formats.floating import compute_dtype, real_view
 from steprule.language.averaging import AVERAGE, DECAY
@@ -21,11 +22,15 @@ STEP_AMONG_AVERAGES = (
 
 
 def average_in(param: Tensor, entry: Mapping[str, Any]) -> Tensor | None:
-    """Return a parameter's running average, as real numbers; None if there is none."""
+    """Return a parameter's running average, as real numbers; None if there is none.
+
+    Of a sharded parameter, what is here of it.
+    """
     if not isinstance(entry, Mapping) or AVERAGE not in entry:
         return None
     storage = format_in(AVERAGE, entry)
-    return storage.read(columns_in(AVERAGE, entry, storage), compute_dtype(param), param.shape)
+    columns, shape = columns_in(AVERAGE, entry, storage), local_of(param).shape
+    return storage.read(columns, compute_dtype(param), shape)
 
 
 @contextmanager
@@ -57,12 +62,21 @@ def averages_in_place(
             averages = [average_in(param, state.get(param, {})) for param in unique]
             for param, average in zip(unique, averages, strict=True):
                 if average is not None:  # one that was never updated is its own average
-                    kept.append((param, param.detach().clone()))
-                    real_view(param).copy_(average)
+                    here = local_of(param)
+                    kept.append((param, here.detach().clone()))
+                    real_view(here).copy_(average)
+                    _count_change(param)
         changed()
         yield
     finally:
         with torch.no_grad(), uninterrupted:
             for param, value in reversed(kept):  # two may share memory
-                param.copy_(value)
+                local_of(param).copy_(value)
+                _count_change(param)
         changed()
+
+
+def _count_change(param: Tensor) -> None:
+    """Let graphs that saved a sharded parameter know of its change: what is here knows already."""
+    if is_dtensor(param):
+        torch.autograd.graph.increment_version(param)

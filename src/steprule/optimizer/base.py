@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from steprule.distributed.shards import is_sharded, local_of
 from steprule.engines import registry
 from steprule.engines.engine import Runner, runner_note
 from steprule.engines.uninterrupted import uninterrupted
@@ -568,6 +569,8 @@ class Optimizer(SavedOptimizer):
                 grad.detach_()
             elif grad.requires_grad:
                 grad.requires_grad_(False)
+            if is_sharded(grad):
+                grad = local_of(grad)
             if type(grad) is not Tensor or grad.is_sparse:
                 grad.zero_()
             elif grad.is_cpu:
@@ -671,7 +674,7 @@ class Optimizer(SavedOptimizer):
         """Return the bytes of the state there is, by slot and format; ``str()`` is a table.
 
         Before the first step there is none: :meth:`init_state` makes it, on the meta device
-        without memory. A tensor subclass that is sharded counts with all of its shards.
+        without memory. What is sharded over processes counts with what this one has.
         """
         return state_bytes_of(self.state)
 

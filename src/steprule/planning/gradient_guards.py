@@ -236,9 +236,13 @@ class GradientGuards:
         self, norms: LaggedNorms, group: int, sums: Sequence[tuple[SquareSums, Any]]
     ) -> None:
         """Clip the only parameter by norms that are known, to which its own is added."""
-        for of_part, _ in sums:
+        for part, (of_part, _) in zip(self._parts, sums, strict=True):
             numbers = of_part.tolist() if isinstance(of_part, Tensor) else of_part
-            norms.add(group, sum(numbers))
+            (shard,) = part.shards
+            if shard is not None and shard.groups:
+                norms.add_part(group, shard.owner, sum(numbers))
+            else:
+                norms.add(group, sum(numbers))
         (settings,) = self._settings
         over = settings.clip_over
         assert over is not None

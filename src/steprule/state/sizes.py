@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from steprule.distributed.shards import local_of
 from steprule.state.storing import format_in
 
 
@@ -85,7 +86,7 @@ def state_bytes_of(state: Mapping[Any, Any]) -> StateBytes:
     for param, entry in state.items():
         if not isinstance(entry, Mapping) or not isinstance(param, Tensor):
             continue
-        elements += param.numel()
+        elements += local_of(param).numel()
         slots: dict[tuple[str, str], int] = {}
         for key, value in entry.items():
             slot = str(key).partition(":")[0]
@@ -93,7 +94,7 @@ def state_bytes_of(state: Mapping[Any, Any]) -> StateBytes:
             slots[row] = slots.get(row, 0) + _bytes_of(value)
         for row, count in slots.items():
             kept = found.setdefault(row, [0, 0, 0])
-            for i, more in enumerate((1, param.numel(), count)):
+            for i, more in enumerate((1, local_of(param).numel(), count)):
                 kept[i] += more
     rows = (SlotBytes(*row, *numbers) for row, numbers in found.items())
     return StateBytes(tuple(rows), elements)
@@ -114,7 +115,7 @@ def _format_name(slot: str, entry: Mapping[str, Any]) -> str:
 
 def _bytes_of(value: Any) -> int:
     if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
+        return local_of(value).numel() * value.element_size()
     values: Iterable[Any] = ()
     if isinstance(value, Mapping):
         values = value.values()
