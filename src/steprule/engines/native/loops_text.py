@@ -223,18 +223,21 @@ def wholes_hold(guard):
             return False
     return True
 
-def part_of(impl, i, guard):
-    # The part here of a sharded gradient that is spread as expected; 0 of any other.
-    thing = load_int64(impl + {object}, 0) & -2
+def local_in(thing, guard):
+    # The object of the part here of a sharded tensor; 0 of anything else.
     if thing == 0:
         return 0
     if load_int64(thing + {class}, 0) != load_int64(guard, {DTENSOR}):
         return 0
+    return load_int64(thing + load_int64(guard, {LOCAL_PLACE}), 0)
+
+def part_of(thing, i, guard):
+    # The part here of a sharded gradient that is spread as expected; 0 of any other.
+    local = local_in(thing, guard)
+    if local == 0:
+        return 0
     spec = load_int64(thing + load_int64(guard, {SPEC_PLACE}), 0)
     if spec != load_int64(load_int64(guard, {SPECS}), i):
-        return 0
-    local = load_int64(thing + load_int64(guard, {LOCAL_PLACE}), 0)
-    if local == 0:
         return 0
     return load_int64(local + {tensor}, 0)
 
@@ -306,6 +309,34 @@ def grad_at(i, given, handles, world):
             return load_int64(thing + {tensor}, 0)
     return load_int64(world, {UNDEFINED})
 
+def thing_at(i, given, handles, world):
+    # A gradient's Python object; 0 if there is no gradient, or no object.
+    if given == 0:
+        handle = load_int64(handles, i)
+        if handle & 1 != 0:
+            return handle - 1
+        if handle != 0:
+            return load_int64(load_int64(handle, 0) + {object}, 0) & -2
+        return 0
+    thing = load_int64(given, i)
+    if thing != load_int64(world, {NONE}):
+        return thing
+    return 0
+
+def ask_for_parts(i, guard, world):
+    # The objects and tensors of the parts here of gradients that are looked at soon.
+    count = load_int64(guard, {COUNT})
+    given = load_int64(guard, {GIVEN})
+    handles = load_int64(guard, {HANDLES})
+    if i + 18 < count:
+        prefetch(thing_at(i + 18, given, handles, world))
+    if i + 12 < count:
+        prefetch(local_in(thing_at(i + 12, given, handles, world), guard))
+    if i + 6 < count:
+        local = local_in(thing_at(i + 6, given, handles, world), guard)
+        if local != 0:
+            ask_for_tensor(load_int64(local + {tensor}, 0))
+
 def outcome_of(guard, world):
     count = load_int64(guard, {COUNT})
     records = load_int64(guard, {RECORDS})
@@ -331,18 +362,21 @@ def outcome_of(guard, world):
             prefetch(load_int64(ahead, {record_STORAGE}))
             if given != 0:
                 prefetch(load_int64(given, i + 24))
-        if i + 12 < count:
-            ask_for_tensor(grad_at(i + 12, given, handles, world))
-        if i + 6 < count:
-            ahead = grad_at(i + 6, given, handles, world)
-            prefetch(load_int64(ahead + {storage}, 0) + {data})
-            prefetch(load_int64(ahead + {object}, 0))
+        if are_parts:
+            ask_for_parts(i, guard, world)
+        else:
+            if i + 12 < count:
+                ask_for_tensor(grad_at(i + 12, given, handles, world))
+            if i + 6 < count:
+                ahead = grad_at(i + 6, given, handles, world)
+                prefetch(load_int64(ahead + {storage}, 0) + {data})
+                prefetch(load_int64(ahead + {object}, 0))
         if not is_as_recorded(records + 8 * {record_words} * i):
             return {CHANGED}
         impl = grad_at(i, given, handles, world)
         memory = 0
         if are_parts & (impl != undefined):
-            impl = part_of(impl, i, guard)
+            impl = part_of(thing_at(i, given, handles, world), i, guard)
         if impl == 0:
             outcome = {GRADS_CHANGED}
         elif impl != undefined:
