@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steprule.engines import registry
 from steprule.engines.dispatch_modes import is_watched
-from steprule.engines.engine import Leaf, Runner
+from steprule.engines.engine import Leaf, Runner, runner_note
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.engines.whole_step import Outcome
@@ -243,6 +243,12 @@ class Plan:
     def runners(self) -> Sequence[Runner]:
         """All runners, in the order in which they were made."""
         return self._runners
+
+    def notes(self) -> list[str]:
+        """Return what there is to say of runners, and of what ranks send each other in a step."""
+        notes = [note for note in map(runner_note, self._runners) if note]
+        notes += [note for together in self._in_stages for note in together.notes()]
+        return notes + self._spread.notes()
 
     def fallen_back(self) -> list[Assignment]:
         """Return the parameters whose engine is not the one that their group asked for by name."""

@@ -95,6 +95,11 @@ class RankSums:
         """Return of each number whether the parameter had a gradient anywhere, 0 for no."""
         return self._presence
 
+    @property
+    def bytes(self) -> int:
+        """The size of the vector."""
+        return 8 * ((self._rows + 1) * len(self._columns) + 2)
+
     def anywhere(self, number: float) -> float:
         """Return a sum of numbers >= 0 over ranks: 0 if each has 0, else at least the largest."""
         return self._reduce(self._new_matrix(), number=number)

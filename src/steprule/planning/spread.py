@@ -92,6 +92,16 @@ class Spread:
             ranks.refuse()
         self.end_step()
 
+    def notes(self) -> list[str]:
+        """Say what ranks add up in a step, if they do."""
+        if self.ranks is None or not (self._are_guarded or self.with_sums):
+            return []
+        times = int(self._are_guarded) + sum(
+            max(len(shared_levels_of(one.form.recording())) for one in of_rule)
+            for of_rule in self.with_sums.values()
+        )
+        return [f"ranks add up {self.ranks.bytes:,} bytes, {times} times a step"]
+
     def end_step(self) -> None:
         """Note that the next step is another one."""
         if self.ranks is not None and self.owners is None:

@@ -77,6 +77,10 @@ class SharedSums:
             dtype = iteration_dtype(of_matrices[0].local.device)
             self.matrices = SpreadMatrices(of_matrices, dtype)
 
+    def notes(self) -> list[str]:
+        """Say which matrices go from rank to rank, if any do."""
+        return [] if self.matrices is None else [self.matrices.note()]
+
     def run(self) -> None:
         """Carry out one step."""
         progress = [_Progress(part) for part in self.parts]
