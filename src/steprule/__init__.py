@@ -32,6 +32,7 @@ from steprule.optimizer.backward_steps import step_in_backward as step_in_backwa
 from steprule.optimizer.combined import combine as combine
 from steprule.optimizer.custom import make_optimizer as make_optimizer
 from steprule.optimizer.learning_rate import set_learning_rate as set_learning_rate
+from steprule.optimizer.state_sharding import shard_state as shard_state
 from steprule.plotting import plot_schedule as plot_schedule
 from steprule.rules import *  # noqa: F403  # every optimizer in the registry
 from steprule.rules import OPTIMIZERS as OPTIMIZERS
@@ -63,6 +64,7 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "schedules",
         "set_learning_rate",
         "set_native_loops",
+        "shard_state",
         "step_in_backward",
         "swa_utils",
         "warm",

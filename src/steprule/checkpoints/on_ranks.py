@@ -42,6 +42,8 @@ def save(
     content: Mapping[str, Any],
     about: Mapping[str, str],
     own: Sequence[str] = (),
+    *,
+    group: ProcessGroup | None = None,
 ) -> None:
     """Write a checkpoint: one file, or one for each rank if any tensor is sharded over several.
 
@@ -51,6 +53,8 @@ def save(
             first rank.
         about: metadata for people.
         own: names of parts that each rank has of its own.
+        group: ranks of which each has called this with the same content, to be written by the
+            first; None if nothing is known of any.
 
     Raises:
         TypeError: something that a checkpoint can't hold, named by its place, on any rank.
@@ -58,11 +62,46 @@ def save(
         RuntimeError: a rank is gone, or has saved something else.
     """
     meshes = {tuple(x.device_mesh.mesh.flatten().tolist()): x for x in _sharded_in(content)}
-    if not meshes:
+    if meshes:
+        _Saving(path_of(path), _group_of(meshes)).save(content, about, own)
+    elif group is None:
         write(path, content, about)
-        return
-    group = _group_of(meshes)
-    _Saving(path_of(path), group).save(content, about, own)
+    else:
+        _write_by_first(path, content, about, group)
+
+
+def _write_by_first(
+    path: str | os.PathLike[str],
+    content: Mapping[str, Any],
+    about: Mapping[str, str],
+    group: ProcessGroup,
+) -> None:
+    """Have the first rank of a group write a file; all raise what it raises.
+
+    Raises:
+        TypeError, OSError: as :func:`save`.
+        RuntimeError: what the first rank has raised can't be sent.
+    """
+    import torch.distributed as dist
+
+    told: list[Any] = [None]
+    raised: BaseException | None = None
+    if dist.get_rank(group) == 0:
+        try:
+            write(path, content, about)
+        except BaseException as error:  # noqa: BLE001  # told to all
+            raised = error
+            told = [f"{type(error).__name__}: {error}"]
+            if type(error) in (TypeError, OSError, FileNotFoundError, PermissionError):
+                told = [error]
+    dist.broadcast_object_list(told, dist.get_global_rank(group, 0), group)
+    if raised is not None:
+        raise raised
+    (problem,) = told
+    if isinstance(problem, Exception):
+        raise problem
+    if problem is not None:
+        raise RuntimeError(f"the first rank could not write {path}: {problem}")
 
 
 def _sharded_in(value: Any, depth: int = 0) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from steprule.distributed.shards import is_dtensor, local_of
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.formats.floating import compute_dtype, real_view
 from steprule.language.averaging import AVERAGE, DECAY
+from steprule.planning.owners import Owners
 from steprule.state.storing import columns_in, format_in
 
 STEP_AMONG_AVERAGES = (
@@ -35,9 +36,10 @@ def average_in(param: Tensor, entry: Mapping[str, Any]) -> Tensor | None:
 
 @contextmanager
 def averages_in_place(
-    groups: Iterable[Mapping[str, Any]],
+    groups: Sequence[Mapping[str, Any]],
     state: Mapping[Tensor, Any],
     changed: Callable[[], None],
+    owners: Owners | None = None,
 ) -> Iterator[None]:
     """Put averages where the parameters are, and at the end the parameters back, bit for bit.
 
@@ -45,6 +47,7 @@ def averages_in_place(
         groups: the optimizer's.
         state: the optimizer's.
         changed: called after each exchange.
+        owners: of the parameters, where each rank has the averages of some: all must come.
 
     Raises:
         RuntimeError: no group keeps averages.
@@ -59,13 +62,19 @@ def averages_in_place(
     kept: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad(), uninterrupted:
+            if owners is not None:
+                owners.cover(groups)
             averages = [average_in(param, state.get(param, {})) for param in unique]
             for param, average in zip(unique, averages, strict=True):
+                if owners is not None and not owners.has(param):
+                    kept.append((param, param.detach().clone()))
                 if average is not None:  # one that was never updated is its own average
                     here = local_of(param)
                     kept.append((param, here.detach().clone()))
                     real_view(here).copy_(average)
                     _count_change(param)
+            if owners is not None:
+                owners.send(unique, "averaged()")
         changed()
         yield
     finally:

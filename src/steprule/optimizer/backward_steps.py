@@ -84,6 +84,11 @@ def step_in_backward(
             "step_in_backward needs an optimizer of steprule that takes a step without a closure, "
             f"got {type(optimizer).__name__}"
         )
+    if optimizer._owners is not None:
+        raise TypeError(
+            "step_in_backward: the optimizer's state is divided among ranks (shard_state), which "
+            "would wait for each other's parameters in the backward pass; step as usual"
+        )
     optimizer._backward_steps = BackwardSteps(optimizer._context())
     return optimizer
 

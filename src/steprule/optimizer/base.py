@@ -16,7 +16,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from steprule.distributed.shards import is_sharded, local_of
 from steprule.engines import registry
-from steprule.engines.engine import Runner, runner_note
+from steprule.engines.engine import Runner
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.formats.choices import (
     AVERAGING,
@@ -51,6 +51,7 @@ from steprule.optimizer.scheduled import (
 )
 from steprule.planning.assignment import Assignment
 from steprule.planning.leaf_checks import counts_on_device
+from steprule.planning.owners import Owners, check_dividable
 from steprule.planning.plan import PassedOver, Plan
 from steprule.planning.rank_sums import RefusedElsewhereError
 from steprule.planning.scaling import Scaling, kind_of
@@ -163,6 +164,7 @@ class Optimizer(SavedOptimizer):
     _backward_steps: StepsInBackward | None
     _in_graphs: list[Runner]
     _is_averaged: bool
+    _owners: Owners | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -207,6 +209,7 @@ class Optimizer(SavedOptimizer):
         self.__dict__.setdefault("_backward_steps", None)
         self.__dict__.setdefault("_in_graphs", [])
         self.__dict__.setdefault("_is_averaged", False)
+        self.__dict__.setdefault("_owners", None)
         self._warned_capturable_if_run_uncaptured = True
         self._patch_step_function()
 
@@ -227,6 +230,8 @@ class Optimizer(SavedOptimizer):
         where = f"group {len(self.param_groups)}: "
         group = self._new_group(param_group, where, steps_seen(self.param_groups))
         check_against_others(group, self.param_groups)
+        if self._owners is not None:
+            check_dividable(group, len(self.param_groups))
         self.param_groups.append(group)
         if self._backward_steps is not None:
             added = len(self.param_groups) - 1
@@ -323,12 +328,18 @@ class Optimizer(SavedOptimizer):
         """
         if torch.compiler.is_compiling():
             return cast("float | None", _uncompiled_step(self, closure))
+        if self._owners is None:
+            return self._step_with_hooks(closure)
+        with self._owners.step(self.param_groups):
+            return self._step_with_hooks(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch's base class need not wrap it
+
+    def _step_with_hooks(self, closure: Callable[[], float] | None) -> float | None:
         if self._has_step_hooks():
             given = () if closure is None else (closure,)
             return cast("float | None", _hooked_step(self, *given))
         return self._step(closure)
-
-    step.hooked = True  # type: ignore[attr-defined]  # torch's base class need not wrap it
 
     def _has_step_hooks(self) -> bool:
         return bool(
@@ -487,6 +498,8 @@ class Optimizer(SavedOptimizer):
                 f"{type(self).__name__} has no rule: set the class attribute `rule`, or override "
                 "step()"
             )
+        if self._owners is not None:
+            self._owners.cover(self.param_groups)
         return Context(
             kind=kind,
             kinds=kinds,
@@ -498,6 +511,7 @@ class Optimizer(SavedOptimizer):
             record=self._record,
             scaling=self._scaling(),
             calls_off_on_device=self._is_called_off_on_device(),
+            owners=self._owners,
         )
 
     def _scaling(self) -> Scaling | None:
@@ -596,7 +610,7 @@ class Optimizer(SavedOptimizer):
             kind = context.kind_of(group)
             options = kind.options_of(group)
             storing = storing_of(options, kind.rule.options)
-            for param in group["params"]:
+            for param in filter(context.has, group["params"]):
                 on_device = counts_on_device(form_of(kind.rule, options), options, param)
                 ensure_state(
                     kind.rule,
@@ -624,7 +638,8 @@ class Optimizer(SavedOptimizer):
             with optimizer.averaged():
                 evaluate(model)
 
-        Parameters are copied meanwhile, and put back bit for bit at the end. Buffers stay.
+        Parameters are copied meanwhile, and put back bit for bit at the end. Buffers stay. Where
+        state is divided among ranks, each must enter the block, for all of them to have averages.
 
         Raises:
             RuntimeError: no group has ``ema_decay``; or this is within such a block already.
@@ -633,10 +648,20 @@ class Optimizer(SavedOptimizer):
             raise RuntimeError("optimizer.averaged() is in force already: leave its block first")
         self._set_averaged(True)
         try:
-            with averages_in_place(self.param_groups, self.state, self._let_go_of_plans):
+            with averages_in_place(
+                self.param_groups, self.state, self._let_go_of_plans, self._owners
+            ):
                 yield
         finally:
             self._set_averaged(False)
+
+    def _divide_among(self, owners: Owners) -> None:
+        """Keep this rank's part of the state only."""
+        self._drop_plan()
+        for param in [x for x in self.state if isinstance(x, Tensor) and not owners.has(x)]:
+            del self.state[param]
+            self._fresh.discard(param)
+        self._owners = owners
 
     def _set_averaged(self, is_averaged: bool) -> None:
         """Have steps refused, which would be lost; plans that are kept must be gone by then."""
@@ -702,7 +727,9 @@ class Optimizer(SavedOptimizer):
             with torch.no_grad(), unchanged_state(self.state, self._fresh, always=True):
                 plan = Plan(self._context())
                 plan.let_go()
-        notes += [note for note in map(runner_note, plan.runners) if note]
+        notes += plan.notes()
+        if self._owners is not None:
+            notes.append(self._owners.note())
         return explanation_of(plan.assignments, self.param_groups, notes)
 
     def __repr__(self) -> str:
@@ -713,6 +740,11 @@ class Optimizer(SavedOptimizer):
         return text + ")"
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._owners is not None:
+            raise RuntimeError(
+                f"this {type(self).__name__} has a part of its state, other ranks have the rest: "
+                "it can't be copied or pickled. Take its state_dict(), on every rank"
+            )
         # Hooks and plans belong to this process and this object.
         if self._plan is not None:
             self._plan.settle_first_updates()

@@ -140,6 +140,11 @@ def _check_optimizers(optimizers: Sequence[Any]) -> None:
         if not isinstance(one, Optimizer):
             where = "torch's" if isinstance(one, torch.optim.Optimizer) else "no optimizer"
             raise TypeError(f"combine() takes optimizers of steprule, {name} is {where}")
+        if one._owners is not None:
+            raise TypeError(
+                f"combine() takes optimizers that have all of their state, that of {name} is "
+                "divided among ranks: combine them first, then shard_state(combined)"
+            )
         if one.rule is None:
             raise TypeError(f"combine() takes optimizers that have a rule, {name} has none")
         if classes.setdefault(name, type(one)) is not type(one):

@@ -25,6 +25,7 @@ from steprule.optimizer.scheduled import (
     unpacked_schedules,
     with_kept,
 )
+from steprule.planning.owners import Owners, saved_by_first
 from steprule.planning.settings import FLAGS, Kind
 from steprule.schedules import checks
 from steprule.state.copying import cast_state
@@ -49,6 +50,7 @@ class SavedOptimizer(torch.optim.Optimizer):
     engine: str
     _fresh: set[Tensor]
     _is_averaged: bool
+    _owners: Owners | None
     _optimizer_state_dict_pre_hooks: OrderedDict[int, Callable[..., Any]]
     _optimizer_load_state_dict_pre_hooks: OrderedDict[int, Callable[..., Any]]
 
@@ -87,7 +89,11 @@ class SavedOptimizer(torch.optim.Optimizer):
         return True
 
     def state_dict(self) -> StateDict:
-        """Return the state in torch's format: ``state`` by parameter index, ``param_groups``."""
+        """Return the state in torch's format: ``state`` by parameter index, ``param_groups``.
+
+        Where it is divided among ranks (:func:`steprule.shard_state`), every rank must call this,
+        and gets the whole, as of one process; what others have it gets in copies.
+        """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state: Mapping[Any, Any] = self.state
@@ -99,6 +105,8 @@ class SavedOptimizer(torch.optim.Optimizer):
         if untold and not torch_checkpoints.is_asking():  # which loads into what it is shown
             untold &= self._fresh
             state = {key: value for key, value in state.items() if key not in untold}
+        if self._owners is not None:
+            state = self._owners.whole_state(state, self.param_groups)
         packed = packed_state(map(packed_schedules, self.param_groups), state)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             returned = post_hook(self, packed)
@@ -206,6 +214,9 @@ class SavedOptimizer(torch.optim.Optimizer):
             unpacked = unpacked_schedules(group, f"loaded state dict, group {i}: ")
             self._check_loaded(unpacked, i)
             plan.groups[i] = unpacked
+        if self._owners is not None:
+            self._owners.cover(self.param_groups)
+            plan.keep_only(self._owners.has)
         plan.look_at_files()
         return plan
 
@@ -253,7 +264,8 @@ class SavedOptimizer(torch.optim.Optimizer):
         As :func:`steprule.save_training`, which saves model and schedulers as well: safetensors
         without pickle, replaced as a whole, state in the formats that it has in memory. Where
         parameters are sharded over ranks, every rank must call it; each writes its own part beside
-        the file.
+        the file. Where state is divided among ranks (:func:`steprule.shard_state`), every rank must
+        call it, too; the first writes the file, as one process would.
 
         Args:
             path: the file; its folder must exist, on every rank the same one.
@@ -263,7 +275,9 @@ class SavedOptimizer(torch.optim.Optimizer):
             OSError: the file can't be written. Both are raised on every rank if on any.
             RuntimeError: another rank is gone.
         """
-        save(path, optimizer_content(self), {"optimizer": type(self).__name__})
+        with saved_by_first([self]) as group:
+            content = optimizer_content(self)
+        save(path, content, {"optimizer": type(self).__name__}, group=group)
 
     def load(
         self,

@@ -17,7 +17,10 @@ from torch import Tensor
 
 from steprule.distributed.byte_exchange import ByteExchange
 from steprule.distributed.ownership import OwnedParam, owners_of
+from steprule.distributed.shards import is_dtensor
 from steprule.planning.rank_sums import RankSums, RefusedElsewhereError
+from steprule.state.gathering import gathered_state
+from steprule.state.labels import label_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -127,6 +130,32 @@ class Owners:
         assert self._meeting is not None, "an optimizer has parameters"
         return self._meeting
 
+    def check_alike(self) -> None:
+        """Refuse parameters that ranks don't have alike, to which every rank must come.
+
+        Raises:
+            ValueError: naming the first one.
+        """
+        import torch.distributed as dist
+
+        own = [(tuple(p.shape), str(p.dtype), part.rank) for p, part in self.parts.items()]
+        everyone: list[Any] = [None] * self.size
+        dist.all_gather_object(everyone, own, self.group)
+        first = everyone[0]
+        for rank, other in enumerate(everyone):
+            if len(other) != len(first):
+                difference = f"{len(other)} parameters, rank 0 has {len(first)}"
+            elif other != first:
+                pairs = enumerate(zip(other, first, strict=True))
+                i, one, of_first = next((i, a, b) for i, (a, b) in pairs if a != b)
+                difference = f"parameter {i} of {_told(one)}, rank 0 has it of {_told(of_first)}"
+            else:
+                continue
+            raise ValueError(
+                "shard_state: ranks must have the same parameters in the same order, but rank "
+                f"{rank} has {difference}"
+            )
+
     def has(self, param: Tensor) -> bool:
         """Tell whether this rank has a parameter's state."""
         part = self.parts.get(param)
@@ -199,18 +228,22 @@ class Owners:
             of_ranks[self.parts[param].rank].append(param)
         return self.exchange().send(of_ranks, mark)
 
+    def whole_state(
+        self, own: Mapping[Any, Any], groups: Iterable[Mapping[str, Any]]
+    ) -> dict[Any, Any]:
+        """Return the state of all parameters; on others than the first rank not always.
+
+        Raises:
+            RuntimeError: other ranks do something else.
+        """
+        self.cover(groups)
+        self.meeting.come_for("state_dict()")
+        is_kept = self.rank == 0 or not self.is_for_first
+        return gathered_state(own, self._params, self.group, self.exchange(), is_kept=is_kept)
+
     def exchange(self) -> ByteExchange:
         """Return what sends tensors to all ranks."""
         return ByteExchange(self.group, self._params[0].device)
-
-    @contextmanager
-    def for_first(self) -> Iterator[None]:
-        """Have state collected for the first rank alone within a block."""
-        self.is_for_first = True
-        try:
-            yield
-        finally:
-            self.is_for_first = False
 
     def note(self) -> str:
         """Say who has what, and what a step sends."""
@@ -234,24 +267,62 @@ class Owners:
         )
 
 
+@contextmanager
+def saved_by_first(optimizers: Iterable[Any]) -> Iterator[ProcessGroup | None]:
+    """Have the first rank alone put together state that is divided among ranks, to be saved.
+
+    Yields:
+        The ranks; None if nothing is divided.
+
+    Raises:
+        ValueError: several are divided, among other ranks each.
+    """
+    divided = [found for one in optimizers if (found := getattr(one, "_owners", None)) is not None]
+    if any(one.group is not divided[0].group for one in divided):
+        raise ValueError(
+            "the state of several optimizers is divided among other ranks each: save them one by "
+            "one"
+        )
+    for one in divided:
+        one.is_for_first = True
+    try:
+        yield divided[0].group if divided else None
+    finally:
+        for one in divided:
+            one.is_for_first = False
+
+
+def _told(one: tuple[tuple[int, ...], str, int]) -> str:
+    shape, dtype, owner = one
+    return f"shape {shape} and {dtype} for rank {owner} to update"
+
+
 def _elements(params: Iterable[Tensor]) -> int:
     return sum(param.numel() for param in params)
 
 
-def refuse_unsuited(param: Tensor, label: str) -> None:
-    """Refuse a parameter that ranks can't have whole, each of them.
+def check_dividable(group: Mapping[str, Any], index: int) -> None:
+    """Refuse a group of parameters whose state can't be divided among ranks.
 
     Raises:
-        ValueError: it is sharded, or has no memory or another layout.
+        ValueError: naming the parameter, and saying why.
     """
-    from steprule.distributed.shards import is_dtensor
+    if group.get("differentiable"):
+        raise ValueError(
+            f"shard_state: group {index} has differentiable=True, but no gradient goes through "
+            "what other ranks have computed"
+        )
+    for position, param in enumerate(group["params"]):
+        problem = _problem_of(param)
+        if problem is not None:
+            raise ValueError(f"shard_state: {label_of(group, index, position)} {problem}")
 
-    problem = ""
+
+def _problem_of(param: Tensor) -> str | None:
     if is_dtensor(param):
-        problem = "is a DTensor, whose state is divided among ranks as it is: step as usual"
-    elif param.is_meta:
-        problem = "is on meta: give the model its memory first (to_empty)"
-    elif param.layout is not torch.strided:
-        problem = f"is {param.layout}, it must be dense"
-    if problem:
-        raise ValueError(f"shard_state: {label} {problem}")
+        return "is a DTensor, whose state is divided among ranks as it is: step as usual"
+    if param.is_meta:
+        return "is on meta: give the model its memory first (to_empty)"
+    if param.layout is not torch.strided:
+        return f"is {param.layout}, it must be dense"
+    return None

@@ -149,6 +149,13 @@ class LoadPlan:
             else:
                 yield key, self._loader.entry(place.param, entry, self.groups[place.group])
 
+    def keep_only(self, is_kept: Callable[[Tensor], bool]) -> None:
+        """Leave out what was checked of parameters whose state is kept elsewhere."""
+        elsewhere = {key for key, place in self._places.items() if not is_kept(place.param)}
+        self._left_out |= elsewhere
+        for key in elsewhere:
+            del self._places[key]
+
     def look_at_files(self) -> None:
         """Have what will be read of files looked at for damage, while nothing has changed.
 

@@ -18,6 +18,7 @@ from steprule.lr_scheduler.base import LRScheduler
 from steprule.optimizer import Optimizer
 from steprule.optimizer.checkpoint_parts import MODEL, OPTIMIZER, SCHEDULERS, parts_of
 from steprule.optimizer.scheduled import kept_options, names_in, with_kept
+from steprule.planning.owners import saved_by_first
 from steprule.schedules import checks
 from steprule.state.copying import own_copy
 from steprule.state.load_plan import check_form
@@ -62,7 +63,8 @@ def save_training(
     that a kill at any moment leaves the old file or the new one; a digest of every byte finds
     damage. State is stored in the formats that it has in memory, one tensor after the other.
     Where anything is sharded over ranks, every rank must call it; each writes its own part beside
-    the file, and what is not sharded is that of the first.
+    the file, and what is not sharded is that of the first. Where an optimizer's state is divided
+    among ranks (:func:`steprule.shard_state`), every rank must call it, too; the first writes.
 
     Args:
         path: the file; its folder must exist, on every rank the same one.
@@ -91,16 +93,17 @@ def save_training(
             "belong to: within optimizer.averaged() save the model alone"
         )
     models, runs = _by_name(model, MODEL), _by_name(schedulers, SCHEDULERS)
-    content = {
-        MODEL: {name: _model_entry(each) for name, each in models.items()},
-        OPTIMIZER: {name: _entry(each) for name, each in optimizers.items()},
-        SCHEDULERS: {name: _entry(each) for name, each in runs.items()},
-        "step": step,
-        "extra": extra,
-        RANDOM: random_states() if random_state else None,
-    }
+    with saved_by_first(optimizers.values()) as group:
+        content = {
+            MODEL: {name: _model_entry(each) for name, each in models.items()},
+            OPTIMIZER: {name: _entry(each) for name, each in optimizers.items()},
+            SCHEDULERS: {name: _entry(each) for name, each in runs.items()},
+            "step": step,
+            "extra": extra,
+            RANDOM: random_states() if random_state else None,
+        }
     classes = ", ".join(type(each).__name__ for each in optimizers.values())
-    save(path, content, {"optimizer": classes}, own=[RANDOM])
+    save(path, content, {"optimizer": classes}, own=[RANDOM], group=group)
 
 
 def load_training(
