@@ -22,6 +22,7 @@ from steprule.engines.whole_step import Outcome
 from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner, assign, tell_numbers
 from steprule.planning.gradient_guards import GradientGuards
 from steprule.planning.leaf_checks import checked_leaves, make_state
+from steprule.planning.rank_sums import RefusedElsewhereError
 from steprule.planning.scaling import CalledOffOnDevice, KnowsFirstUpdates, Scaling
 from steprule.planning.settings import Context, Settings, differ, outline_of, settings_of
 from steprule.planning.spread import Spread
@@ -340,6 +341,19 @@ class Plan:
 
         These are never among what a whole step has taken.
         """
+        ranks = self._spread.rule_ranks
+        before = 0 if ranks is None else ranks.meetings
+        try:
+            self._run_each(parts)
+        except RefusedElsewhereError:  # nobody waits any more
+            raise
+        except BaseException:
+            levels = sum(together.levels for together in self._in_stages)
+            if ranks is not None and ranks.has_met and ranks.meetings - before < levels:
+                ranks.refuse()
+            raise
+
+    def _run_each(self, parts: Sequence[PlannedRunner]) -> None:
         in_stages = {id(part) for together in self._in_stages for part in together.parts}
         for part in parts:
             if id(part) not in in_stages:

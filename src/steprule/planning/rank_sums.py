@@ -54,6 +54,8 @@ class RankSums:
         self._presence = torch.zeros(0)
         #: Whether the ranks have met in the step at hand, and how many refused it then.
         self.has_met, self.refusals = False, 0.0
+        #: How often they have, in all steps.
+        self.meetings = 0
 
     def summed(
         self, rows: Sequence[Sequence[Part]], largest: Collection[int] = ()
@@ -115,6 +117,7 @@ class RankSums:
     def _reduce(self, matrix: Tensor, *, refused: float = 0.0, number: float = 0.0) -> float:
         """Add up over ranks, a number of no parameter as well; raises if another one refuses."""
         self.has_met = True
+        self.meetings += 1
         tail = matrix.new_tensor([refused, number])
         for group, columns in self._of_group:
             part = matrix if columns is None else matrix[:, columns]

@@ -18,7 +18,7 @@ from steprule.language.rule import Rule
 from steprule.matrix_ops.orthogonalization import iteration_dtype, orthogonalized_list
 from steprule.planning.assignment import PlannedRunner
 from steprule.planning.axis_sums import sums_along_axes
-from steprule.planning.rank_sums import RankSums, RefusedElsewhereError
+from steprule.planning.rank_sums import RankSums
 from steprule.planning.spread_param import SpreadParam
 from steprule.planning.step_record import exact_sum
 
@@ -55,7 +55,8 @@ class SharedSums:
             if x.over != OVER_SHARDS
         }
         of_ranks = [shared_levels_of(one.form.recording()) for one in spread]
-        self._levels = max((len(levels) for levels in of_ranks), default=0)
+        #: In how many levels ranks add up: as many times they meet.
+        self.levels = max((len(levels) for levels in of_ranks), default=0)
         # Of each level, the rows of a message that are maxima: alike on every rank.
         self._largest = [
             {
@@ -64,7 +65,7 @@ class SharedSums:
                 for row, x in enumerate(levels[level] if level < len(levels) else ())
                 if x.name == "max_of"
             }
-            for level in range(self._levels)
+            for level in range(self.levels)
         ]
         # Those that a rank has whole are its own business.
         of_matrices = [
@@ -87,10 +88,10 @@ class SharedSums:
         shares: dict[int, list[Share]] = {key: [] for key in self._several}
         level = 0
         try:
-            while level < self._levels or any(one.asked for one in progress):
+            while level < self.levels or any(one.asked for one in progress):
                 asked = [(one, share) for one in progress for share in one.newly_asked()]
                 added = [share for _, share in asked]
-                if level < self._levels:
+                if level < self.levels:
                     added = self._over_ranks(asked, level)
                     level += 1
                 for share in added:
@@ -98,15 +99,8 @@ class SharedSums:
                         shares[share.key].append(share)
                 has_gone_on = self._answer(progress, shares)
                 is_waiting = any(one.asked for one in progress)
-                if is_waiting and not has_gone_on and level >= self._levels:
+                if is_waiting and not has_gone_on and level >= self.levels:
                     raise AssertionError("sums over several parameters wait for each other")
-        except RefusedElsewhereError:
-            raise  # nobody waits any more
-        except BaseException:
-            # Before the first of these messages ranks may wait for each other, or not yet.
-            if self._ranks is not None and level < self._levels and (level or self._ranks.has_met):
-                self._ranks.refuse()
-            raise
         finally:
             for one in progress:
                 one.stages.close()

@@ -103,11 +103,11 @@ class NativeAddressGuard:
 
     @staticmethod
     def takes(watched: Watched) -> bool:
-        """Tell whether the loops can be used: small numbers of axes, no empty parameters."""
+        """Tell whether the loops can be used: tensors have small numbers of axes."""
         return (
             is_native_enabled()
             and all(type(entry) is dict for entry in (*watched.states, *watched.entries))
-            and all(has_plain_shape(param) and param.numel() for param in watched.params)
+            and all(map(has_plain_shape, watched.params))
             and all(
                 has_plain_shape(state[name]) for state in watched.states for name in watched.names
             )

@@ -389,7 +389,9 @@ def outcome_of(guard, world):
                 outcome = {GRADS_CHANGED}
             else:
                 memory = load_int64(storage + {data}, 0)
-                if memory == 0:
+                if load_int64(impl + {kind}, 1) == 0:
+                    memory = 1  # of no elements: there is a gradient, and nothing to read
+                elif memory == 0:
                     outcome = {GRADS_CHANGED}
                 memory += load_int64(likes, 2 * i + 1)
                 number += 1
