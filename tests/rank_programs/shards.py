@@ -19,7 +19,7 @@ from steprule.distributed.shards import local_of
 from steprule.engines.native import loops
 from steprule.optimizer.explain import Explanation
 
-SHAPES = [(8, 6), (7, 5), (4,), (6, 4)]
+SHAPES = [(8, 6), (7, 5), (4,), (6, 4), (1, 5)]  # the last is on one rank only
 
 
 def _params(shapes: list[Any] = SHAPES, dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
