@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -58,6 +58,9 @@ class ByteExchange:
         import torch.distributed as dist
 
         self._dist, self._group, self._device = dist, group, device
+        # By its name from torch 2.13 on, where the other one warns.
+        newer = getattr(dist, "all_gather_single", None)
+        self._all_gather: Any = dist.all_gather_into_tensor if newer is None else newer
         self._rank, self._ranks = dist.get_rank(group), dist.get_world_size(group)
         self._global = [dist.get_global_rank(group, rank) for rank in range(self._ranks)]
 
@@ -100,7 +103,7 @@ class ByteExchange:
     def _marks_alone(self, mark: int) -> Tensor:
         own = torch.tensor([mark], dtype=torch.uint8, device=self._device)
         marks = own.new_empty(self._ranks)
-        self._dist.all_gather_into_tensor(marks, own, group=self._group)
+        self._all_gather(marks, own, group=self._group)
         return marks
 
     def _gather(
@@ -112,7 +115,7 @@ class ByteExchange:
         own_bucket = buckets[self._rank]
         _pack(tensors[self._rank], own_bucket, own[_ALIGNED:])
         whole = torch.empty(self._ranks * length, dtype=torch.uint8, device=self._device)
-        self._dist.all_gather_into_tensor(whole, own, group=self._group)
+        self._all_gather(whole, own, group=self._group)
         rows = whole.view(self._ranks, length)
         for rank, bucket in enumerate(buckets):
             if rank != self._rank:

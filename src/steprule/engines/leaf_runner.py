@@ -51,7 +51,15 @@ class LeafRunner:
         self._params = tuple(leaf.param for leaf in leaves)
         self._places = [(leaf.state, leaf.group, leaf.position, leaf.label) for leaf in leaves]
         self._stored = [
-            (leaf.storage, leaf.random_key, leaf.shard, leaf.entry, leaf.region) for leaf in leaves
+            (
+                leaf.storage,
+                leaf.random_key,
+                leaf.shard,
+                leaf.entry,
+                leaf.region,
+                leaf.own_number,
+            )
+            for leaf in leaves
         ]
         # What has the gradient: the parameter, or what knows of its part here.
         self._owners = tuple(leaf.shard or leaf.param for leaf in leaves)

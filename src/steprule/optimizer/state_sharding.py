@@ -44,15 +44,6 @@ def shard_state(optimizer: _Optimizer, group: ProcessGroup | None = None) -> _Op
             this rank is none of the group's; the state is divided already; or the ranks have other
             parameters. Nothing is changed then.
         RuntimeError: there is no process group, or steps are taken in the backward pass.
-
-    Example:
-        >>> import steprule, torch
-        >>> optimizer = steprule.AdamW([torch.nn.Parameter(torch.zeros(3))])
-        >>> steprule.shard_state(optimizer)
-        Traceback (most recent call last):
-        ...
-        RuntimeError: shard_state divides state among processes: call
-        torch.distributed.init_process_group first (torchrun starts several)
     """
     import torch.distributed as dist
 
