@@ -141,9 +141,23 @@ def tensor_parallel(layers: Layers, ranks: int) -> list[Messages]:
     ]
 
 
-def zero1(layers: Layers, ranks: int) -> list[Messages]:
-    """DDP; of the state each rank has a part, and updated weights go round after the step."""
-    return [*ddp(layers, ranks), Messages("all-gather", 1, layers.of_all, layers.itemsize, ranks)]
+def zero1(layers: Layers, ranks: int, at_once: int = 64 * MIB) -> list[Messages]:
+    """DDP; each rank has the state of some layers, and sends these round after the step.
+
+    In messages of at most so many bytes, or one layer of each rank, which are padded to the longest
+    and have a mark of 16 bytes; or layer by layer, where padding would add more than a quarter.
+    """
+    bytes_of_one = layers.of_layer * layers.itemsize
+    most = -(-layers.count // ranks)
+    found = [*ddp(layers, ranks), *sums(layers.count, ranks)]
+    if most * ranks > 1.25 * layers.count:
+        alone = Messages("broadcast", layers.count, bytes_of_one, 1, ranks)
+        return [*found, Messages("all-gather", 1, ranks, 1, ranks), alone]
+    while most:
+        together = min(most, max(1, at_once // ranks // bytes_of_one))
+        found.append(Messages("all-gather", 1, ranks * (together * bytes_of_one + 16), 1, ranks))
+        most -= together
+    return found
 
 
 def sums(params: int, ranks: int, *, rows: int = 1, levels: int = 1) -> list[Messages]:

@@ -234,3 +234,18 @@ def test_lbfgs_beside_distributed_data_parallel() -> None:
     few: dict[str, Any] = {"max_iter": 3, "lr": 0.5}
     cases = [("LBFGS", few), ("LBFGS", {**few, "line_search_fn": "strong_wolfe"})]
     check_trained(2, "DDP", "even", cases, steps=2)
+
+
+def test_sparse_gradients_beside_distributed_data_parallel() -> None:
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("SparseAdam", {}),
+        ("SparseAdam", {"lr": 0.1, "maximize": True}),
+        ("SGD", {"lr": 0.1}),
+        ("Adagrad", {"lr": 0.1, "clip_grad_norm": 0.1}),
+    ]
+    found = ranks(2).run(training.all_with_sparse_gradients, "DDP", cases)
+    described = list(map(str, cases))
+    check_ranks_agree(found, described)
+    for case, of_ranks, text in zip(cases, found[0], described, strict=True):
+        expected = training.with_sparse_gradients(None, *case)
+        check_is(of_ranks, expected, text, **ROUNDING)

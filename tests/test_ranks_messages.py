@@ -50,6 +50,7 @@ GUARDED: list[tuple[str, dict[str, Any]]] = [
 ]
 # Of these rules, two sums at once.
 SUMMING: list[tuple[str, dict[str, Any]]] = [("LAMB", {}), ("LARS", {}), ("Prodigy", {})]
+ADAFACTOR: list[tuple[str, dict[str, Any]]] = [("Adafactor", {})]
 
 
 def counted(expected: Iterable[Any]) -> Mapping[tuple[str, int], int]:
@@ -67,6 +68,7 @@ def check(world: int, strategy: str, cases: list[tuple[str, dict[str, Any]]], st
         "FSDP2": model.fsdp2,
         "TP": model.tensor_parallel,
         "HSDP": lambda layers, n: model.hsdp(layers, n, shards=n // 2),
+        "ZeRO-1": model.ddp,
     }[strategy]
     arguments = LAYERS.count, LAYERS.width, LAYERS.tokens
     for of_rank in ranks(world).run(messages.iteration, strategy, *arguments, cases):
@@ -95,6 +97,21 @@ def test_messages_of_shards_with_replicas() -> None:
     check(4, "HSDP", ON_ELEMENTS, [])
     check(4, "HSDP", GUARDED, model.sums(LAYERS.count, 2))
     check(4, "HSDP", SUMMING, model.sums(LAYERS.count, 2, rows=2))
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_messages_of_divided_state(world: int) -> None:
+    given = [one for one in model.zero1(LAYERS, world) if one not in model.ddp(LAYERS, world)]
+    check(world, "ZeRO-1", [*ON_ELEMENTS[:2], *GUARDED], given)
+
+
+def test_the_messages_of_rows_and_columns_are_as_many_for_any_number_of_layers() -> None:
+    few, many = (
+        ranks(2).run(messages.iteration, "FSDP2", count, LAYERS.width, LAYERS.tokens, ADAFACTOR)
+        for count in (2, 6)
+    )
+    for (_, in_few), (_, in_many) in zip(few[0], many[0], strict=True):
+        assert sum(in_few.values()) == sum(in_many.values()) == 5
 
 
 def test_buckets_are_full_at_their_bounds() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+import steprule
 from rank_programs.training import STRATEGIES, made, numbers
 
 # A message's kind and how many elements it is of: of a gather or a scatter, the whole's.
@@ -62,7 +63,7 @@ def iteration(
 
     Args:
         rank: this one.
-        strategy: of :data:`rank_programs.training.STRATEGIES`.
+        strategy: of :data:`rank_programs.training.STRATEGIES`, or ``"ZeRO-1"``.
         layers: square ones without biases.
         width: their sides.
         tokens: examples that each rank has.
@@ -76,6 +77,8 @@ def iteration(
         plan = {"0": "columns", "1": "rows"} if "TP" in strategy else {}
         model = _spread(strategy, plain, bool(plan))
         optimizer = made(name, plain.parameters(), options)
+        if strategy == "ZeRO-1":
+            steprule.shard_state(optimizer)
         x = torch.randn(tokens, width)
 
         def pass_through(model: nn.Module = model, x: torch.Tensor = x) -> None:
@@ -100,7 +103,7 @@ def _spread(strategy: str, plain: nn.Sequential, is_tensor_parallel: bool) -> nn
     from rank_programs.training import mesh_of
 
     if not is_tensor_parallel:
-        return STRATEGIES[strategy](plain)[0]
+        return STRATEGIES["DDP" if strategy == "ZeRO-1" else strategy](plain)[0]
     kinds = (ColwiseParallel, RowwiseParallel)
     plan = {str(k): kinds[k % 2]() for k in range(len(plain))}
     return parallelize_module(plain, mesh_of("world"), plan)

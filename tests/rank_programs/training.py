@@ -308,7 +308,7 @@ def tensor_parallel(model: nn.Sequential, mesh: DeviceMesh) -> nn.Module:
 
 
 #: How a model is spread: (model) -> model, and over how many ranks the examples are.
-STRATEGIES: dict[str, Callable[[nn.Sequential], tuple[nn.Module, int, int]]] = {
+STRATEGIES: dict[str, Callable[[Any], tuple[nn.Module, int, int]]] = {
     "DDP": lambda m: (DistributedDataParallel(m), dist.get_rank(), dist.get_world_size()),
     "FSDP2": lambda m: (
         sharded(m, mesh_of("world")),
@@ -397,6 +397,26 @@ def _not_told(model: nn.Module, is_last: bool) -> contextlib.AbstractContextMana
     if hasattr(model, "set_requires_gradient_sync"):
         model.set_requires_gradient_sync(is_last)
     return contextlib.nullcontext()
+
+
+def with_sparse_gradients(strategy: str | None, name: str, options: Mapping[str, Any]) -> Any:
+    """Train an embedding, whose gradients have some rows only; None is one process."""
+    embedding = nn.Embedding(10, 4, sparse=True, dtype=torch.float64)
+    with torch.no_grad():
+        embedding.weight.copy_(numbers((10, 4), 30))
+    model, part, parts = (embedding, 0, 1) if strategy is None else STRATEGIES[strategy](embedding)
+    optimizer = made(name, embedding.parameters(), options)
+    for step in range(STEPS):
+        rows = torch.arange(step, step + EXAMPLES)[part::parts] * 3 % 10
+        optimizer.zero_grad()
+        (model(rows) * numbers((EXAMPLES, 4), step)[part::parts]).square().mean().backward()
+        optimizer.step()
+    return result_of(embedding.parameters(), optimizer)
+
+
+def all_with_sparse_gradients(rank: int, strategy: str, cases: Sequence[Any]) -> list[Any]:
+    """Every case; one that raises is told, not raised."""
+    return [_told(lambda case=case: with_sparse_gradients(strategy, *case)) for case in cases]
 
 
 def all_trained(
