@@ -436,8 +436,34 @@ def test_zero_redundancy_optimizer_takes_ours(buckets: bool) -> None:
             assert mine[key].keys() == entry.keys(), name
 
 
+def test_zero_redundancy_optimizer_is_not_for_what_must_see_all() -> None:
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("AdamW", {"clip_grad_norm": 0.5}, "clip_grad_norm would be of that part alone"),
+        ("AdamW", {"on_nonfinite": "skip"}, "on_nonfinite='skip' would look at that part alone"),
+        ("Prodigy", {}, "Prodigy sums over several parameters"),
+    ]
+    found = ranks(2).run(
+        zero.each,
+        [("in_torchs_wrapper", (name, options), {"ours": True}) for name, options, _ in cases],
+    )
+    for of_rank in found:
+        for text, (name, _, reason) in zip(of_rank, cases, strict=True):
+            assert "ValueError: ZeroRedundancyOptimizer shows each rank a part of" in text
+            assert reason in text
+            assert f"steprule.shard_state({name}(...))" in text
+
+
+def test_zero_redundancy_optimizer_takes_what_each_parameter_has_of_its_own() -> None:
+    schedule = {"schedule": True, "clip_grad_norm": 0.5, "clip_grad_norm_over": "param"}
+    first, second = ranks(2).run(
+        zero.each, [("in_torchs_wrapper", ("AdamW", schedule), {"ours": True})]
+    )
+    assert not isinstance(first[0], str), first[0]
+    equal(first[0]["params"], second[0]["params"], "params")
+
+
 def test_zero_redundancy_optimizer_takes_all_of_ours() -> None:
-    own = [name for name in NAMES if name not in WRAPPED]
+    own = [name for name in NAMES if name not in (*WRAPPED, "Prodigy")]
     found = ranks(2).run(
         zero.each, [("in_torchs_wrapper", (name, {}), {"ours": True}) for name in own]
     )

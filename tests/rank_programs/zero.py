@@ -625,12 +625,16 @@ def in_torchs_wrapper(
     cls: Any = OPTIMIZERS[name.lower()] if ours else getattr(torch.optim, name)
     only_2d = getattr(OPTIMIZERS[name.lower()], "only_2d", False)
     params = [p for p in params_of(name, "usual") if p.ndim == 2 or not only_2d]
+    options, last = dict(options), {"params": [params[-1]]}
+    if options.pop("schedule", False):
+        options["lr"] = steprule.schedules.linear(0.05, 0.01, steps=STEPS)
+        last["lr"] = 0.01  # type: ignore[assignment]  # the wrapper would hand on the schedule
     more = {"parameters_as_bucket_view": buckets}
     optimizer = ZeroRedundancyOptimizer(params[:-1], cls, **more, **options)
     for step in range(2):
         give(name, params[:-1], step)
         optimizer.step()
-    optimizer.add_param_group({"params": [params[-1]]})
+    optimizer.add_param_group(dict(last))
     for step in range(2, 4):
         give(name, params, step)
         optimizer.step()
@@ -642,7 +646,7 @@ def in_torchs_wrapper(
     groups = [{**group} for group in held[0]["param_groups"]]
     if len(groups) == 2:
         again = ZeroRedundancyOptimizer(params[:-1], cls, **more, **options)
-        again.add_param_group({"params": [params[-1]]})
+        again.add_param_group(dict(last))
     again.load_state_dict(held[0])
     for step in range(4, 6):
         give(name, params, step)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.distributed.shards import is_sharded, local_of
+from steprule.distributed.torch_wrappers import shows_a_part
 from steprule.engines import registry
 from steprule.engines.engine import Runner
 from steprule.engines.uninterrupted import uninterrupted
@@ -55,7 +56,7 @@ from steprule.planning.owners import Owners, check_dividable
 from steprule.planning.plan import PassedOver, Plan
 from steprule.planning.rank_sums import RefusedElsewhereError
 from steprule.planning.scaling import Scaling, kind_of
-from steprule.planning.settings import FLAGS, Context, Kind, requested_engine
+from steprule.planning.settings import FLAGS, Context, Kind, requested_engine, settings_of
 from steprule.planning.step_record import LastStep, StepRecord
 from steprule.schedules import Schedule, checks
 from steprule.state.copying import moved
@@ -195,6 +196,33 @@ class Optimizer(SavedOptimizer):
         self.param_groups: list[dict[str, Any]] = []
         for group in listed_groups(params):
             self.add_param_group(group)
+        if shows_a_part():
+            self._check_needs_a_part_only()
+
+    def _check_needs_a_part_only(self) -> None:
+        """Refuse options that mean all parameters, where this optimizer is to have some of them.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if self.rule is None:
+            return
+        context = self._context()
+        for i in range(len(self.param_groups)):
+            settings = settings_of(context, i)
+            rule = settings.kind.rule
+            reason = ""
+            if settings.clip_over is not None:
+                reason = "clip_grad_norm would be of that part alone"
+            elif settings.on_nonfinite != "propagate":
+                reason = f"on_nonfinite={settings.on_nonfinite!r} would look at that part alone"
+            elif rule.is_recorded and settings.form.recording().shared_reductions:
+                reason = f"{type(self).__name__} sums over several parameters"
+            if reason:
+                raise ValueError(
+                    f"ZeroRedundancyOptimizer shows each rank a part of the parameters: {reason}. "
+                    f"Take steprule.shard_state({type(self).__name__}(...)), where all are seen"
+                )
 
     def _prepare(self) -> None:
         """Set what is neither saved nor copied: hooks, the plan, torch's bookkeeping."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from steprule.optimizer.base import Optimizer
 from steprule.planning.owners import Owners, check_dividable
@@ -45,10 +45,38 @@ def shard_state(optimizer: _Optimizer, group: ProcessGroup | None = None) -> _Op
             parameters. Nothing is changed then.
         RuntimeError: there is no process group, or steps are taken in the backward pass.
     """
+    _check(optimizer)
+    ranks = _ranks_of(group)
+    if ranks.size() == 1:
+        return optimizer
+    owners = Owners(ranks)
+    owners.cover(optimizer.param_groups)
+    owners.check_alike()
+    optimizer._divide_among(owners)
+    return optimizer
+
+
+def _ranks_of(group: ProcessGroup | None) -> ProcessGroup:
+    """Return the ranks that state is divided among.
+
+    Raises:
+        TypeError: ``group`` is no process group.
+        ValueError: this process is none of them.
+        RuntimeError: there are no processes but this one.
+    """
     import torch.distributed as dist
 
-    _check(optimizer)
-    if not dist.is_available() or not dist.is_initialized():
+    if not dist.is_available():
+        raise RuntimeError("shard_state: this torch was built without torch.distributed")
+    absent: Any = dist.GroupMember.NON_GROUP_MEMBER  # what new_group() returns to others
+    if group is absent:
+        raise ValueError("shard_state: this process is none of the group's")
+    if group is not None and not isinstance(group, dist.ProcessGroup):
+        raise TypeError(
+            "shard_state: group must be a process group (torch.distributed.new_group(), "
+            f"mesh.get_group()) or None for all ranks, got {type(group).__name__} {group!r:.80}"
+        )
+    if not dist.is_initialized():
         raise RuntimeError(
             "shard_state divides state among processes: call torch.distributed.init_process_group "
             "first (torchrun starts several)"
@@ -56,13 +84,7 @@ def shard_state(optimizer: _Optimizer, group: ProcessGroup | None = None) -> _Op
     ranks: Any = dist.group.WORLD if group is None else group
     if dist.get_rank(ranks) < 0:
         raise ValueError("shard_state: this process is none of the group's")
-    if dist.get_world_size(ranks) == 1:
-        return optimizer
-    owners = Owners(ranks)
-    owners.cover(optimizer.param_groups)
-    owners.check_alike()
-    optimizer._divide_among(owners)
-    return optimizer
+    return cast("ProcessGroup", ranks)
 
 
 def _check(optimizer: object) -> None:
