@@ -170,6 +170,10 @@ def test_ways_to_use_it(how: str) -> None:
     check(2, [(how, (), {})])
 
 
+def test_several_rounds_of_messages() -> None:
+    check(2, [("in_small_messages", (shapes,), {}) for shapes in zero.SHAPES])
+
+
 @pytest.mark.parametrize("how", ["save", "save_training"])
 def test_one_file_of_all_state(how: str, tmp_path: Path) -> None:
     Path(tmp_path, "one").mkdir()
@@ -273,13 +277,13 @@ def test_a_step_that_one_rank_refuses_is_refused_by_all(options: dict[str, Any])
 
 
 def test_a_rank_that_stops_in_the_midst_tells_the_others() -> None:
-    (first,), (second,) = ranks(2).run(zero.each, [("one_stops_in_the_midst", (), {})], seconds=20)
+    (first,), (second,) = ranks(2).run(zero.each, [("one_stops_in_the_midst", (), {})], seconds=40)
     assert first["raised"] == ["ValueError: no memory left"]
     assert "rank 0 of the group stopped in the midst of an update" in second["raised"][0]
 
 
 def test_what_all_must_call_is_an_error_where_one_calls_it() -> None:
-    (first,), (second,) = ranks(2).run(zero.each, [("only_first_saves", (), {})], seconds=20)
+    (first,), (second,) = ranks(2).run(zero.each, [("only_first_saves", (), {})], seconds=40)
     for alone, errand in zip(first, ("state_dict()", "averaged()"), strict=False):
         assert f"optimizer.{errand} must be called on every rank" in alone
     for stepping, errand in zip(second, ("state_dict()", "averaged()"), strict=False):

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import steprule
 from rank_programs.training import EXAMPLES, loss_of, made, network, numbers, placed
+from steprule.distributed import byte_exchange
 from steprule.rules import OPTIMIZERS
 
 STEPS = 4
@@ -110,6 +111,15 @@ def run(
         except RuntimeError as error:
             errors.append(str(error).partition(":")[0])  # who names what, depends on who has it
     return {**result_of(params, optimizer), "errors": errors}
+
+
+def in_small_messages(shapes: str) -> dict[str, Any]:
+    """As a model of many gigabytes has it: several rounds of messages in a step."""
+    kept, byte_exchange.AT_ONCE = byte_exchange.AT_ONCE, 256
+    try:
+        return run("AdamW", {"clip_grad_norm": 0.5}, shapes=shapes)
+    finally:
+        byte_exchange.AT_ONCE = kept
 
 
 def each(rank: int, calls: Sequence[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
