@@ -22,6 +22,7 @@ FLOORS = (
         "drop_in",
         "ops.py",
         "distributed",
+        "cached.py",
         "language/names.py",
         "language/rule.py",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
@@ -68,6 +68,19 @@ def groups_of(tensor: Tensor) -> tuple[ProcessGroup, ...]:
     )
 
 
+def replica_groups_of(
+    params: Iterable[Tensor], spread_over: Container[ProcessGroup]
+) -> list[ProcessGroup]:
+    """Return the process groups of the parameters' meshes over which none of them is spread."""
+    found: dict[ProcessGroup, None] = {}
+    for param in params:
+        if is_dtensor(param):
+            mesh = param.device_mesh
+            sizes = [(dim, mesh.size(dim)) for dim in range(mesh.ndim)]
+            found.update({mesh.get_group(dim): None for dim, size in sizes if size > 1})
+    return [group for group in found if group not in spread_over]
+
+
 def wrapped(local: Tensor, like: DTensor, shape: Sequence[int] | None = None) -> DTensor:
     """Return a ``DTensor`` that is on this process ``local``, spread as ``like`` is.
 
@@ -89,6 +102,14 @@ def wrapped(local: Tensor, like: DTensor, shape: Sequence[int] | None = None) ->
         local, like.device_mesh, placements, run_check=False, shape=whole, stride=stride
     )
     return found
+
+
+def whole_of(tensor: Tensor) -> Tensor:
+    """Return all of a tensor, to which every rank must come if it is sharded."""
+    if not is_dtensor(tensor):
+        return tensor
+    whole: Tensor = tensor.full_tensor()
+    return whole
 
 
 def spread_as(tensor: DTensor, like: Tensor) -> Tensor:
@@ -155,6 +176,9 @@ class Shard:
         groups: the process groups over whose ranks its elements are spread; none if each has all.
     """
 
+    #: Whether nothing is to be sent: what is spread otherwise is told by zeros in its place.
+    is_quiet = False
+
     def __init__(self, owner: DTensor, number: int) -> None:
         self.owner, self.number = owner, number
         self.local: Tensor = owner._local_tensor
@@ -176,6 +200,8 @@ class Shard:
         if not is_dtensor(grad):
             return grad
         if grad._spec is not self._spec and self._is_spread_otherwise(grad):
+            if self.is_quiet:
+                return torch.zeros_like(self.local, dtype=grad.dtype)
             with torch.no_grad():
                 grad = grad.redistribute(self.owner.device_mesh, self.owner.placements)
         return local_of(grad)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from steprule.cached import cached_property
 from steprule.formats import Column
 
 
@@ -25,7 +25,7 @@ class FloatingFormat:
         """The dtype of one real number: float32 for complex64."""
         return str(self.dtype.to_real()).removeprefix("torch.")
 
-    @functools.cached_property
+    @cached_property
     def columns(self) -> tuple[Column, ...]:
         """The tensor itself."""
         return (Column("", self.dtype),)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steprule.cached import cached_property
 from steprule.distributed.regions import Region
 from steprule.formats import BlockFormat, ElementFormat, Format
 from steprule.formats.floating import FloatingFormat
@@ -35,24 +36,24 @@ class Storage:
     numbers: tuple[int, ...]
     count: str | None = None
 
-    @functools.cached_property
+    @cached_property
     def _by_name(self) -> dict[str, Format]:
         return dict(self.formats)
 
     def __getitem__(self, name: str) -> Format:
         return self._by_name[name]
 
-    @functools.cached_property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether each array is a tensor of numbers, rounded to nearest."""
         return all(isinstance(storage, FloatingFormat) for _, storage in self.formats)
 
-    @functools.cached_property
+    @cached_property
     def has_blocks(self) -> bool:
         """Whether the elements of any array share scales."""
         return any(isinstance(storage, BlockFormat) for _, storage in self.formats)
 
-    @functools.cached_property
+    @cached_property
     def without_text(self) -> str | None:
         """The first array whose format the kernels have no text for; None if there is none."""
         for name, storage in self.formats:
@@ -60,7 +61,7 @@ class Storage:
                 return f"{name!r}, {storage.name}"
         return None
 
-    @functools.cached_property
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         """The keys of the state that hold arrays, or what belongs to them and the parameter."""
         return tuple(key for name, _ in self.formats for key in self._keys_of(name))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from steprule.cached import cached_property
 from steprule.language.guards import clip_factor, guards_of
 from steprule.language.recording import Recording, record
 from steprule.language.rule import OF_SHAPE, Rule
@@ -46,7 +47,7 @@ class Form:
     def __hash__(self) -> int:
         return hash((self.rule.name, self.flags, self.present_slots, self.maximize, self.decay))
 
-    @functools.cached_property
+    @cached_property
     def scalars(self) -> tuple[str, ...]:
         """Names of the numbers that the form computes with."""
         flags = dict(self.flags)
@@ -57,17 +58,17 @@ class Form:
         scale = ("grad_scale",) if self.is_scaled else ()
         return tuple(dict.fromkeys([*names, *shared[self.decay], *bound, *value, *scale]))
 
-    @functools.cached_property
+    @cached_property
     def needs_shape(self) -> bool:
         """Whether it computes with the parameter's shape."""
         return not set(OF_SHAPE).isdisjoint(self.scalars)
 
-    @functools.cached_property
+    @cached_property
     def array_slots(self) -> tuple[str, ...]:
         """The slots with one number for each element."""
         return tuple(n for n in self.present_slots if not self.rule.slots[n].is_scalar)
 
-    @functools.cached_property
+    @cached_property
     def each_slots(self) -> dict[str, Literal["row", "column"]]:
         """Those among them with one number for each row or column of a matrix instead."""
         shapes = ((name, self.rule.slots[name].shape) for name in self.present_slots)
@@ -81,12 +82,12 @@ class Form:
         """Return the form that a parameter takes of which each process has a part."""
         return _over_shards(self)
 
-    @functools.cached_property
+    @cached_property
     def scalar_slots(self) -> tuple[str, ...]:
         """The slots with one number for the whole parameter."""
         return tuple(n for n in self.present_slots if self.rule.slots[n].is_scalar)
 
-    @functools.cached_property
+    @cached_property
     def slots_of_sums(self) -> tuple[str, ...]:
         """The slots of one number that follow from sums over elements."""
         if not self.rule.is_recorded:
@@ -95,12 +96,12 @@ class Form:
         made = {x.result for x in recording.tensor_operations}
         return tuple(n for n in self.scalar_slots if recording.outputs[n] in made)
 
-    @functools.cached_property
+    @cached_property
     def switches(self) -> frozenset[str]:
         """The options that decide which slots there are."""
         return frozenset(slot.when for slot in self.rule.slots.values() if slot.when is not None)
 
-    @functools.cached_property
+    @cached_property
     def touches_every_row(self) -> bool:
         """Whether rows without a gradient change too: a sparse gradient must be made dense."""
         return any(self.rule.slots[name].needs_every_step for name in self.present_slots)

@@ -9,13 +9,13 @@ not at all.
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from steprule import ops
+from steprule.cached import cached_property
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,19 @@ class Recording:
     calls_of_shared: tuple[Value, ...] = ()
     each_inputs: Mapping[str, Value] = field(default_factory=dict)
 
-    @functools.cached_property
+    @cached_property
     def has_axes(self) -> bool:
         """Whether it tells rows from columns."""
         return any(x.result.each or x.axis for x in self.tensor_operations) or bool(
             self.each_inputs
         )
 
-    @functools.cached_property
+    @cached_property
     def shared_reductions(self) -> tuple[Operation, ...]:
         """Those over several parameters or processes, in the order in which the rule has them."""
         return tuple(x for x in self.tensor_operations if x.is_shared)
 
-    @functools.cached_property
+    @cached_property
     def shared_keys(self) -> dict[Value, int]:
         """A number for each of :attr:`shared_reductions`, by its result.
 
@@ -101,12 +101,12 @@ class Recording:
         of_one = [x for x in self.shared_reductions if x.over == OVER_SHARDS]
         return {x.result: key for key, x in enumerate((*several, *of_one))}
 
-    @functools.cached_property
+    @cached_property
     def array_operations(self) -> tuple[Operation, ...]:
         """Those whose result is an array."""
         return tuple(x for x in self.tensor_operations if x.result.is_array)
 
-    @functools.cached_property
+    @cached_property
     def matrix_operations(self) -> tuple[Operation, ...]:
         """Those on whole matrices."""
         return tuple(x for x in self.array_operations if x.name in MATRIX_OPERATIONS)

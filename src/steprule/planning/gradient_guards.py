@@ -100,13 +100,17 @@ class GradientGuards:
             (self._unscaled(_sums_of(part, summing)), part.leaf_groups)
             for part, summing in zip(self._parts, self._summing, strict=True)
         ]
-        if self._ranks is not None and self._norms is None:
-            sums = self._over_ranks(sums, self._ranks)
         settings = self._settings
+        watched = [i for i, s in enumerate(settings) if s.on_nonfinite != "propagate"]
+        if self._ranks is not None and self._norms is None:
+            here = [] if self._is_left_to_device(watched) else self._not_finite(watched, sums)
+            is_error = self._is_error(here)
+            sums = self._over_ranks(sums, self._ranks, bool(here) + _ERROR * is_error)
+        else:
+            here = []
         if self._norms is not None and self._origin is not None:
             self._clip_by_known(self._norms, self._origin.group, sums)
             return True
-        watched = [i for i, s in enumerate(settings) if s.on_nonfinite != "propagate"]
         total: Any = None
         over_all = [i for i, s in enumerate(settings) if s.clip_over == "all"]
         if over_all:
@@ -116,7 +120,7 @@ class GradientGuards:
         called_off: Tensor | None = None
         if watched and self._is_left_to_device(watched):
             called_off = self._call_off(of_watched)
-        elif watched and not self._are_finite(watched, of_watched, sums):
+        elif watched and not self._are_finite(watched, of_watched, sums, here):
             self._record.note_skipped(sums, len(settings))
             return False
         factors: list[Any] = [None] * len(settings)
@@ -129,11 +133,15 @@ class GradientGuards:
         return True
 
     def _over_ranks(
-        self, sums: Sequence[tuple[SquareSums, Sequence[int]]], ranks: RankSums
+        self,
+        sums: Sequence[tuple[SquareSums, Sequence[int]]],
+        ranks: RankSums,
+        number: float,
     ) -> list[tuple[SquareSums, Sequence[int]]]:
         """Return the sums of squares with those of spread parameters added up over ranks.
 
-        The last are of those that have a gradient on other ranks only.
+        The last are of those that have a gradient on other ranks only. The number is what this rank
+        has to say of gradients that are not finite: in the same message, since all must know of it.
         """
         numbers = self._numbers
         here: list[tuple[Sequence[int], Any]] = []
@@ -142,7 +150,7 @@ class GradientGuards:
             if places:
                 values = of_part if len(places) == len(of_leaves) else [of_part[i] for i in places]
                 here.append(([of_leaves[i] for i in places], values))
-        (totals,) = ranks.summed([here])
+        (totals,) = ranks.summed([here], number=number)
         found: list[tuple[SquareSums, Sequence[int]]] = []
         for (of_part, groups), of_leaves in zip(sums, numbers, strict=True):
             if isinstance(of_part, Tensor) or isinstance(totals, Tensor):
@@ -255,27 +263,48 @@ class GradientGuards:
             self.factors[group] = factor
 
     def _are_finite(
-        self, groups: Collection[int], total: Any, sums: Sequence[tuple[SquareSums, Any]]
+        self,
+        groups: Collection[int],
+        total: Any,
+        sums: Sequence[tuple[SquareSums, Any]],
+        here: Sequence[tuple[int, int, Tensor]],
     ) -> bool:
-        """Tell whether all gradients of these groups are finite.
+        """Tell whether all gradients of these groups are finite, on all ranks.
+
+        Args:
+            groups: the groups.
+            total: their sum of squares.
+            sums: of each runner.
+            here: what is not finite here, if ranks have told each other of it.
 
         Raises:
             RuntimeError: they are not, and one of the groups takes that for an error.
         """
         if isinstance(total, Tensor) and total.is_meta:
             return True
-        if math.isfinite(total):
+        if self._ranks is not None and self._norms is None:
+            found, is_error = here, self._ranks.number >= _ERROR
+            is_found = self._ranks.number > 0
+        elif math.isfinite(total):
             return True
-        # Squares may be too large for float64 where numbers are not.
-        found = [leaf for leaf in self._leaves(groups, sums) if not is_finite(leaf[2])]
-        is_error = any(self._settings[group].on_nonfinite == "raise" for group, *_ in found)
-        is_found = bool(found)
-        if self._ranks is not None:  # all are to decide alike
-            seen = self._ranks.anywhere(is_found + _ERROR * is_error)
-            is_found, is_error = seen > 0, seen >= _ERROR
+        else:
+            found = self._not_finite(groups, sums)
+            is_found, is_error = bool(found), self._is_error(found)
         if is_error:
             raise RuntimeError(self._message(found))
         return not is_found
+
+    def _is_error(self, found: Sequence[tuple[int, int, Tensor]]) -> bool:
+        return any(self._settings[group].on_nonfinite == "raise" for group, *_ in found)
+
+    def _not_finite(
+        self, groups: Collection[int], sums: Sequence[tuple[SquareSums, Any]]
+    ) -> list[tuple[int, int, Tensor]]:
+        """Return group, position and gradient of what is not finite.
+
+        Squares may be too large for float64 where numbers are not.
+        """
+        return [leaf for leaf in self._leaves(groups, sums) if not is_finite(leaf[2])]
 
     def _leaves(
         self, groups: Collection[int], sums: Sequence[tuple[SquareSums, Any]]
@@ -283,6 +312,8 @@ class GradientGuards:
         """Yield group, position and gradient where a sum is not finite."""
         for part, (of_part, leaf_groups) in zip(self._parts, sums, strict=False):
             numbers = of_part.tolist() if isinstance(of_part, Tensor) else of_part
+            if all(map(math.isfinite, numbers)):
+                continue
             grads = part.grads()
             for i, (number, group) in enumerate(zip(numbers, leaf_groups, strict=True)):
                 grad = grads[i]

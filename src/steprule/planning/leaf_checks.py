@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steprule.distributed.regions import Region, region_of
-from steprule.distributed.shards import Shard, local_of
+from steprule.distributed.shards import Shard, is_dtensor, local_of
 from steprule.engines import registry
 from steprule.engines.engine import Leaf
 from steprule.formats.choices import check_param, param_format
@@ -54,7 +54,18 @@ def _take_part(leaf: Leaf, shard: Shard) -> None:
     Raises:
         RuntimeError: what is here has no memory.
     """
+    if not is_dtensor(leaf.grad):
+        raise RuntimeError(
+            f"the gradient of {leaf.label} is a plain tensor, the parameter is sharded: make it a "
+            "DTensor that is spread alike (distribute_tensor(grad, param.device_mesh, "
+            "param.placements), or DTensor.from_local of this process's part)"
+        )
     leaf.shard, leaf.param, leaf.grad = shard, shard.local, shard.part_of(leaf.grad)
+    if leaf.grad.shape != leaf.param.shape:
+        raise RuntimeError(
+            f"what is here of the gradient of {leaf.label} has shape {tuple(leaf.grad.shape)}, of "
+            f"the parameter {tuple(leaf.param.shape)}: it was made with parts of other sizes"
+        )
     for what, tensor in (("", leaf.param), ("the gradient of ", leaf.grad)):
         if not has_memory(tensor):
             raise RuntimeError(

@@ -74,9 +74,9 @@ class Meeting(RankSums):
                 "`if rank == 0`"
             )
 
-    def _refusal(self, refusals: float) -> RefusedElsewhereError:
+    def _refusal(self, refusals: float, *, is_first: bool) -> RefusedElsewhereError:
         if refusals < min(_ERRANDS.values()):
-            return super()._refusal(refusals)
+            return super()._refusal(refusals, is_first=is_first)
         known = [errand for errand, told in _ERRANDS.items() if refusals >= told]
         return RefusedElsewhereError(
             f"this process takes a step, while another one of its job calls optimizer.{known[-1]}: "

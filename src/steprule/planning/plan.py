@@ -62,6 +62,11 @@ class Plan:
             raise
         self._spread = Spread(self.settings, context.owners, meets=meets)
         self._made: list[Tensor] = []
+        with contextlib.nullcontext() if for_step else self._spread.quiet():
+            self._make(context, for_step=for_step)
+
+    def _make(self, context: Context, *, for_step: bool) -> None:
+        """Make the state that is missing, and the runners."""
         try:
             leaves = checked_leaves(context, self.settings, self._spread.taken_apart)
             with unchanged_state(context.state, context.fresh):
@@ -108,7 +113,9 @@ class Plan:
         for i in range(len(self.settings)):
             self._tell_numbers(i)
         self._whole = None
-        if context.scaling is None and spread.owners is None:
+        # Where ranks meet in the midst of a step, nothing is to be updated before they do.
+        meets = spread.owners is not None or any(one.levels for one in self._in_stages)
+        if context.scaling is None and not meets:
             self._whole = WholeSteps.of(context, self.settings, self.assignments, self._parts)
         # Whether nothing but whole steps is taken, to which autograd is nothing.
         self.ignores_autograd = self._whole is not None and not self._whole.others
@@ -179,7 +186,8 @@ class Plan:
     def still_fits(self) -> bool:
         """Tell whether the plan still fits, for who does not mean to run it."""
         try:
-            return self.collect()
+            with self._spread.quiet():
+                return self.collect()
         finally:
             self.let_go()
 
@@ -355,13 +363,13 @@ class Plan:
 
     def _run_each(self, parts: Sequence[PlannedRunner]) -> None:
         in_stages = {id(part) for together in self._in_stages for part in together.parts}
-        for part in parts:
-            if id(part) not in in_stages:
-                part.runner.run()
-                self._count_first_updates(part.params)
         for together in self._in_stages:
             together.run()
             for part in together.parts:
+                self._count_first_updates(part.params)
+        for part in parts:
+            if id(part) not in in_stages:
+                part.runner.run()
                 self._count_first_updates(part.params)
 
     def _count_first_updates(self, params: Sequence[Tensor]) -> None:

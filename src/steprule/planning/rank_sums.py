@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steprule.distributed.shards import Shard
+from steprule.distributed.shards import Shard, replica_groups_of
 from steprule.distributed.sums import all_reduce
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class RankSums:
     anywhere, and at the end how many ranks refuse the step. It is always as long, whatever this
     rank has of all that, so that a rank without a gradient, and one that has to refuse, take part
     as well. It is all-reduced once; where parameters are spread over several process groups (the
-    dimensions of a mesh), once for each.
+    dimensions of a mesh), once for each. Where ranks have replicas of all that (HSDP), two numbers
+    of it go to those as well: so that all refuse alike.
 
     Args:
         shards: of an optimizer's parameters, those that are spread over ranks.
@@ -51,20 +52,27 @@ class RankSums:
             (group, None if len(of_group) == 1 else torch.tensor(columns, device=self._device))
             for group, columns in of_group.items()
         ]
+        self._replicas = replica_groups_of([shard.owner for shard in shards], of_group)
         self._presence = torch.zeros(0)
+        #: The sum of the ranks' own numbers, when they last met.
+        self.number = 0.0
         #: Whether the ranks have met in the step at hand, and how many refused it then.
         self.has_met, self.refusals = False, 0.0
         #: How often they have, in all steps.
         self.meetings = 0
 
     def summed(
-        self, rows: Sequence[Sequence[Part]], largest: Collection[int] = ()
+        self,
+        rows: Sequence[Sequence[Part]],
+        largest: Collection[int] = (),
+        number: float = 0.0,
     ) -> list[Sequence[float] | Tensor]:
         """Return each row's sums over all ranks, by the parameters' numbers.
 
         Args:
             rows: of each row, what is here of it: parameters with a gradient.
             largest: the rows of which the largest part is wanted, not the sum (parts are >= 0).
+            number: one of no parameter, >= 0, whose sum is left in :attr:`number`.
 
         Returns:
             Of each row a list of numbers; a tensor where parameters are not on the CPU.
@@ -83,7 +91,7 @@ class RankSums:
                     most[row, columns] = torch.where(given.isnan(), 0.0, given)
                     given = torch.where(given.isnan(), given, 0.0)
                 matrix[row, columns] = given
-        self._reduce(matrix)
+        self.number = self._reduce(matrix, number=number)
         if most is not None:
             self._reduce_largest(most)
             matrix[: self._rows] += most
@@ -102,10 +110,6 @@ class RankSums:
         """The size of the vector."""
         return 8 * ((self._rows + 1) * len(self._columns) + 2)
 
-    def anywhere(self, number: float) -> float:
-        """Return a sum of numbers >= 0 over ranks: 0 if each has 0, else at least the largest."""
-        return self._reduce(self._new_matrix(), number=number)
-
     def refuse(self) -> None:
         """Let the other ranks know that this one can't take the step, where they wait for it."""
         self._reduce(self._new_matrix(), refused=1.0)
@@ -116,6 +120,7 @@ class RankSums:
 
     def _reduce(self, matrix: Tensor, *, refused: float = 0.0, number: float = 0.0) -> float:
         """Add up over ranks, a number of no parameter as well; raises if another one refuses."""
+        is_first = not self.has_met
         self.has_met = True
         self.meetings += 1
         tail = matrix.new_tensor([refused, number])
@@ -128,16 +133,23 @@ class RankSums:
                 matrix.copy_(vector[:-2].view(matrix.shape))
             else:
                 matrix[:, columns] = vector[:-2].view(part.shape)
+        for group in self._replicas:  # they decide alike, and have the sums already
+            all_reduce(tail, [group])
         self.refusals, total = tail.tolist()  # of a device they are waited for
         if self.refusals and not refused:
-            raise self._refusal(self.refusals)
+            raise self._refusal(self.refusals, is_first=is_first)
         return float(total)
 
-    def _refusal(self, refusals: float) -> RefusedElsewhereError:
-        """Return what is raised where other ranks refuse."""
+    def _refusal(self, refusals: float, *, is_first: bool) -> RefusedElsewhereError:
+        """Return what is raised where other ranks refuse, as they met first or later on."""
+        if is_first:
+            return RefusedElsewhereError(
+                "another process of this job refused the step, with an error of its own: look "
+                "there. Nothing was changed here"
+            )
         return RefusedElsewhereError(
-            "another process of this job refused the step, with an error of its own: look "
-            "there. Nothing was changed here"
+            "another process of this job failed in the midst of the step, with an error of its "
+            "own: look there. This process's part may be half updated: go on from a checkpoint"
         )
 
     def _reduce_largest(self, most: Tensor) -> None:

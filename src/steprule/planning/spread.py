@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
 
 from steprule.distributed.shards import Shard, shards_of
 from steprule.language.form import Form
 from steprule.language.passes import shared_levels_of
+from steprule.language.recording import REDUCTIONS, Operation, Value
 from steprule.language.rule import Rule
 from steprule.planning.assignment import form_of_leaf
 from steprule.planning.owners import Owners
 from steprule.planning.rank_sums import RankSums
 from steprule.planning.settings import Outline, Settings
 from steprule.planning.spread_param import SpreadParam
+from steprule.state.labels import label_of
 
 
 class Spread:
@@ -56,7 +59,7 @@ class Spread:
     def _look_at(self, settings: Sequence[Settings | Outline]) -> None:
         rows = 1
         for group, of_group in enumerate(settings):
-            for param in of_group.params:
+            for position, param in enumerate(of_group.params):
                 shard = self.shards.get(param)
                 if shard is None or not (self.owners or takes_parts(of_group, param)):
                     continue
@@ -71,7 +74,8 @@ class Spread:
                 if levels:
                     rule = of_group.kind.rule
                     elements = param.numel() * (2 if param.is_complex() else 1)
-                    one = SpreadParam(shard, group, elements, form)
+                    label = label_of(of_group.group, group, position)
+                    one = SpreadParam(shard, group, elements, form, label)
                     self.with_sums.setdefault(rule.base or rule, []).append(one)
                     rows = max(rows, *map(len, levels))
         spread = [shard for shard in self.shards.values() if shard.groups]
@@ -102,6 +106,17 @@ class Spread:
         )
         return [f"ranks add up {self.ranks.bytes:,} bytes, {times} times a step"]
 
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Have nothing sent to other ranks in a block that only looks."""
+        for shard in self.shards.values():
+            shard.is_quiet = True
+        try:
+            yield
+        finally:
+            for shard in self.shards.values():
+                shard.is_quiet = False
+
     def end_step(self) -> None:
         """Note that the next step is another one."""
         if self.ranks is not None and self.owners is None:
@@ -117,12 +132,26 @@ def takes_parts(settings: Settings | Outline, param: Tensor) -> bool:
     """Tell whether a group's rule can update a part of a parameter by itself, but for sums."""
     if settings.group.get("differentiable"):  # autograd goes through operations on the whole
         return False
-    return _is_of_elements(settings.form.of_shape(param.shape))
+    return _can_be_taken_apart(settings.form.of_shape(param.shape))
 
 
 @functools.cache
-def _is_of_elements(form: Form) -> bool:
+def _can_be_taken_apart(form: Form) -> bool:
     if not form.rule.is_recorded:
         return False
-    # The largest along an axis is not added up over ranks.
-    return not any(x.name == "max_of" and x.axis for x in form.recording().tensor_operations)
+    return not any(map(_needs_the_whole, form.recording().tensor_operations))
+
+
+def _needs_the_whole(operation: Operation) -> bool:
+    """Tell whether ranks don't add up an operation's parts: it is of whole parameters then.
+
+    The largest along an axis; and what is over all numbers of rows, or of columns, which every rank
+    has that shares them.
+    """
+    if operation.name not in REDUCTIONS:
+        return False
+    of_each = any(isinstance(x, Value) and x.each is not None for x in operation.operands)
+    of_elements = any(isinstance(x, Value) and x.is_array for x in operation.operands)
+    if operation.axis is not None:
+        return operation.name == "max_of"
+    return of_each and not of_elements

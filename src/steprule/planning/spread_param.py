@@ -17,12 +17,14 @@ class SpreadParam:
         group: its group.
         elements: how many real numbers it has, in all ranks.
         form: what it is updated by.
+        label: how messages name it.
     """
 
     shard: Shard
     group: int
     elements: int
     form: Form
+    label: str
 
     @property
     def number(self) -> int:

@@ -156,9 +156,9 @@ class SharedSums:
         for one in matrices.matrices:
             if present[one.number] not in (0.0, float(len(one.parts))):
                 raise RuntimeError(
-                    f"a parameter of shape {tuple(one.shape)} has a gradient on "
+                    f"{self._spread[one.number].label} has a gradient on "
                     f"{int(present[one.number])} of {len(one.parts)} ranks: what is done with a "
-                    "matrix needs all of it"
+                    "matrix needs all of it. Nothing was changed"
                 )
         told = {
             number: of_leaf

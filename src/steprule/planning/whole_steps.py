@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.nn import Parameter
 
+from steprule.distributed.shards import is_sharded
 from steprule.engines.engine import Runner
 from steprule.engines.whole_step import (
     ANY,
@@ -142,7 +143,10 @@ class WholeSteps:
             and isinstance(self._context.state, dict)
             and all(type(group) is dict and type(group["params"]) is list for group in groups)
             and not any(settings.is_mutable for settings in self._settings)
-            and all(type(param) in (Tensor, Parameter) for param in self._without_grad)
+            and all(
+                type(param) in (Tensor, Parameter) or is_sharded(param)
+                for param in self._without_grad
+            )
         )
 
     def _groups(self) -> list[Contents]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from steprule.distributed.shards import whole_of
 from steprule.engines.eager.update import new_values, supply_scalars
 from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.stages import Share, Stages, Totals, as_tensor
@@ -111,7 +112,7 @@ def _answered(
         if key in totals:
             return as_tensor(totals[key][leaf.number if key in over_shards else leaf.group], own)
         if key in wanted:
-            found[key] = own, told
+            found[key] = whole_of(own), told
             if len(found) == len(wanted):
                 raise _Reached
         return own

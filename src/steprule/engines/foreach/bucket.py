@@ -60,7 +60,13 @@ class Bucket:
         # gradient is not, unless what is read is a copy.
         inputs = {**self._recording.array_inputs, **self._recording.each_inputs}
         self._inputs = inputs
-        self._owned = {inputs[name] for name in self._arrays if inputs[name].is_array}
+        # But where other ranks may still refuse the step, nothing that is stored is touched.
+        may_be_refused = bool(keys) and any(number >= 0 for number in self._numbers)
+        self._owned = {
+            inputs[name]
+            for name in self._arrays
+            if inputs[name].is_array and not (may_be_refused and self._is_plain[name])
+        }
         if all(dtype.to_real() != compute for dtype in grad_dtypes):
             self._owned.add(inputs["grad"])
         self._is_kept = {

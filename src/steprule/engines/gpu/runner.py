@@ -6,7 +6,6 @@ them; where they are on the device, a kernel does. Either way nothing waits for 
 
 from __future__ import annotations
 
-import functools
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steprule.cached import cached_property
 from steprule.engines.engine import Leaf, Numbers
 from steprule.engines.gpu.device_tables import DeviceTables
 from steprule.engines.gpu.programs.launching import Program, program_for
@@ -92,7 +92,7 @@ class TritonRunner(AddressRunner):
     def _chunk_of(self, size: int) -> int:
         return self._chunk
 
-    @functools.cached_property
+    @cached_property
     def _chunk(self) -> int:
         return _CHUNK if sum(self._sizes) > _FEW else _SMALL_CHUNK
 

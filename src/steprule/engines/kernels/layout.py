@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from steprule.cached import cached_property
 from steprule.formats import BlockFormat, Column, ElementFormat, Format
 from steprule.language.form import Form
 from steprule.language.recording import Recording, Value
@@ -28,7 +28,7 @@ class Layout:
     count: str | None = None
     has_step_in_row: bool = False
 
-    @functools.cached_property
+    @cached_property
     def block(self) -> int:
         """How many elements are taken at a time because they share scales; 1 if none do."""
         blocks = [f.block for _, f in self.formats if isinstance(f, BlockFormat)]
