@@ -1,7 +1,7 @@
 """Many processes: what an iteration sends, as a model; and what sharded parameters cost a step.
 
     python benchmarks/distributed.py traffic
-    torchrun --nproc-per-node 2 benchmarks/distributed.py times [--layers 200] [--width 64]
+    torchrun --nproc-per-node 2 benchmarks/distributed.py times [--layers 200] [--width 128]
 
 ``traffic`` prints the table of docs/distributed.md: for each strategy the messages of an iteration
 and the bytes that a rank sends, for 8 to 1024 ranks. ``tests/test_ranks_messages.py`` compares the
@@ -160,7 +160,9 @@ def zero1(layers: Layers, ranks: int, at_once: int = 64 * MIB) -> list[Messages]
     return found
 
 
-def sums(params: int, ranks: int, *, rows: int = 1, levels: int = 1) -> list[Messages]:
+def sums(
+    params: int, ranks: int, *, rows: int = 1, levels: int = 1, replicas: int = 1
+) -> list[Messages]:
     """What guards, and reductions of rules, add up over ranks: vectors of float64.
 
     Args:
@@ -168,8 +170,10 @@ def sums(params: int, ranks: int, *, rows: int = 1, levels: int = 1) -> list[Mes
         ranks: over how many.
         rows: sums that the rule asks for at once (guards need one row).
         levels: how often it asks in a step; one more for guards.
+        replicas: how many ranks have the same shards (HSDP), and must decide alike.
     """
-    return [Messages("all-reduce", levels, (rows + 1) * params + 2, 8, ranks)]
+    found = [Messages("all-reduce", levels, (rows + 1) * params + 2, 8, ranks)]
+    return found + ([Messages("all-reduce", levels, 2, 8, replicas)] if replicas > 1 else [])
 
 
 def matrices(layers: Layers, ranks: int, itemsize: int = 4) -> list[Messages]:
@@ -354,7 +358,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("table", choices=("traffic", "times"))
     parser.add_argument("--layers", type=int, default=200)
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()

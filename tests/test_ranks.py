@@ -119,7 +119,7 @@ def test_given_gradients_on_two_ranks(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_given_gradients_on_a_grid_of_four(name: str) -> None:
     some = cases_of(name)
-    check_given(4, list(training.FOUR_RANKS), [some[0], some[-1]])
+    check_given(4, list(training.FOUR_RANKS), [some[-1]])
 
 
 @pytest.mark.parametrize("engine", ["eager", "foreach", "fused"])

@@ -95,8 +95,8 @@ def test_messages_of_distributed_data_parallel() -> None:
 
 def test_messages_of_shards_with_replicas() -> None:
     check(4, "HSDP", ON_ELEMENTS, [])
-    check(4, "HSDP", GUARDED, model.sums(LAYERS.count, 2))
-    check(4, "HSDP", SUMMING, model.sums(LAYERS.count, 2, rows=2))
+    check(4, "HSDP", GUARDED, model.sums(LAYERS.count, 2, replicas=2))
+    check(4, "HSDP", SUMMING, model.sums(LAYERS.count, 2, rows=2, replicas=2))
 
 
 @pytest.mark.parametrize("world", [2, 4])
