@@ -89,8 +89,10 @@ class Plan:
         assigned, self._parts = assign(
             leaves, self.settings, spread.shards, by_address=not self._is_watched
         )
-        self._in_stages = shared_by_rule(self._parts, spread.with_sums, spread.rule_ranks)
         # A rule whose sums ranks share is run for them even where nothing here has a gradient.
+        self._in_stages = shared_by_rule(self._parts, spread.with_sums, spread.rule_ranks)
+        in_stages = {id(part) for together in self._in_stages for part in together.parts}
+        self._alone = [part for part in self._parts if id(part) not in in_stages]
         self._params = [leaf.owner for leaf in leaves]
         has_grad = {(leaf.group, leaf.position) for leaf in leaves}
         without = [
@@ -120,7 +122,7 @@ class Plan:
         # Whether nothing but whole steps is taken, to which autograd is nothing.
         self.ignores_autograd = self._whole is not None and not self._whole.others
         others = () if self._whole is None else self._whole.others
-        self._beside_whole = [part for part in self._parts if part.runner in others]
+        self._beside_whole = [part for part in self._alone if part.runner in others]
         self._runners = [part.runner for part in self._parts]
         if not all(runner.collect() for runner in self._runners):
             raise RuntimeError(
@@ -327,7 +329,7 @@ class Plan:
     def run_admitted(self) -> None:
         """Carry out a step that the guards have seen; a signal's handler runs before or after."""
         with uninterrupted:
-            self._run(self._parts)
+            self._run(self._alone)
             if self._spread.owners is not None:
                 self._spread.owners.send_updated()
             self._spread.end_step()
@@ -344,15 +346,16 @@ class Plan:
             self.context.state.pop(param, None)
             self.context.fresh.discard(param)
 
-    def _run(self, parts: Sequence[PlannedRunner]) -> None:
-        """Have runners update, and all those of rules with sums over several parameters.
+    def _run(self, alone: Sequence[PlannedRunner]) -> None:
+        """Have all runners update that wait for others' sums, and some that don't.
 
-        These are never among what a whole step has taken.
+        The former are never among what a whole step has taken, and come first: until ranks have met
+        nothing may be updated.
         """
         ranks = self._spread.rule_ranks
         before = 0 if ranks is None else ranks.meetings
         try:
-            self._run_each(parts)
+            self._run_each(alone)
         except RefusedElsewhereError:  # nobody waits any more
             raise
         except BaseException:
@@ -361,16 +364,14 @@ class Plan:
                 ranks.refuse()
             raise
 
-    def _run_each(self, parts: Sequence[PlannedRunner]) -> None:
-        in_stages = {id(part) for together in self._in_stages for part in together.parts}
+    def _run_each(self, alone: Sequence[PlannedRunner]) -> None:
         for together in self._in_stages:
             together.run()
             for part in together.parts:
                 self._count_first_updates(part.params)
-        for part in parts:
-            if id(part) not in in_stages:
-                part.runner.run()
-                self._count_first_updates(part.params)
+        for part in alone:
+            part.runner.run()
+            self._count_first_updates(part.params)
 
     def _count_first_updates(self, params: Sequence[Tensor]) -> None:
         """Take what was updated out of those that were never updated."""
