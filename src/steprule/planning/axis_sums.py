@@ -14,7 +14,6 @@ from torch import Tensor
 
 from steprule.distributed.sums import all_reduce
 from steprule.formats.floating import compute_dtype
-from steprule.language.passes import shared_levels_of
 from steprule.language.recording import Operation
 from steprule.planning.spread_param import SpreadParam
 
@@ -40,8 +39,7 @@ def sums_along_axes(
     waiting: dict[ProcessGroup, list[Key]] = {}
     divisors: dict[Key, int] = {}
     for one in spread:
-        levels = shared_levels_of(one.form.recording())
-        for row, reduction in enumerate(levels[level] if level < len(levels) else ()):
+        for row, reduction in enumerate(one.at(level)):
             if reduction.axis is None:
                 continue
             key = row, one.number

@@ -58,6 +58,7 @@ class Spread:
 
     def _look_at(self, settings: Sequence[Settings | Outline]) -> None:
         rows = 1
+        known: dict[Form, tuple[tuple[Operation, ...], ...]] = {}
         for group, of_group in enumerate(settings):
             for position, param in enumerate(of_group.params):
                 shard = self.shards.get(param)
@@ -70,12 +71,14 @@ class Spread:
                 form = form_of_leaf(param, of_group.form, is_spread=self.owners is None)
                 if not form.rule.is_recorded:
                     continue
-                levels = shared_levels_of(form.recording())
+                if form not in known:
+                    known[form] = shared_levels_of(form.recording())
+                levels = known[form]
                 if levels:
                     rule = of_group.kind.rule
                     elements = param.numel() * (2 if param.is_complex() else 1)
                     label = label_of(of_group.group, group, position)
-                    one = SpreadParam(shard, group, elements, form, label)
+                    one = SpreadParam(shard, group, elements, form, label, levels)
                     self.with_sums.setdefault(rule.base or rule, []).append(one)
                     rows = max(rows, *map(len, levels))
         spread = [shard for shard in self.shards.values() if shard.groups]
@@ -101,8 +104,7 @@ class Spread:
         if self.ranks is None or not (self._are_guarded or self.with_sums):
             return []
         times = int(self._are_guarded) + sum(
-            max(len(shared_levels_of(one.form.recording())) for one in of_rule)
-            for of_rule in self.with_sums.values()
+            max(len(one.levels) for one in of_rule) for of_rule in self.with_sums.values()
         )
         return [f"ranks add up {self.ranks.bytes:,} bytes, {times} times a step"]
 

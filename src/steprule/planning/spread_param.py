@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from steprule.distributed.shards import Shard
 from steprule.language.form import Form
+from steprule.language.recording import Operation
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class SpreadParam:
         elements: how many real numbers it has, in all ranks.
         form: what it is updated by.
         label: how messages name it.
+        levels: the sums that the form shares with others, by level.
     """
 
     shard: Shard
@@ -25,6 +27,11 @@ class SpreadParam:
     elements: int
     form: Form
     label: str
+    levels: tuple[tuple[Operation, ...], ...]
+
+    def at(self, level: int) -> tuple[Operation, ...]:
+        """Return the sums of a level; none where there is no such level."""
+        return self.levels[level] if level < len(self.levels) else ()
 
     @property
     def number(self) -> int:

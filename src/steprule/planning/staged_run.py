@@ -54,19 +54,20 @@ class SharedSums:
             for x in form.recording().shared_reductions
             if x.over != OVER_SHARDS
         }
-        of_ranks = [shared_levels_of(one.form.recording()) for one in spread]
         #: In how many levels ranks add up: as many times they meet.
-        self.levels = max((len(levels) for levels in of_ranks), default=0)
-        # Of each level, the rows of a message that are maxima: alike on every rank.
+        self.levels = max((len(one.levels) for one in spread), default=0)
+        of_levels = [[one.at(level) for one in spread] for level in range(self.levels)]
+        # Of each level: how many rows a message has, which are maxima, whether there are matrices.
+        self._rows = [max(map(len, of_level)) for of_level in of_levels]
         self._largest = [
-            {
-                row
-                for levels in of_ranks
-                for row, x in enumerate(levels[level] if level < len(levels) else ())
-                if x.name == "max_of"
-            }
-            for level in range(self.levels)
+            {row for sums in of_level for row, x in enumerate(sums) if x.name == "max_of"}
+            for of_level in of_levels
         ]
+        self._has_matrices = [
+            any(x.name in MATRIX_OPERATIONS for sums in of_level for x in sums)
+            for of_level in of_levels
+        ]
+        self._row_of = {part.form: _rows_of(part.form) for part in self.parts}
         # Those that a rank has whole are its own business.
         of_matrices = [
             one.shard
@@ -84,7 +85,7 @@ class SharedSums:
 
     def run(self) -> None:
         """Carry out one step."""
-        progress = [_Progress(part) for part in self.parts]
+        progress = [_Progress(part, self._row_of[part.form]) for part in self.parts]
         shares: dict[int, list[Share]] = {key: [] for key in self._several}
         level = 0
         try:
@@ -108,7 +109,7 @@ class SharedSums:
     def _over_ranks(self, asked: Sequence[tuple[_Progress, Share]], level: int) -> list[Share]:
         """Return what was asked for, with the sums over ranks in the place of what is here."""
         assert self._ranks is not None
-        rows: list[list[tuple[Sequence[int], Any]]] = [[] for _ in range(self._rows_at(level))]
+        rows: list[list[tuple[Sequence[int], Any]]] = [[] for _ in range(self._rows[level])]
         matrices: list[tuple[_Progress, Share]] = []
         along_axes: list[tuple[_Progress, Share]] = []
         for one, share in asked:
@@ -121,7 +122,7 @@ class SharedSums:
             if numbers:
                 rows[one.row_of[share.key]].append((numbers, values))
         sums = self._ranks.summed(rows, self._largest[level])
-        if self.matrices is not None and any(self._has_matrices_at(level)):
+        if self.matrices is not None and self._has_matrices[level]:
             self._operate(self.matrices, matrices)
         self._add_along_axes(along_axes, level)
         apart = {id(share) for _, share in (*matrices, *along_axes)}
@@ -139,11 +140,6 @@ class SharedSums:
             else:
                 found.append(_with_sums(share, sums[row]))
         return [*found, *self._elsewhere(sums, seen, level)]
-
-    def _has_matrices_at(self, level: int) -> Iterator[bool]:
-        for one in self._spread.values():
-            levels = shared_levels_of(one.form.recording())
-            yield level < len(levels) and any(x.name in MATRIX_OPERATIONS for x in levels[level])
 
     def _operate(self, matrices: SpreadMatrices, asked: Sequence[tuple[_Progress, Share]]) -> None:
         """Have each matrix worked on by one rank, and give its parts of the results to all.
@@ -197,10 +193,6 @@ class SharedSums:
             found = {number: sums[row, number] for number in share.numbers}
             one.totals[share.key] = {**one.totals.get(share.key, {}), **found}
 
-    def _rows_at(self, level: int) -> int:
-        levels = [shared_levels_of(one.form.recording()) for one in self._spread.values()]
-        return max((len(one[level]) for one in levels if level < len(one)), default=0)
-
     def _finished(self, reduction: Operation, sums: Sequence[float] | Tensor) -> Any:
         """Return a row's sums as the results of a reduction over each parameter's elements."""
         if reduction.name != "mean_of":
@@ -228,7 +220,7 @@ class SharedSums:
             if number in seen or not present[number]:
                 continue
             recording = one.form.recording()
-            for row, reduction in enumerate(shared_levels_of(recording)[level]):
+            for row, reduction in enumerate(one.at(level)):
                 if reduction.over != OVER_SHARDS:
                     key = recording.shared_keys[reduction.result]
                     value = sums[row][number]
@@ -253,14 +245,10 @@ class SharedSums:
 class _Progress:
     """How far a runner's update is."""
 
-    def __init__(self, part: PlannedRunner) -> None:
+    def __init__(self, part: PlannedRunner, row_of: Mapping[int, int]) -> None:
         recording = part.form.recording()
         self._reductions = {recording.shared_keys[x.result]: x for x in recording.shared_reductions}
-        self.row_of = {
-            recording.shared_keys[x.result]: row
-            for level in shared_levels_of(recording)
-            for row, x in enumerate(level)
-        }
+        self.row_of = row_of
         #: Of sums over the shards of one parameter, those that are known.
         self.totals: dict[int, Any] = {}
         self._left = set(self._reductions)
@@ -292,6 +280,16 @@ class _Progress:
     def go_on(self, totals: Mapping[int, Any]) -> None:
         self.asked = sent(self.stages, totals) or ()
         self._is_new = True
+
+
+def _rows_of(form: Form) -> dict[int, int]:
+    """Return which row of its level's message each sum of a form has, by its key."""
+    recording = form.recording()
+    return {
+        recording.shared_keys[x.result]: row
+        for level in shared_levels_of(recording)
+        for row, x in enumerate(level)
+    }
 
 
 def shared_by_rule(
