@@ -505,7 +505,7 @@ class Optimizer(SavedOptimizer):
             warnings.warn(
                 f"{type(self).__name__}: {row.label}{others} runs on engine {row.engine!r}: "
                 f"{row.reason}. optimizer.explain() shows all",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _kind_of(self, group: Mapping[str, Any]) -> Kind | None:
