@@ -113,13 +113,15 @@ def check_given(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_given_gradients_on_two_ranks(name: str) -> None:
-    check_given(2, list(training.TWO_RANKS), cases_of(name))
+    cases, thorough = cases_of(name), ["uneven and empty", "tensor parallel"]
+    check_given(2, thorough, cases)
+    others = [layout for layout in training.TWO_RANKS if layout not in thorough]
+    check_given(2, others, [cases[0], cases[-1]])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_given_gradients_on_a_grid_of_four(name: str) -> None:
-    some = cases_of(name)
-    check_given(4, list(training.FOUR_RANKS), [some[-1]])
+    check_given(4, list(training.FOUR_RANKS), [cases_of(name)[-1]])
 
 
 @pytest.mark.parametrize("engine", ["eager", "foreach", "fused"])

@@ -159,6 +159,7 @@ def _taken(
             key = (
                 offer.form,
                 offer.leaf.shard is None,
+                offer.leaf.region is None,
                 engine.bucket_key(offer.leaf, offer.form),
             )
             buckets.setdefault(key, []).append(offer)

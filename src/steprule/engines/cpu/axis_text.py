@@ -17,6 +17,7 @@ from steprule.engines.kernels.axis_values import each_of, each_operands, each_pl
 from steprule.engines.kernels.element_text import (
     element_body,
     element_write,
+    first_number,
     random_keys,
     random_origins,
     written_arrays,
@@ -247,7 +248,7 @@ class _Printer:
             text = printer.number(recording.outputs[name] or 0.0)
             inner += element_write(self._layout, name, text)
         keys = random_keys(self._layout, written)
-        origins = random_origins(self._layout, written, "int32(origin)")
+        origins = random_origins(self._layout, written, f"int32({first_number(self._layout)})")
         return [*keys, *origins, *_over_elements(before, inner, [])]
 
     def _slot_stores(self, name: str, value: Value) -> list[str]:

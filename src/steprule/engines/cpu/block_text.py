@@ -14,6 +14,7 @@ from steprule.engines.kernels.element_text import (
     array_reads,
     element_printer,
     element_write,
+    first_number,
     matrix_reads,
     operation_lines,
     random_keys,
@@ -48,7 +49,8 @@ def update_in_blocks(layout: Layout) -> list[str]:
     update = _Update(layout, written, in_blocks)
 
     def block(count: str) -> list[str]:
-        lines = [*random_origins(layout, written, "int32(origin + first)"), *_opened(layout)]
+        index = f"int32({first_number(layout)} + first)"
+        lines = [*random_origins(layout, written, index), *_opened(layout)]
         lines += [f"{name}_most = int32(0)" for name in in_blocks]
         lines += _decoding_loop(layout, update.first_body, count)
         conditions = []

@@ -18,6 +18,7 @@ import functools
 
 from steprule.engines.cpu.block_text import update_in_blocks
 from steprule.engines.kernels.element_text import (
+    first_number,
     random_keys,
     random_origins,
     scalar_reads,
@@ -71,7 +72,7 @@ def table_reads(layout: Layout) -> list[str]:
     """Return the reads of the tables that a loop over chunks looks at."""
     tables = [Control.TENSORS, Control.GRADS, Control.COLUMNS, Control.SCALARS, Control.CHUNKS]
     if layout.count is not None:
-        tables += [Control.COUNTS, Control.KEYS, Control.ORIGINS]
+        tables += [Control.COUNTS, Control.KEYS, *([Control.ORIGINS] * layout.is_cut)]
     return [f"{table.name.lower()} = load_int64(control, {table})" for table in tables]
 
 
@@ -100,7 +101,7 @@ def element_loop(layout: Layout) -> list[str]:
     written = written_arrays(layout)
     return [
         *random_keys(layout, written),
-        *random_origins(layout, written, "int32(origin)"),
+        *random_origins(layout, written, f"int32({first_number(layout)})"),
         "for i in range(count):",
         *indented(update_statements(layout), 4),
     ]

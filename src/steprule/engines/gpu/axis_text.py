@@ -32,6 +32,7 @@ from steprule.engines.kernels.axis_values import (
 from steprule.engines.kernels.element_text import (
     element_body,
     element_write,
+    first_number,
     random_keys,
     random_origins,
     written_arrays,
@@ -225,7 +226,9 @@ class _AxisText:
                 lines += element_write(layout, name, text)
             return tile_statements(lines, mask=mask)
 
-        before = random_keys(layout, written) + random_origins(layout, written, "int32(origin)")
+        before = random_keys(layout, written) + random_origins(
+            layout, written, f"int32({first_number(layout)})"
+        )
         body = [*tile_statements(before), *self._in_rows(self._over_tiles(operations, tile))]
         return "\n".join([head("update"), *indented(over_chunks(self._variant, body), 4)])
 

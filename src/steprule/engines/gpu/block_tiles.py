@@ -15,6 +15,7 @@ from steprule.engines.kernels.element_text import (
     array_reads,
     element_printer,
     element_write,
+    first_number,
     matrix_reads,
     operation_lines,
     random_origins,
@@ -36,7 +37,7 @@ def block_tile(layout: Layout, mask: str | None) -> list[str]:
     written = written_arrays(layout)
     in_blocks = {name: new for name, new in written.items() if layout.has_blocks(name)}
     block_mask = "block_mask" if mask else None
-    origins = random_origins(layout, written, "int32(origin + first)")
+    origins = random_origins(layout, written, f"int32({first_number(layout)} + first)")
     lines = [*tile_statements(origins), *opened_blocks(layout, mask)]
     parts = [_Part(layout, mask, p) for p in range(parts_of(layout))]
     for part in parts:

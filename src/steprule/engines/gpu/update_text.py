@@ -14,6 +14,7 @@ from steprule.engines.gpu.block_tiles import block_tile
 from steprule.engines.gpu.tile_language import tile_statements
 from steprule.engines.gpu.tiles import TILE, Variant, over_tiles
 from steprule.engines.kernels.element_text import (
+    first_number,
     random_keys,
     random_origins,
     scalar_reads,
@@ -35,7 +36,7 @@ def update_source(variant: Variant) -> str:
     written = written_arrays(layout)
     before = random_keys(layout, written)
     if layout.block == 1:
-        before += random_origins(layout, written, "int32(origin)")
+        before += random_origins(layout, written, f"int32({first_number(layout)})")
 
     def tile(mask: str | None) -> list[str]:
         if layout.block > 1:

@@ -391,6 +391,7 @@ def layout_of(form: Form, leaf: Leaf, device: torch.device) -> Layout:
             if storage[name].is_random
         ),
         count=storage.count,
+        is_cut=leaf.region is not None,
     )
     return with_printed_names(layout)
 

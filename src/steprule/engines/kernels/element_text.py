@@ -176,10 +176,18 @@ def random_keys(layout: Layout, arrays: Collection[str]) -> list[str]:
     ]
     if layout.has_step_in_row:
         lines = [f"step = int64(load_float64(scalars, tensor * {length} + {length - 1}))"]
-    lines += ["key = load_int64(keys, tensor)", "origin = load_int64(origins, chunk)"]
+    lines.append("key = load_int64(keys, tensor)")
+    if layout.is_cut:
+        lines.append("origin = load_int64(origins, chunk)")
     for name in random:
-        lines += kernel_key(f"{name}_key", "key", "step", numbers[name], "origin")
+        first = first_number(layout)
+        lines += kernel_key(f"{name}_key", "key", "step", numbers[name], first)
     return lines
+
+
+def first_number(layout: Layout) -> str:
+    """Return the variable of what random bits know a chunk's first element by."""
+    return "origin" if layout.is_cut else "start"
 
 
 def random_origins(layout: Layout, arrays: Collection[str], index: str) -> list[str]:

@@ -17,7 +17,8 @@ class Layout:
 
     ``numbers`` are what random bits know the arrays by, ``count`` is the step count that these
     depend on, if there are any. Where kernels over elements can't reach it, ``has_step_in_row``:
-    it is the last number of a tensor's row of scalars.
+    it is the last number of a tensor's row of scalars. If ``is_cut``, they are shards, and random
+    bits know an element by its number in the whole.
     """
 
     form: Form
@@ -27,6 +28,7 @@ class Layout:
     numbers: tuple[tuple[str, int], ...] = ()
     count: str | None = None
     has_step_in_row: bool = False
+    is_cut: bool = False
 
     @cached_property
     def block(self) -> int:
