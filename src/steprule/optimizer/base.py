@@ -356,10 +356,12 @@ class Optimizer(SavedOptimizer):
         """
         if torch.compiler.is_compiling():
             return cast("float | None", _uncompiled_step(self, closure))
-        if self._owners is None:
+        if self._owners is not None:
+            with self._owners.step(self.param_groups):
+                return self._step_with_hooks(closure)
+        if self._has_step_hooks():
             return self._step_with_hooks(closure)
-        with self._owners.step(self.param_groups):
-            return self._step_with_hooks(closure)
+        return self._step(closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # torch's base class need not wrap it
 
@@ -505,7 +507,7 @@ class Optimizer(SavedOptimizer):
             warnings.warn(
                 f"{type(self).__name__}: {row.label}{others} runs on engine {row.engine!r}: "
                 f"{row.reason}. optimizer.explain() shows all",
-                stacklevel=6,
+                stacklevel=5,
             )
 
     def _kind_of(self, group: Mapping[str, Any]) -> Kind | None:
