@@ -19,7 +19,7 @@ from processes import HERE, ranks
 from rank_programs import checkpoints, killed_saving
 from rank_programs.dcp import Case, Run, differences
 from safetensors import safe_open
-from test_dcp import cases, far
+from test_dcp import all_far, cases
 
 import steprule
 from steprule.checkpoints.file import opened
@@ -39,14 +39,7 @@ def test_resumed_is_uninterrupted_on_any_number_of_ranks(saved_on: int, tmp_path
         "a mesh of 1": ranks(1).run(go_on, folder, chosen, is_sharded=True, seconds=90),
         "plain": ranks(1).run(go_on, folder, chosen, is_sharded=False, seconds=90),
     }
-    wrong = {
-        (where, case.text): differences
-        for where, outcomes in found.items()
-        for outcome in outcomes
-        for case in chosen
-        if (differences := far(before[0][case.text], outcome[case.text], case))
-    }
-    assert not wrong
+    assert not all_far(before[0], found, chosen)
 
 
 @pytest.mark.parametrize("saved_on", [2, 1])

@@ -112,12 +112,16 @@ def whole_of(tensor: Tensor) -> Tensor:
     return whole
 
 
-def spread_as(tensor: DTensor, like: Tensor) -> Tensor:
+def spread_as(tensor: DTensor, like: Tensor) -> DTensor:
     """Return a tensor spread over ranks as another one is, to which every rank must come."""
-    if not is_dtensor(like) or tensor.placements == like.placements:
+    if not is_dtensor(like) or _is_spread_as(tensor, like):
         return tensor
-    spread: Tensor = tensor.redistribute(like.device_mesh, like.placements)
+    spread: DTensor = tensor.redistribute(like.device_mesh, like.placements)
     return spread
+
+
+def _is_spread_as(tensor: DTensor, like: DTensor) -> bool:
+    return tensor.placements == like.placements and tensor.device_mesh == like.device_mesh
 
 
 def spreads_alike(tensor: Tensor, param: Tensor) -> bool:
@@ -199,16 +203,12 @@ class Shard:
         """Return what is here of a tensor that belongs to the parameter."""
         if not is_dtensor(grad):
             return grad
-        if grad._spec is not self._spec and self._is_spread_otherwise(grad):
-            if self.is_quiet:
+        if grad._spec is not self._spec:
+            if self.is_quiet and not _is_spread_as(grad, self.owner):
                 return torch.zeros_like(self.local, dtype=grad.dtype)
             with torch.no_grad():
-                grad = grad.redistribute(self.owner.device_mesh, self.owner.placements)
+                grad = spread_as(grad, self.owner)
         return local_of(grad)
-
-    def _is_spread_otherwise(self, tensor: DTensor) -> bool:
-        owner = self.owner
-        return tensor.placements != owner.placements or tensor.device_mesh != owner.device_mesh
 
     def groups_along(self, axis: int) -> tuple[ProcessGroup, ...]:
         """Return the process groups over whose ranks one of the parameter's axes is cut."""

@@ -20,7 +20,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from steprule.distributed.shards import is_dtensor, local_of
+from steprule.distributed.shards import is_dtensor, local_of, spread_as
 from steprule.quasi_newton.ranks import Ranks, SharedRanks
 from steprule.quasi_newton.spread import Spread, longest_local
 
@@ -201,9 +201,7 @@ def _spread_alike(grad: Tensor, param: Tensor) -> Tensor:
             f"of shape {tuple(grad.shape)}: wrap it, DTensor.from_local(grad, param.device_mesh, "
             "param.placements)"
         )
-    if grad.placements == param.placements and grad.device_mesh == param.device_mesh:
-        return grad
-    return grad.redistribute(param.device_mesh, param.placements)
+    return spread_as(grad, param)
 
 
 def _shares(one: Tensor, other: Tensor) -> bool:
