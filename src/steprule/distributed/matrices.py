@@ -70,10 +70,6 @@ class SpreadMatrices:
         ]
         self._peers = sorted({rank for one in self.matrices for rank in one.parts} - {self._rank})
 
-    def ranks_of(self, number: int) -> int:
-        """Return how many ranks have a part of a matrix."""
-        return len(next(one.parts for one in self.matrices if one.number == number))
-
     def operated(self, values: Mapping[int, Tensor], operate: Operate) -> dict[int, Tensor]:
         """Return what is here of the results of an operation on whole matrices.
 

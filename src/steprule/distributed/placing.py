@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steprule.distributed import shards
 from steprule.distributed.pieces import PiecedTensor, Ranges
 from steprule.distributed.regions import ranges_of
 from steprule.distributed.shards import is_dtensor, is_sharded, local_of, spreads_alike, wrapped
@@ -14,10 +15,8 @@ def whole_of(value: Tensor) -> Tensor:
     """Return all elements of a tensor in a plain one; every rank of a sharded one must come."""
     if isinstance(value, PiecedTensor):
         return value.whole()
-    if not is_dtensor(value):
-        return value
     with torch.no_grad():
-        return value.full_tensor()
+        return shards.whole_of(value)
 
 
 def placed(value: Tensor, param: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Region:
     def numbers(self, count: int, device: torch.device) -> Tensor:
         """Return the numbers in the whole of the first elements here, as int64."""
         index = torch.arange(count, device=device)
-        if self.length == self.stride or count <= self.length:
+        if self.is_one_row or count <= self.length:
             return index.add_(self.first)
         rows = index.div(self.length, rounding_mode="floor")
         return rows.mul_(self.stride - self.length).add_(index).add_(self.first)
