@@ -34,7 +34,7 @@ FLOORS = (
     ("lr_scheduler",),
     ("quasi_newton", "plotting.py", "swa_utils.py", "training"),
     ("rules",),
-    ("warming",),
+    ("warming", "problems"),
     ("bench", "cli"),
 )
 # What some rooms do without, although it lies below them.

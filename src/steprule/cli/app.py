@@ -14,6 +14,7 @@ import typer
 import steprule
 from steprule.cli.errors import CommandError
 from steprule.cli.numbers import whole_number
+from steprule.problems import ProblemError
 
 app = typer.Typer(
     name="steprule",
@@ -28,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; a refused request becomes one line on stderr and exit code 2."""
     try:
         code = app(list(arguments), prog_name="steprule", standalone_mode=False)
-    except CommandError as error:
+    except (CommandError, ProblemError) as error:
         return _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = 130

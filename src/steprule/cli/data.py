@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from steprule.cli.errors import CommandError
+from steprule.problems import Problem
+from steprule.problems.classifier import classifier
 
 TEST_SHARE = 0.2
 WANTED = "expected arrays x (n, features) of numbers and y (n,) of whole numbers"
@@ -29,6 +31,11 @@ class Dataset:
     x_test: torch.Tensor
     y_test: torch.Tensor
     classes: int
+
+    def problem(self, seed: int = 0) -> Problem:
+        """Return the bundled network on these data, its weights drawn from `seed`."""
+        train, test = (self.x, self.y), (self.x_test, self.y_test)
+        return classifier(self.name, train, test, self.classes, seed)
 
 
 def load(path: Path | None) -> Dataset:
