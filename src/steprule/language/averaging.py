@@ -17,15 +17,6 @@ def with_average(rule: Rule) -> Rule:
     ``param`` is the updated one, before it is rounded to what it is stored in. The average starts
     at the parameter as it is when its state is made.
     """
-    # Kept with the rule, so that plans and kernels find the same one again.
-    found: Rule | None = rule.__dict__.get("_averaged")
-    if found is None:
-        found = _with_average(rule)
-        object.__setattr__(rule, "_averaged", found)
-    return found
-
-
-def _with_average(rule: Rule) -> Rule:
     function, name = rule.function, rule.name
 
     def updated(param: Any, grad: Any, *slots: Any, ema_decay: Any, **scalars: Any) -> Any:
@@ -44,5 +35,4 @@ def _with_average(rule: Rule) -> Rule:
         options=(*rule.options, DECAY),
         needs=(*rule.needs, DECAY),
         ranges={**rule.ranges, DECAY: Range(0.0, 1.0)},
-        base=rule,
     )

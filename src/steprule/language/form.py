@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from steprule.cached import cached_property
+from steprule.language.decay import NUMBERS, Decay, decay_of, shrunk
 from steprule.language.guards import clip_factor, guards_of
 from steprule.language.recording import Recording, record
 from steprule.language.rule import OF_SHAPE, Rule
 from steprule.ops import clip, norm_of
 
-Decay = Literal["none", "l2", "decoupled"]
 # Over what the norm is taken that a gradient is clipped by.
 ClipNorm = Literal["none", "all", "group", "param"]
 
@@ -52,11 +52,10 @@ class Form:
         """Names of the numbers that the form computes with."""
         flags = dict(self.flags)
         names = [name for name in self.rule.needs if name not in flags]
-        shared = {"none": (), "l2": ("weight_decay",), "decoupled": ("lr", "weight_decay")}
         bound = {"none": (), "param": ("clip_grad_norm",)}.get(self.clip_norm, ("clip_factor",))
         value = ("clip_grad_value",) if self.clips_value else ()
         scale = ("grad_scale",) if self.is_scaled else ()
-        return tuple(dict.fromkeys([*names, *shared[self.decay], *bound, *value, *scale]))
+        return tuple(dict.fromkeys([*names, *NUMBERS[self.decay], *bound, *value, *scale]))
 
     @cached_property
     def needs_shape(self) -> bool:
@@ -107,6 +106,12 @@ class Form:
         return any(self.rule.slots[name].needs_every_step for name in self.present_slots)
 
     @property
+    def decays_every_row(self) -> bool:
+        """Whether weight decay changes rows without a gradient, where sparse ones are taken."""
+        is_of_rule = "weight_decay" in self.rule.needs and self.rule.sparse != "refused"
+        return self.decay != "none" or is_of_rule
+
+    @property
     def sparse_reason(self) -> str:
         """Why an engine for dense gradients refuses a sparse one."""
         if self.touches_every_row:
@@ -122,8 +127,8 @@ class Form:
             grad = -grad
         if self.decay == "l2":
             grad = grad + scalars["weight_decay"] * param
-        elif self.decay == "decoupled":
-            param = param * (1 - scalars["lr"] * scalars["weight_decay"])
+        elif self.decay != "none":
+            param = shrunk(param, self.decay, scalars)
         wanted = {name: value for name, value in scalars.items() if name in self.rule.needs}
         return self.rule.function(param, grad, *slots, **wanted, **dict(self.flags))
 
@@ -176,19 +181,13 @@ def _recording(form: Form) -> Recording:
 
 def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
     """Return the form that a group with these options takes."""
-    decay: Decay = "none"
-    weight_decay = options.get("weight_decay", 0)
-    # A decay of 0 must skip the term: 0 * inf is nan. A tensor may become non-zero later.
-    if "weight_decay" not in rule.needs and (_is_tensor(weight_decay) or weight_decay != 0):
-        is_decoupled = rule.decoupled or options.get("decoupled_weight_decay")
-        decay = "decoupled" if is_decoupled else "l2"
     guards = guards_of(options, rule.options)
     return Form(
         rule=rule,
         flags=tuple((name, _plain(options[name])) for name in rule.flags),
         present_slots=tuple(n for n, slot in rule.slots.items() if slot.is_present(options)),
         maximize=bool(options.get("maximize", False)),
-        decay=decay,
+        decay=decay_of(rule, options),
         capturable=bool(options.get("capturable", False)),
         clip_norm="none" if guards["clip_grad_norm"] is None else guards["clip_grad_norm_over"],
         clips_value=guards["clip_grad_value"] is not None,
@@ -198,7 +197,3 @@ def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
 def _plain(flag: Any) -> Any:
     """Return a flag that came as an array or tensor of one element as what it holds."""
     return flag.item() if hasattr(flag, "item") else flag
-
-
-def _is_tensor(x: object) -> bool:
-    return not isinstance(x, (int, float))

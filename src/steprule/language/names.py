@@ -32,6 +32,9 @@ _OF_GROUPS = (
     "differentiable",
     "maximize",
     "decoupled_weight_decay",
+    "cautious",
+    "cautious_weight_decay",
+    "peak_lr",
     "ema_format",
 )
 # Numbers of every group, which a rule may ask for itself: but then as numbers.

@@ -8,7 +8,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, Literal, get_args, overload
 
@@ -187,7 +187,9 @@ class Rule:
     takes_complex: bool = True
     keeps_denormals: bool = False
     optional: tuple[str, ...] = ()
-    base: Rule | None = None  # without the running average
+    # A rule made of another: by what, and of which.
+    made_by: tuple[Callable[..., Rule], tuple[Any, ...]] | None = None
+    base: Rule | None = None
 
     @property
     def is_recorded(self) -> bool:
@@ -199,13 +201,18 @@ class Rule:
         """The function's name."""
         return self.function.__name__
 
+    @property
+    def root(self) -> Rule:
+        """The rule that this one was made of, without a running average or caution."""
+        return self if self.base is None else self.base.root
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Apply the formula itself to whatever it is given."""
         return self.function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self.base is not None:
-            return _averaged_again, (self.base,)
+        if self.base is not None and self.made_by is not None:
+            return derived_rule, (self.base, self.made_by[0], *self.made_by[1])
         # The module-level name holds the rule, not the function: pickle it by that name.
         return _rule_named, (self.function.__module__, self.function.__qualname__)
 
@@ -230,9 +237,13 @@ def shape_numbers(shape: Sequence[int]) -> dict[str, float]:
     return {"rows": float(rows), "columns": float(math.prod(shape[1:]))}
 
 
-def _averaged_again(base: Rule) -> Any:
-    # By name: that module imports this one.
-    return importlib.import_module("steprule.language.averaging").with_average(base)
+def derived_rule(base: Rule, make: Callable[..., Rule], *args: Any) -> Rule:
+    """Return ``make(base, *args)``; the same one each time, so that plans and kernels find it."""
+    known: dict[Any, Rule] = base.__dict__.setdefault("_derived", {})
+    key = (make, args)
+    if key not in known:
+        known[key] = replace(make(base, *args), base=base, made_by=key)
+    return known[key]
 
 
 def _rule_named(module: str, name: str) -> Any:

@@ -8,3 +8,6 @@ from steprule.optimizer.base import own_options as own_options
 from steprule.optimizer.base import required as required
 from steprule.optimizer.hooks import uncompiled as uncompiled
 from steprule.optimizer.shared_options import SharedOptions as SharedOptions
+from steprule.optimizer.shared_options import (
+    SharedOptionsBesideDecay as SharedOptionsBesideDecay,
+)

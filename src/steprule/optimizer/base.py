@@ -27,6 +27,8 @@ from steprule.formats.choices import (
     storing_of,
 )
 from steprule.formats.storage import ROUNDING_STEP
+from steprule.language.caution import CAUTION
+from steprule.language.decay import DECAYING, check_decay
 from steprule.language.form import form_of
 from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
@@ -71,7 +73,7 @@ __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
 Number: TypeAlias = float | Tensor | Schedule
 
 #: Options that all optimizers have beside torch's, with their defaults.
-SHARED: Mapping[str, Any] = {**GUARDS, **STORING, **AVERAGING}
+SHARED: Mapping[str, Any] = {**GUARDS, **STORING, **AVERAGING, **CAUTION, **DECAYING}
 _TAKERS_OF_SPARSE: list[str] = []
 # torch's mark for a default that each group must give.
 required = torch_optimizer.required
@@ -179,9 +181,9 @@ class Optimizer(SavedOptimizer):
             KNOWN[cls.__name__] = Marks(frozenset(cls.rule.slots), options)
         if cls.rule.sparse != "refused":
             _TAKERS_OF_SPARSE.append(cls.__name__)
-        own = {*cls.rule.options, *cls.rule.flags}
-        shared = {k: v for k, v in SHARED.items() if k not in own}
-        cls.extras = {**shared, **cls.extras}
+        own = {*cls.rule.options, *cls.rule.flags, *_named_in_constructors(cls, DECAYING)}
+        shared = {**SHARED, "decoupled_weight_decay": cls.rule.decoupled}
+        cls.extras = {**{k: v for k, v in shared.items() if k not in own}, **cls.extras}
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], *, engine: str = "auto") -> None:
         torch._C._log_api_usage_once("python.optimizer")
@@ -303,6 +305,7 @@ class Optimizer(SavedOptimizer):
         if kind is not None:  # without one, options are the subclass's own business
             check_options(kind.rule, given, where)
             check_guards(guards_of(given, kind.rule.options), where)
+            check_decay(type(self).__name__, kind.rule.root, given, where)
             storing = storing_of(given, kind.rule.options)
             check_storing(storing, given, where)
             if kind.rule.sparse == "only" and not storing.is_default:
@@ -795,6 +798,14 @@ class Optimizer(SavedOptimizer):
         self.defaults.setdefault("differentiable", False)
 
 
+def _named_in_constructors(cls: type[Optimizer], names: Iterable[str]) -> set[str]:
+    """Return those options that a class or one of its bases names itself, as torch's does."""
+    constructors = (vars(base).get("__init__") for base in cls.__mro__[:-1])
+    named = (inspect.signature(each).parameters for each in constructors if each is not None)
+    known = {*inspect.signature(cls).parameters}.union(*named)
+    return known.intersection(names)
+
+
 def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options among a constructor's ``locals()``: what becomes its defaults.
 
@@ -802,8 +813,9 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
         TypeError: among ``shared`` is none of :class:`~.shared_options.SharedOptions`.
     """
     shared = arguments.get("shared", {})
+    fixed = getattr(arguments["self"], "fixed", {})
     for name in shared:
-        if name not in SHARED:
+        if name not in SHARED or name in fixed:
             raise TypeError(
                 f"{type(arguments['self']).__name__}.__init__() got an unexpected keyword argument "
                 f"{name!r}{suggestion(name, [*arguments, *SHARED])}"

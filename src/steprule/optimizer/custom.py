@@ -18,7 +18,6 @@ _SHARED: dict[str, Any] = {
     "capturable": False,
     "differentiable": False,
     "fused": None,
-    "decoupled_weight_decay": False,
     **SHARED,
 }
 
@@ -70,7 +69,8 @@ def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -
         )
     given = {key: value for key, value in defaults.items() if value is not required}
     check_options(rule, split_schedules(given)[0], "make_optimizer: ")
-    shared = {k: defaults.get(k, v) for k, v in _SHARED.items() if k not in own}
+    usual = {**_SHARED, "decoupled_weight_decay": rule.decoupled}
+    shared = {k: defaults.get(k, v) for k, v in usual.items() if k not in own}
     positional = [
         inspect.Parameter(
             option,

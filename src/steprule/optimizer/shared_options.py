@@ -9,8 +9,26 @@ from torch import Tensor
 from steprule.schedules import Schedule
 
 
-class SharedOptions(TypedDict, total=False):
-    """Keyword arguments of every optimizer, and group options: guards, and how things are stored.
+class SharedOptionsBesideDecay(TypedDict, total=False):
+    """Those of :class:`SharedOptions` but ``decoupled_weight_decay``, which some classes name."""
+
+    clip_grad_norm: float | Tensor | Schedule | None
+    clip_grad_norm_over: Literal["all", "group", "param"]
+    clip_grad_value: float | Tensor | Schedule | None
+    on_nonfinite: Literal["propagate", "skip", "raise"]
+    state_format: str
+    state_format_min_size: int
+    param_rounding: Literal["nearest", "stochastic", "kahan", "split", "split24"]
+    rounding_seed: int
+    ema_decay: float | Tensor | Schedule | None
+    ema_format: str
+    cautious: bool
+    cautious_weight_decay: bool
+    peak_lr: float | Tensor | None
+
+
+class SharedOptions(SharedOptionsBesideDecay, total=False):
+    """Keyword arguments of every optimizer, and group options: guards, storage, averages, decay.
 
     The guards (``docs/guards.md``):
 
@@ -43,15 +61,19 @@ class SharedOptions(TypedDict, total=False):
       in the parameters' place;
     - ``ema_format``: how it is stored, one of the names of ``state_format``; ``"float32"`` by
       default.
+
+    Caution and weight decay (``docs/terms.md``):
+
+    - ``cautious``: leave out of each update the elements whose step has not the gradient's sign,
+      and divide the others by their share, at least 0.001 (Liang et al., 2024; default False);
+    - ``decoupled_weight_decay``: ``param * (1 - lr * weight_decay)`` in the place of
+      ``grad + weight_decay * param`` (Loshchilov, Hutter, 2019; default False, but where a class
+      says otherwise);
+    - ``peak_lr``: the largest lr of the schedule. Decoupled decay is then ``lr / peak_lr *
+      weight_decay``, the paper's, which does not depend on how large lr is; > 0, None for torch's
+      ``lr * weight_decay`` (default);
+    - ``cautious_weight_decay``: decoupled decay only of elements that the step draws towards 0 as
+      well (Chen et al., 2025; default False).
     """
 
-    clip_grad_norm: float | Tensor | Schedule | None
-    clip_grad_norm_over: Literal["all", "group", "param"]
-    clip_grad_value: float | Tensor | Schedule | None
-    on_nonfinite: Literal["propagate", "skip", "raise"]
-    state_format: str
-    state_format_min_size: int
-    param_rounding: Literal["nearest", "stochastic", "kahan", "split", "split24"]
-    rounding_seed: int
-    ema_decay: float | Tensor | Schedule | None
-    ema_format: str
+    decoupled_weight_decay: bool

@@ -162,7 +162,7 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
             f"the gradient of {label} is {grad.dtype} on {grad.device}, the parameter is "
             f"{param.dtype} on {param.device}: call zero_grad() after moving a parameter"
         )
-    if grad.is_sparse and settings.form.decay != "none":
+    if grad.is_sparse and settings.form.decays_every_row:
         raise RuntimeError(
             f"weight_decay option is not compatible with sparse gradients: {label} has one, and "
             "decay would touch every row of it. Put it in a group with weight_decay=0"

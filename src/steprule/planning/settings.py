@@ -13,9 +13,11 @@ from steprule.engines import registry
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.formats.choices import STORING, StoringOptions, check_storing, storing_of
 from steprule.language.averaging import DECAY, with_average
+from steprule.language.caution import CAUTION, cautious_rule_of
+from steprule.language.decay import DECAYING, NUMBERS
 from steprule.language.form import Form, form_of
 from steprule.language.guards import GUARDS, check_guards, guards_of
-from steprule.language.rule import Rule
+from steprule.language.rule import Rule, derived_rule
 from steprule.planning.lagged_norms import LaggedNorms
 from steprule.planning.owners import Owners
 from steprule.planning.scaling import Scaling, kind_of
@@ -23,10 +25,13 @@ from steprule.planning.step_record import StepRecord
 from steprule.state.labels import label_of
 
 _ENGINE_OPTIONS = ("foreach", "fused", "capturable", "differentiable")
-_SHARED_OPTIONS = ("maximize", "weight_decay", "decoupled_weight_decay")
+_SHARED_OPTIONS = ("maximize", "weight_decay", *CAUTION, *DECAYING)
 _IMMUTABLE = {float, int, bool, type(None), tuple, str}
 # Options of every optimizer that are on or off.
-FLAGS = ("maximize", "decoupled_weight_decay", *_ENGINE_OPTIONS)
+FLAGS = (
+    *("maximize", "cautious", "decoupled_weight_decay", "cautious_weight_decay"),
+    *_ENGINE_OPTIONS,
+)
 
 
 # The key under which a group of a combined optimizer says what it is updated by.
@@ -48,10 +53,12 @@ class Kind:
     extras: Mapping[str, Any]
 
     def of(self, group: Mapping[str, Any]) -> Kind:
-        """Return what updates a group that may keep running averages of its parameters."""
-        if group.get(DECAY) is None or DECAY in self.rule.options:
-            return self
-        return replace(self, rule=with_average(self.rule))
+        """Return what updates a group that may be cautious, or keep running averages."""
+        rule = cautious_rule_of(self.rule, self.options_of(group))
+        # The average is of what the parameter becomes, and so made last.
+        if group.get(DECAY) is not None and DECAY not in self.rule.options:
+            rule = derived_rule(rule, with_average)
+        return self if rule is self.rule else replace(self, rule=rule)
 
     def options_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return a group's options, with those that torch has not at their defaults."""
@@ -263,9 +270,8 @@ def settings_of(context: Context, index: int) -> Settings:
     is_mutable = False
     numbers: dict[str, Any] = {}
     values = rule.scalar_values(options)
-    if form.decay != "none":
-        values["weight_decay"] = options["weight_decay"]
-        values["lr"] = options["lr"]
+    for name in NUMBERS[form.decay]:
+        values[name] = options[name]
     for name in ("clip_grad_norm", "clip_grad_value"):
         if guards[name] is not None:
             values[name] = guards[name]

@@ -79,7 +79,7 @@ class Spread:
                     elements = param.numel() * (2 if param.is_complex() else 1)
                     label = label_of(of_group.group, group, position)
                     one = SpreadParam(shard, group, elements, form, label, levels)
-                    self.with_sums.setdefault(rule.base or rule, []).append(one)
+                    self.with_sums.setdefault(rule.root, []).append(one)
                     rows = max(rows, *map(len, levels))
         spread = [shard for shard in self.shards.values() if shard.groups]
         if self.owners is not None:

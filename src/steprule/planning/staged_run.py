@@ -304,8 +304,8 @@ def shared_by_rule(
     """
     by_rule: dict[Rule, list[PlannedRunner]] = {rule: [] for rule in spread}
     for part in parts:
-        # A group's running averages make no other rule of it: its sums are over all.
-        by_rule.setdefault(part.rule.base or part.rule, []).append(part)
+        # Running averages and caution make no other rule of it: its sums are over all groups.
+        by_rule.setdefault(part.rule.root, []).append(part)
     return [
         SharedSums(of_rule, spread.get(rule, ()), ranks)
         for rule, of_rule in by_rule.items()

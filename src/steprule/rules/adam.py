@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from steprule.language.rule import Slot, rule
 from steprule.ops import maximum, sqrt
-from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptionsBesideDecay, own_options
 
 
 @rule(
@@ -103,7 +103,7 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
         eps_inside_sqrt: bool = False,
         engine: str = "auto",
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[SharedOptionsBesideDecay],
     ) -> None:
         super().__init__(params, own_options(locals()), engine=engine)
 
@@ -143,7 +143,7 @@ class AdamW(Adam):
         fused: bool | None = None,
         eps_inside_sqrt: bool = False,
         engine: str = "auto",
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[SharedOptionsBesideDecay],
     ) -> None:
         defaults = {**own_options(locals()), **self.fixed}
         Optimizer.__init__(self, params, defaults, engine=engine)

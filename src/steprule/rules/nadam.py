@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from steprule.language.rule import NON_NEGATIVE, Slot, rule
 from steprule.ops import sqrt
-from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptionsBesideDecay, own_options
 
 
 @rule(
@@ -93,6 +93,6 @@ class NAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         engine: str = "auto",
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[SharedOptionsBesideDecay],
     ) -> None:
         super().__init__(params, own_options(locals()), engine=engine)

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from steprule.language.rule import Slot, rule
 from steprule.ops import sqrt, where
-from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
+from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptionsBesideDecay, own_options
 
 
 @rule(
@@ -92,6 +92,6 @@ class RAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         engine: str = "auto",
-        **shared: Unpack[SharedOptions],
+        **shared: Unpack[SharedOptionsBesideDecay],
     ) -> None:
         super().__init__(params, own_options(locals()), engine=engine)
