@@ -162,6 +162,14 @@ def test_guards_see_the_gradients_of_all_ranks(name: str) -> None:
     check_given(2, list(training.TWO_RANKS), [(name, options) for options in GUARDS], groups=True)
 
 
+def test_caution_counts_the_elements_of_all_ranks() -> None:
+    names = ("AdamW", "SGD", "LAMB", "Prodigy", "Adafactor", "Muon")
+    options = {"cautious": True, "lr": 0.01}
+    check_given(2, ["uneven and empty"], [(name, options) for name in names])
+    decayed = {"weight_decay": 0.1, "cautious_weight_decay": True, "peak_lr": 0.1}
+    check_given(2, list(training.TWO_RANKS), [("AdamW", {**options, **decayed})])
+
+
 def test_guards_on_a_grid_of_four() -> None:
     check_given(
         4, list(training.FOUR_RANKS), [("AdamW", options) for options in GUARDS], groups=True
