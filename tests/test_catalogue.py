@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from steprule.cli.catalogue import formula_of, markdown, source_of, state_bytes_of
+from steprule.cli.catalogue import formula_of, markdown, source_of, state_bytes_of, use_of
+from steprule.cli.costs import step_cost_of
 from steprule.rules import OPTIMIZERS
 
 PAGE = Path(__file__).parents[1] / "docs" / "optimizers.md"
@@ -19,11 +20,26 @@ def test_the_page_is_current() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_says_where_it_comes_from(name: str) -> None:
+def test_every_optimizer_says_where_it_comes_from_and_when_to_use_it(name: str) -> None:
     assert source_of(OPTIMIZERS[name])
+    assert use_of(OPTIMIZERS[name])
 
 
 @pytest.mark.parametrize("name", [n for n, c in OPTIMIZERS.items() if c.rule])
 def test_every_rule_gives_its_formula_and_its_weight(name: str) -> None:
+    cost = step_cost_of(OPTIMIZERS[name])
+    assert cost is None or cost.operations > 0
     assert "param = param" in formula_of(OPTIMIZERS[name])
     assert state_bytes_of(OPTIMIZERS[name])
+
+
+def test_costs_are_counted_in_the_rule() -> None:
+    """SGD: a product and a difference; param and grad read, param written. Adam: m and v too."""
+    sgd, adam = step_cost_of(OPTIMIZERS["sgd"]), step_cost_of(OPTIMIZERS["adam"])
+    assert sgd is not None
+    assert adam is not None
+    assert (sgd.operations, sgd.moved_bytes, sgd.passes) == (2, 12, 1)
+    assert (adam.moved_bytes, adam.passes) == (28, 1)
+    lamb = step_cost_of(OPTIMIZERS["lamb"])
+    assert lamb is not None
+    assert lamb.passes == 2

@@ -1,4 +1,4 @@
-"""The optimizers as a table: formula, defaults, state and source, all read from the classes."""
+"""The optimizers as a page: formula, costs, use, defaults and source, read from the classes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 
+from steprule.cli.costs import StepCost, step_cost_of
 from steprule.optimizer import Optimizer
 
 _BORING = ("foreach", "fused", "capturable", "differentiable", "maximize", "engine")
@@ -21,6 +22,13 @@ def source_of(cls: type[Optimizer]) -> str:
     """Return where it was published: the docstring's Source, up to its first full sentence."""
     found = re.search(r"Source: (.*?)(?:\n\n|\Z)", inspect.cleandoc(cls.__doc__ or ""), re.S)
     return " ".join(found[1].split()) if found else ""
+
+
+def use_of(cls: type[Optimizer]) -> str:
+    """Return when to use it, as the class's docstring has it."""
+    found = re.search(r"When to use: (.*?)(?:\n\n|\Z)", inspect.cleandoc(cls.__doc__ or ""), re.S)
+    words = " ".join(found[1].split()) if found else ""
+    return re.sub(r":(?:class|func|meth):`~?([^`]+)`", r"`\1`", words).replace("``", "`")
 
 
 def defaults_of(cls: type[Optimizer]) -> dict[str, object]:
@@ -43,6 +51,13 @@ def state_bytes_of(cls: type[Optimizer]) -> str:
     return str(sum(4 for s in present if s.shape == "param"))
 
 
+def _cost_cells(cost: StepCost | None) -> tuple[str, str, str]:
+    if cost is None:
+        return "see its page", "", ""
+    more = " and matrix products" if cost.has_matrix_operations else ""
+    return f"{cost.operations}{more}", str(cost.moved_bytes), str(cost.passes)
+
+
 def precise_slots_of(cls: type[Optimizer]) -> list[str]:
     """Return which slots formats of low precision leave alone, and why."""
     slots = cls.rule.slots if cls.rule is not None else {}
@@ -60,24 +75,31 @@ def markdown(classes: dict[str, type[Optimizer]]) -> str:
         "# The optimizers",
         "",
         "Written by `python -m steprule.cli.catalogue` from the classes; a test holds it to them.",
-        "Bytes of state are for each float32 parameter, with the default options.",
-        "All but LBFGS take [guards](guards.md) as well: clipping, and steps that are not finite.",
-        "All but LBFGS and SparseAdam have [state in 8 or 4 bits](memory.md); slots that keep full",
-        "precision there are named below.",
+        "All but LBFGS take [guards](guards.md) as well: clipping, and steps that are not finite;",
+        "[caution and decoupled decay](terms.md); and, SparseAdam excepted,",
+        "[state in 8 or 4 bits](memory.md); slots that keep full precision there are named below.",
         "",
-        "| optimizer | state, bytes | defaults |",
-        "|---|---|---|",
+        "What a step costs for each element of a float32 matrix, with the default options, is",
+        "counted in the recorded rule: operations (an addition, a product, a root is one), bytes read and",
+        "written, and how often elements are read, where sums must be known before the update.",
+        "On a CPU and on a GPU it is the bytes that take the time.",
+        "",
+        "| optimizer | state, bytes | operations | bytes moved | readings |",
+        "|---|---|---|---|---|",
     ]
     for cls in classes.values():
-        defaults = ", ".join(f"{k}={v!r}" for k, v in defaults_of(cls).items())
-        lines.append(
-            f"| [{cls.__name__}](#{cls.__name__.lower()}) | {state_bytes_of(cls)} | `{defaults}` |"
-        )
+        cells = (f"[{cls.__name__}](#{cls.__name__.lower()})", state_bytes_of(cls))
+        lines.append(f"| {' | '.join((*cells, *_cost_cells(step_cost_of(cls))))} |")
     for cls in classes.values():
         summary = inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
         lines += ["", f"## {cls.__name__}", "", summary, ""]
         if formula_of(cls):
             lines += ["```text", formula_of(cls), "```", ""]
+        lines += [f"When to use: {use_of(cls)}", ""]
+        lines += [
+            f"Defaults: `{', '.join(f'{k}={v!r}' for k, v in defaults_of(cls).items())}`.",
+            "",
+        ]
         if precise_slots_of(cls):
             lines += [f"Kept in full precision: {'; '.join(precise_slots_of(cls))}.", ""]
         lines.append(f"Source: {source_of(cls)}")

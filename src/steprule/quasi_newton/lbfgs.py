@@ -70,6 +70,10 @@ class LBFGS(Optimizer):
         strict_max_eval: never call the closure more than ``max_eval`` times a step, whatever the
             search. Default False.
 
+    When to use: smooth losses of the full batch: fits, physics-informed networks, Gaussian
+    processes. Not mini-batches, whose noise its history takes for curvature. Take
+    ``line_search_fn="more_thuente"`` and lr 1.
+
     Raises:
         ValueError: an option out of range, or different in two groups where it must agree.
         TypeError: an option of the wrong kind; ``step`` without a closure.

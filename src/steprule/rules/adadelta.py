@@ -47,6 +47,9 @@ class Adadelta(Optimizer):
         eps: added under both roots, >= 0 (default 1e-6).
         weight_decay: L2 penalty (default 0).
 
+    When to use: where no learning rate is known and none shall be sought: lr=1 is its natural
+    scale. AdamW is nearly always better tuned; it is here for papers that used it.
+
     State: ``step``, ``square_avg`` (v), ``acc_delta`` (u).
 
     Raises:

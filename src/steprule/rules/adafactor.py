@@ -79,6 +79,10 @@ class Adafactor(Optimizer):
         d: threshold on the root mean square of an update, >= 1 (default 1.0).
         weight_decay: decoupled decay (default 0).
 
+    When to use: memory is what there is least of: its state is next to nothing for matrices. It
+    costs four readings of the gradient; AdamW with ``state_format="int8"`` is the alternative
+    to try.
+
     State: ``step`` (t), and ``row_var`` (R), ``col_var`` (C) for tensors of two axes or more,
     ``variance`` (V) for others: rows + columns numbers in place of rows * columns.
 

@@ -58,6 +58,9 @@ class Adagrad(Optimizer):
 
     State, made with the optimizer as in torch: ``step`` (t), ``sum`` (s).
 
+    When to use: sparse features and convex problems, such as embeddings of rare words and
+    linear models. Steps only shrink, so that long runs of deep networks come to a halt.
+
     Raises:
         ValueError: an option out of its range.
 

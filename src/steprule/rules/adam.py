@@ -75,6 +75,10 @@ class Adam(Optimizer):
         decoupled_weight_decay: AdamW's form of the decay.
         eps_inside_sqrt: ``sqrt(v / (1 - beta2**t) + eps)`` for the denominator.
 
+    When to use: the first choice where nothing is known, without weight decay or with an L2
+    penalty meant as such. Start from lr=1e-3, 1e-4 to 3e-4 for transformers, with a warmup
+    there; with weight decay, take :class:`AdamW`.
+
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``max_exp_avg_sq`` with amsgrad.
 
     Raises:
@@ -117,6 +121,10 @@ class AdamW(Adam):
 
     and then the step of :class:`Adam`, whose arguments and state it shares; ``weight_decay``
     is 1e-2 by default.
+
+    When to use: transformers and most other networks, and as the yardstick for whatever else is
+    tried. Start from lr=3e-4 (1e-4 to 1e-3) with a warmup and a cosine, and leave biases and norms
+    without decay (:func:`steprule.param_groups`).
 
     Raises:
         ValueError: an option out of its range.

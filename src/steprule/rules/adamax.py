@@ -53,6 +53,9 @@ class Adamax(Optimizer):
         eps: added to the gradient's size, >= 0 (default 1e-8).
         weight_decay: L2 penalty (default 0).
 
+    When to use: gradients that are now and then very large, as of embeddings: the maximum in
+    its denominator remembers them longer. Start from twice Adam's lr.
+
     State: ``step`` (t), ``exp_avg`` (m), ``exp_inf`` (u).
 
     Raises:

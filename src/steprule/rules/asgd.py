@@ -61,6 +61,9 @@ class ASGD(Optimizer):
         t0: step at which averaging starts (default 1e6).
         weight_decay: L2 penalty (default 0).
 
+    When to use: convex problems whose last digits matter: read the averages ``ax`` at the end.
+    For networks, ``ema_decay`` beside any optimizer is simpler.
+
     State: ``step`` (t), ``eta``, ``mu``, ``ax``.
 
     Raises:

@@ -60,6 +60,10 @@ class LAMB(Optimizer):
         eps: added to the denominator, >= 0 (default 1e-6).
         weight_decay: decay, part of the update that is scaled (default 0).
 
+    When to use: batches of many thousands, as in pretraining with hundreds of devices: the
+    trust ratio keeps layers from running away. It costs one reading of the elements more than
+    AdamW; below a few thousand examples a batch it gains nothing.
+
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v).
 
     Raises:

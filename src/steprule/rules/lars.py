@@ -57,6 +57,9 @@ class LARS(Optimizer):
         eps: added to the denominator, >= 0 (default 1e-8).
         nesterov: step along the scaled gradient + momentum * B (default False).
 
+    When to use: convolutional networks with batches of many thousands, with a warmup. Start
+    from lr scaled with the batch size, and leave biases and norms out by a group without decay.
+
     State: ``momentum_buffer`` (B).
 
     Raises:

@@ -89,6 +89,11 @@ class Muon(Optimizer):
         flatten: take parameters of more than two axes (convolutions), each as the matrix of its
             first axis and all others.
 
+    When to use: hidden matrices of transformers and other large networks, with AdamW for all
+    else (:func:`steprule.combine`): it takes fewer steps for the same loss, for half of AdamW's
+    state and some matrix products. Start from lr=0.02, or from AdamW's with
+    ``adjust_lr_fn="match_rms_adamw"``.
+
     State: ``momentum_buffer`` (B).
 
     Raises:

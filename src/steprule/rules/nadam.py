@@ -68,6 +68,9 @@ class NAdam(Optimizer):
         momentum_decay: how fast mu grows towards beta1, >= 0 (default 4e-3).
         decoupled_weight_decay: AdamW's form of the decay.
 
+    When to use: where Adam is used and a little faster progress early on is worth trying: its
+    lr and betas carry over.
+
     State: ``step`` (t), ``mu_product`` (P), ``exp_avg`` (m), ``exp_avg_sq`` (v).
 
     Raises:

@@ -103,6 +103,10 @@ class Prodigy(Optimizer):
         d_coef: factor of d, > 0 (default 1.0): the knob to turn, 0.5 to 2.
         growth_rate: d grows by at most this factor a step, >= 1 (default inf).
 
+    When to use: fine-tuning and new problems, where nobody has searched for a learning rate:
+    leave lr at 1 and anneal it by a cosine. It keeps twice AdamW's state, and reads elements
+    twice.
+
     State: ``step``, ``exp_avg`` (m), ``exp_avg_sq`` (v), ``s``, ``p0`` (the first value), ``d``,
     ``d_max``, ``d_numerator`` (r): the last three the same in all parameters that had a gradient at
     every step.

@@ -29,20 +29,25 @@ def radam(
 ) -> Any:
     """Return the update of :class:`RAdam`."""
     correction1 = 1 - beta1**step
+    is_tractable, factor = rectification(step, beta2)
+
+    exp_avg = beta1 * exp_avg + (1 - beta1) * grad
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
+
+    adapted = factor * (exp_avg / (sqrt(exp_avg_sq) + eps))
+    update = where(is_tractable, adapted, exp_avg)
+    return param - lr / correction1 * update, exp_avg, exp_avg_sq
+
+
+def rectification(step: Any, beta2: Any) -> tuple[Any, Any]:
+    """Return whether the second moment can be trusted yet, and what m / sqrt(v) is then times."""
     correction2 = 1 - beta2**step
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * step * beta2**step / correction2
     is_tractable = rho > 5
     ratio = (rho - 4) * (rho - 2) * rho_inf
     scale = where(is_tractable, (rho_inf - 4) * (rho_inf - 2) * rho, 1.0)
-    rectification = sqrt(where(is_tractable, ratio / scale * correction2, 0.0))
-
-    exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grad * grad)
-
-    adapted = rectification * (exp_avg / (sqrt(exp_avg_sq) + eps))
-    update = where(is_tractable, adapted, exp_avg)
-    return param - lr / correction1 * update, exp_avg, exp_avg_sq
+    return is_tractable, sqrt(where(is_tractable, ratio / scale * correction2, 0.0))
 
 
 class RAdam(Optimizer):
@@ -66,6 +71,9 @@ class RAdam(Optimizer):
         eps: added to the denominator, >= 0 (default 1e-8).
         weight_decay: L2 penalty, or decoupled decay (default 0).
         decoupled_weight_decay: AdamW's form of the decay.
+
+    When to use: where Adam wants a warmup and none is at hand: it takes plain momentum steps as
+    long as its second moment is not to be trusted. Adam's lr and betas carry over.
 
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v).
 

@@ -73,6 +73,9 @@ class RMSprop(Optimizer):
         centered: divide by an estimate of the standard deviation instead.
         eps_inside_sqrt: ``sqrt(v + eps)`` for the denominator, as TensorFlow has it.
 
+    When to use: reinforcement learning and recurrent networks whose recipes name it. Start from
+    lr=1e-3 or less; Adam is RMSprop with momentum and corrected averages.
+
     State: ``step``, ``square_avg`` (v), ``momentum_buffer`` (b) and ``grad_avg`` (a) where used.
 
     Raises:

@@ -69,6 +69,9 @@ class Rprop(Optimizer):
         etas: ``(etaminus, etaplus)``, 0 < etaminus < 1 < etaplus (default (0.5, 1.2)).
         step_sizes: smallest and largest d (default (1e-6, 50)).
 
+    When to use: the full batch at every step, never mini-batches: it follows the signs of
+    gradients, which noise would flip. On small smooth problems L-BFGS needs fewer evaluations.
+
     State: ``step``, ``prev`` (g), ``step_size`` (d).
 
     Raises:

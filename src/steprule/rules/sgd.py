@@ -73,6 +73,10 @@ class SGD(Optimizer):
         nesterov: look ahead by the momentum; needs ``momentum > 0`` and no dampening.
         classic_momentum: see above (default False, as torch).
 
+    When to use: convolutional networks with a good schedule, where it often generalizes best,
+    and wherever memory counts: momentum is its only state. Start from lr=0.1 with momentum 0.9
+    for networks with batch norm, and anneal it.
+
     State: ``momentum_buffer`` (v), where momentum is not 0.
 
     Raises:

@@ -59,6 +59,9 @@ class SparseAdam(Optimizer):
         betas: decay of the two averages per step, each in [0, 1) (default (0.9, 0.999)).
         eps: added to the denominator, >= 0 (default 1e-8).
 
+    When to use: large embeddings with ``sparse=True``: only rows in the batch are read and
+    written. Give all other parameters to Adam.
+
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), of the parameter's full shape.
 
     Raises:

@@ -61,6 +61,10 @@ class StableAdamW(Optimizer):
         eps: added to the denominator, > 0 (default 1e-8).
         weight_decay: decoupled decay, shortened as the step is (default 1e-2).
 
+    When to use: large models whose loss spikes: where the second moment lags behind, the step
+    is shortened, which takes the place of clipping. It reads elements twice; AdamW's lr carries
+    over.
+
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), both free of bias as they stand.
 
     Raises:
