@@ -72,7 +72,7 @@ def averages_in_place(
                     here = local_of(param)
                     kept.append((param, here.detach().clone()))
                     real_view(here).copy_(average)
-                    _count_change(param)
+                    count_change(param)
             if owners is not None:
                 owners.send(unique, "averaged()")
         changed()
@@ -81,11 +81,11 @@ def averages_in_place(
         with torch.no_grad(), uninterrupted:
             for param, value in reversed(kept):  # two may share memory
                 local_of(param).copy_(value)
-                _count_change(param)
+                count_change(param)
         changed()
 
 
-def _count_change(param: Tensor) -> None:
+def count_change(param: Tensor) -> None:
     """Let graphs that saved a sharded parameter know of its change: what is here knows already."""
     if is_dtensor(param):
         torch.autograd.graph.increment_version(param)

@@ -16,12 +16,15 @@ from steprule.optimizer.options import suggestion
 from steprule.optimizer.param_groups import check_against_others
 from steprule.optimizer.scheduled import replace_schedule, steps_seen
 from steprule.optimizer.shared_options import SharedOptions
+from steprule.optimizer.train_eval import TrainEval
 from steprule.planning.settings import KIND, Kind
 from steprule.schedules import Schedule
 
 
-class Combined(Optimizer):
+class Combined(TrainEval):
     """What :func:`combine` returns: every group names the class that updates it.
+
+    ``train()`` and ``eval()`` are of those groups whose class has them; of none, they do nothing.
 
     Attributes:
         param_groups: as of any optimizer; ``group["optimizer"]`` is the name of a class.
@@ -69,7 +72,8 @@ class Combined(Optimizer):
                 f"of {', '.join(map(repr, names))}, got {name!r}{suggestion(str(name), names)}"
             )
         own = {key: value for key, value in param_group.items() if key != KIND}
-        return {**self._members[name]._new_group(own, where, step), KIND: name}
+        group = {**self._members[name]._new_group(own, where, step), KIND: name}
+        return self._in_present_mode(group, param_group)
 
     def _kinds(self) -> Mapping[str, Kind]:
         kinds = {name: one._kind_of({}) for name, one in self._members.items()}

@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 #: What all ranks do together beside steps.
-Errand = Literal["state_dict()", "averaged()"]
+Errand = Literal["state_dict()", "averaged()", "eval()", "train()"]
 # What a rank that is on one says in the place of a refusal: more than there are ranks.
-_ERRANDS: Mapping[Errand, float] = {"state_dict()": 2.0**20, "averaged()": 2.0**40}
+_ERRANDS: Mapping[Errand, float] = {
+    "state_dict()": 2.0**20,
+    "averaged()": 2.0**40,
+    "eval()": 2.0**60,
+    "train()": 2.0**80,
+}
 # What a rank says that has failed in the midst of an update.
 _FAILED = 1
 

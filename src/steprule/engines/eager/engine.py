@@ -70,7 +70,7 @@ def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
         if name == "param" or name in leaf.state:
             write_array(leaf, name, new[name])
     for name in form.scalar_slots:
-        value = torch.as_tensor(new[name])
+        value = torch.as_tensor(new[name], dtype=leaf.state[name].dtype)
         if not value.is_meta or leaf.state[name].is_meta:  # there is no number to keep
             leaf.state[name].copy_(value)
     advance(leaf, step)
@@ -89,7 +89,7 @@ def _update_differentiably(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> N
         value = new[name].to(old.dtype.to_real())
         leaf.state[name] = torch.view_as_complex(value) if old.is_complex() else value
     for name in form.scalar_slots:
-        leaf.state[name] = torch.as_tensor(new[name]).to(leaf.state[name].dtype)
+        leaf.state[name] = torch.as_tensor(new[name], dtype=leaf.state[name].dtype)
     param = new["param"].to(leaf.param.dtype.to_real())
     leaf.param.copy_(torch.view_as_complex(param) if leaf.param.is_complex() else param)
     if step is not None:
