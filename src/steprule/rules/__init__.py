@@ -21,6 +21,8 @@ from steprule.rules.prodigy import Prodigy as Prodigy
 from steprule.rules.radam import RAdam as RAdam
 from steprule.rules.rmsprop import RMSprop as RMSprop
 from steprule.rules.rprop import Rprop as Rprop
+from steprule.rules.schedule_free import ScheduleFreeAdamW as ScheduleFreeAdamW
+from steprule.rules.schedule_free import ScheduleFreeSGD as ScheduleFreeSGD
 from steprule.rules.sgd import SGD as SGD
 from steprule.rules.sparse_adam import SparseAdam as SparseAdam
 from steprule.rules.stable_adamw import StableAdamW as StableAdamW
