@@ -15,6 +15,7 @@ from error_cases.case import Case, nothing
 from error_cases.values import Bad
 from steprule import lr_scheduler, swa_utils
 from steprule.lr_scheduler import scheduler_first
+from steprule.schedules import constant
 
 ABOUT = "Learning-rate schedulers"
 CALLABLE = "Pass a function of the epoch, or a list of one for each group."
@@ -42,6 +43,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "CyclicLR": {"base_lr": 0.1, "max_lr": 1.0},
     "OneCycleLR": {"max_lr": 1.0, "total_steps": 9},
     "SWALR": {"swa_lr": 0.1},
+    "from_schedule": {"schedule": constant(0.5), "relative": True},
 }
 #: Those made of others have cases of their own (scheduler_methods.py).
 COMPOSITES = ("SequentialLR", "ChainedScheduler")
@@ -58,6 +60,19 @@ RATES = (
 FUNCTIONS = (
     Bad("3", 3, TypeError, CALLABLE),
     Bad("[]", [], ValueError, CALLABLE, "0"),
+)
+SCHEDULES = (
+    Bad("0.1", 0.1, TypeError, "Pass a schedule: constant(0.1)."),
+    Bad(
+        "'cosine('",
+        "cosine(",
+        ValueError,
+        "Write a schedule as `steprule plot` takes it.",
+        "cosine(",
+    ),
+    Bad(
+        "[constant(0.5)]", [constant(0.5)], ValueError, "Pass one, or as many as there are groups."
+    ),
 )
 MILESTONES = (
     Bad("3", 3, TypeError, "Pass a list of epochs, also for one."),
@@ -102,6 +117,8 @@ KINDS: dict[str, tuple[Bad, ...]] = {
         ("hold_on_skip", "hold_last", "cycle_momentum", "three_phase", "sign_aware", "nan_is_bad"),
         FLAGS,
     ),
+    "relative": FLAGS,
+    "schedule": SCHEDULES,
     **dict.fromkeys(
         ("mode", "scale_mode", "anneal_strategy", "threshold_mode"),
         WORDS,

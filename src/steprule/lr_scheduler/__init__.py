@@ -1,7 +1,8 @@
 """torch.optim.lr_scheduler without its faults: same classes, arguments and numbers.
 
 They drive torch's optimizers and steprule's alike. What differs, and why, is listed in
-docs/lr_scheduler.md. Loops in the old order (scheduler first) find theirs in `scheduler_first`.
+docs/lr_scheduler.md. Loops in the old order (scheduler first) find theirs in `scheduler_first`;
+`from_schedule` makes a scheduler of any schedule.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from steprule.lr_scheduler.chained import ChainedScheduler
 from steprule.lr_scheduler.cosine import CosineAnnealingLR, CosineAnnealingWarmRestarts
 from steprule.lr_scheduler.cyclic import CyclicLR
 from steprule.lr_scheduler.decay import ExponentialLR, MultiStepLR, PolynomialLR, StepLR
+from steprule.lr_scheduler.from_schedule import from_schedule
 from steprule.lr_scheduler.lambdas import LambdaLR, MultiplicativeLR
 from steprule.lr_scheduler.one_cycle import OneCycleLR
 from steprule.lr_scheduler.plateau import ReduceLROnPlateau
@@ -49,6 +51,7 @@ __all__ = [
     "ReduceLROnPlateau",
     "SequentialLR",
     "StepLR",
+    "from_schedule",
     "scheduler_first",
 ]
 
