@@ -73,9 +73,15 @@ class Form:
         shapes = ((name, self.rule.slots[name].shape) for name in self.present_slots)
         return {n: shape for n, shape in shapes if shape == "row" or shape == "column"}
 
+    @cached_property
+    def side_slots(self) -> dict[str, Literal["left", "right"]]:
+        """Those that are square matrices of one of the parameter's sides."""
+        shapes = ((name, self.rule.slots[name].shape) for name in self.present_slots)
+        return {n: shape for n, shape in shapes if shape == "left" or shape == "right"}
+
     def of_shape(self, shape: Sequence[int]) -> Form:
         """Return the form that a parameter of this shape takes: slots may depend on it."""
-        return _of_axes(self, len(shape))
+        return _of_shape(self, tuple(shape) if self.side_slots else (1,) * len(shape))
 
     def over_shards(self) -> Form:
         """Return the form that a parameter takes of which each process has a part."""
@@ -148,8 +154,9 @@ class Form:
 
 
 @functools.cache
-def _of_axes(form: Form, axes: int) -> Form:
-    kept = tuple(n for n in form.present_slots if form.rule.slots[n].has_shape_for(axes))
+def _of_shape(form: Form, shape: tuple[int, ...]) -> Form:
+    slots, flags = form.rule.slots, dict(form.flags)
+    kept = tuple(n for n in form.present_slots if slots[n].shape_for(shape, flags) is not None)
     return form if kept == form.present_slots else replace(form, present_slots=kept)
 
 
@@ -175,6 +182,7 @@ def _recording(form: Form) -> Recording:
         flags={},
         scalar_slots=form.scalar_slots,
         each=form.each_slots,
+        sides=form.side_slots,
         is_sharded=form.is_sharded,
     )
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from steprule import ops
 from steprule.cached import cached_property
+
+Side: TypeAlias = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Value:
     """One quantity in a recording: an input, or the result of an operation.
 
     ``each`` says of what is neither a number nor an array that there is one for each ``"row"`` of
-    a matrix, or ``"column"``.
+    a matrix, or ``"column"``; ``side`` that an array is not of the parameter's shape, but a square
+    matrix of its rows (``"left"``) or columns (``"right"``).
     """
 
     index: int
     is_array: bool
     each: Literal["row", "column"] | None = None
+    side: Side | None = None
 
     @property
     def is_scalar(self) -> bool:
@@ -174,7 +178,9 @@ CONDITIONS = {"and": 2, "or": 2, "not": 1, "where": 1}
 
 
 # Operations on whole matrices, whose every element depends on all others.
-MATRIX_OPERATIONS = {"orthogonalized"}
+MATRIX_OPERATIONS = {"orthogonalized", "sandwiched", "gram", "eigenbasis", "inverse_root"}
+# Those among them that a part of a matrix, sent to a process that puts it together, is enough for.
+SPREADABLE = {"orthogonalized"}
 # Operations that make a scalar of arrays, in float64.
 REDUCTIONS = {"sum_of", "mean_of", "max_of", "dot_of"}
 # Over what a sum is taken, or a matrix operation, that is of one parameter in several processes.
@@ -402,8 +408,14 @@ class Tape:
         self.of_arrays: set[Value] = set()  # arrays, and scalars that follow from them
         self.calls_of_shared: list[Value] = []
 
-    def new_input(self, *, is_array: bool, each: Literal["row", "column"] | None = None) -> Symbol:
-        value = Value(self.count, is_array, each)
+    def new_input(
+        self,
+        *,
+        is_array: bool,
+        each: Literal["row", "column"] | None = None,
+        side: Side | None = None,
+    ) -> Symbol:
+        value = Value(self.count, is_array, each, side)
         self.count += 1
         if not value.is_scalar:
             self.of_arrays.add(value)
@@ -416,6 +428,7 @@ class Tape:
         over: ops.Over | Literal["shards"] = "param",
         settings: tuple[Any, ...] = (),
         axis: ops.Axis = None,
+        side: Side | None = None,
     ) -> Symbol:
         values = tuple(_operand(name, x) for x in operands)
         is_of_whole = name in MATRIX_OPERATIONS or name in REDUCTIONS
@@ -425,14 +438,7 @@ class Tape:
         known = tuple(x if isinstance(x, Value) else ("constant", repr(x)) for x in values)
         key = name, (over, axis, *settings), known
         if key not in self.operations:
-            kinds: set[str] = {
-                x.each or "array" for x in values if isinstance(x, Value) and not x.is_scalar
-            }
-            if name in REDUCTIONS:
-                kinds = self._reduced(kinds, axis, operands[0])
-            is_array = "array" in kinds or len(kinds) > 1  # rows and columns spread over it
-            each: Any = None if is_array or not kinds else kinds.pop()
-            result = self.new_input(is_array=is_array, each=each).value
+            result = self._result_of(name, values, axis, side)
             if not self.of_arrays.isdisjoint(values):
                 self.of_arrays.add(result)
             self.operations[key] = Operation(result, name, values, over, settings, axis)
@@ -441,11 +447,40 @@ class Tape:
             self.calls_of_shared.append(found)
         return Symbol(self, found)
 
+    def _result_of(
+        self, name: str, values: Sequence[Value | float], axis: ops.Axis, side: Side | None
+    ) -> Value:
+        """Return the quantity that an operation on these makes."""
+        if name in MATRIX_OPERATIONS:
+            return self.new_input(is_array=True, side=side).value
+        kinds: set[str] = {
+            x.side or x.each or "array" for x in values if isinstance(x, Value) and not x.is_scalar
+        }
+        if not kinds.isdisjoint(get_args(Side)):
+            return self._result_of_squares(name, kinds, axis)
+        if name in REDUCTIONS:
+            kinds = self._reduced(kinds, axis, values)
+        is_array = "array" in kinds or len(kinds) > 1  # rows and columns spread over it
+        each: Any = None if is_array or not kinds else kinds.pop()
+        return self.new_input(is_array=is_array, each=each).value
+
+    def _result_of_squares(self, name: str, kinds: set[str], axis: ops.Axis) -> Value:
+        if len(kinds) > 1 or axis is not None:
+            what = "of one side only" if axis is None else "which have no rows or columns of it"
+            raise TypeError(
+                f"a rule's `{name}` got square matrices of a parameter's sides, {what}: use "
+                "steprule.matrix_ops for what they do to the parameter"
+            )
+        if name in REDUCTIONS:
+            return self.new_input(is_array=False).value
+        side: Any = next(iter(kinds))
+        return self.new_input(is_array=True, side=side).value
+
     @staticmethod
-    def _reduced(kinds: set[str], axis: ops.Axis, operand: Any) -> set[str]:
+    def _reduced(kinds: set[str], axis: ops.Axis, operands: Sequence[Value | float]) -> set[str]:
         """Return of what kind a reduction of such operands is."""
         if not kinds:
-            ops.NUMBERS.sum_of(operand)  # which refuses
+            ops.NUMBERS.sum_of(operands[0])  # which refuses
         if axis is None:
             return set()
         kept, gone = ("row", "column") if axis == -1 else ("column", "row")
@@ -472,6 +507,7 @@ def record(
     flags: Mapping[str, Any],
     scalar_slots: Sequence[str] = (),
     each: Mapping[str, Literal["row", "column"]] | None = None,
+    sides: Mapping[str, Side] | None = None,
     *,
     is_sharded: bool = False,
 ) -> Recording:
@@ -486,14 +522,17 @@ def record(
         flags: keyword arguments fixed now.
         scalar_slots: those of ``arrays`` that hold one number for the whole parameter.
         each: those that hold one for each row or column.
+        sides: those that hold a square matrix of the parameter's rows or columns.
         is_sharded: whether sums over a parameter's elements are shared by the processes that have
             a part of it.
     """
-    each = each or {}
+    each, sides = each or {}, sides or {}
     tape = Tape(is_sharded=is_sharded)
     symbols = {
         name: tape.new_input(
-            is_array=name not in scalar_slots and name not in each, each=each.get(name)
+            is_array=name not in scalar_slots and name not in each,
+            each=each.get(name),
+            side=sides.get(name),
         )
         if present
         else None
@@ -517,6 +556,9 @@ def record(
             raise TypeError(f"the rule returned an array for the scalar slot {name!r}")
         if name in each and getattr(output, "each", None) != each[name]:
             raise TypeError(f"the rule must return one number for each {each[name]} for {name!r}")
+        if isinstance(output, Value) and output.is_array and output.side != sides.get(name):
+            wanted = f"a {sides[name]} square matrix" if name in sides else "an array of its shape"
+            raise TypeError(f"the rule must return {wanted} for {name!r}")
         outputs[name] = output
     operations = _needed(tape.operations.values(), outputs.values())
     inputs = {name: s.value for name, s in symbols.items() if s is not None}

@@ -20,7 +20,7 @@ __all__ = ["Range", "Rule", "Slot", "rule"]
 # Those that a parameter's shape gives.
 OF_SHAPE = ("rows", "columns")
 
-Shape = Literal["param", "scalar", "row", "column", "vector"]
+Shape = Literal["param", "scalar", "row", "column", "vector", "left", "right"]
 Sparse = Literal["refused", "rows", "only"]
 
 
@@ -88,13 +88,19 @@ class Slot:
         signed: False if it never goes below zero (a format may then use all its codes above).
         init: value before the first step: a number, or the name of the option that holds it.
         when: name of an option; the slot exists only where that option is on (or not 0).
+        when_is: where the option ``when`` is a word, the one that the slot exists for.
         full_precision: true if a format of low precision must leave it alone: best the reason, for
             the docs.
         precise_when: name of an option; only where that is on is ``full_precision`` meant.
         shape: ``"param"``, one number for each element; ``"scalar"``, one for the whole
             parameter; and for rules that are not elementwise ``"row"`` and ``"column"`` (the last,
-            or last but one, axis reduced to 1; matrices only) and ``"vector"`` (the parameter's
-            shape, but only if it has fewer than two axes).
+            or last but one, axis reduced to 1; matrices only), ``"vector"`` (the parameter's
+            shape, but only if it has fewer than two axes), and ``"left"`` and ``"right"`` (square
+            matrices of the parameter's rows by rows and columns by columns, kept in full
+            precision; ``columns`` are all axes but the first together).
+        longest: name of the option that says up to which length of its side a square one exists.
+        of_vectors: name of the option that is on where a vector has the left one, too; without
+            a name every vector has it.
         needs_every_step: it changes even where the gradient is 0, so that a sparse gradient must
             be made dense.
         is_float64: a scalar slot is kept in float64 (others are as torch's step counts: float32,
@@ -106,9 +112,12 @@ class Slot:
     signed: bool = True
     init: float | str = 0.0
     when: str | None = None
+    when_is: str | None = None
     full_precision: bool | str = False
     precise_when: str | None = None
     shape: Shape = "param"
+    longest: str | None = None
+    of_vectors: str | None = None
     needs_every_step: bool = False
     is_float64: bool = False
     is_average: bool = False
@@ -121,7 +130,7 @@ class Slot:
             raise TypeError(
                 f"Slot: init must be a number or the name of an option, got {self.init!r}"
             )
-        for name in ("when", "precise_when"):
+        for name in ("when", "when_is", "precise_when", "longest", "of_vectors"):
             option = getattr(self, name)
             if option is not None and not isinstance(option, str):
                 raise TypeError(f"Slot: {name} must be the name of an option, got {option!r}")
@@ -137,8 +146,22 @@ class Slot:
         """Whether it is one number for the whole parameter."""
         return self.shape == "scalar"
 
-    def shape_for(self, param_shape: Sequence[int]) -> tuple[int, ...] | None:
-        """Return the slot's shape for a parameter of this shape; None if that has no such slot."""
+    @property
+    def is_square(self) -> bool:
+        """Whether it is a square matrix of one of the parameter's sides."""
+        return self.shape in ("left", "right")
+
+    def shape_for(
+        self, param_shape: Sequence[int], options: Mapping[str, Any] | None = None
+    ) -> tuple[int, ...] | None:
+        """Return the slot's shape for a parameter of this shape; None if that has no such slot.
+
+        Args:
+            param_shape: the parameter's.
+            options: those that bound a square slot, if it is asked whether there is one.
+        """
+        if self.is_square:
+            return self._square_for(param_shape, options or {})
         is_matrix = len(param_shape) > 1
         if self.shape == "scalar":
             return ()
@@ -149,12 +172,22 @@ class Slot:
             return tuple(param_shape)
         return None
 
-    def has_shape_for(self, axes: int) -> bool:
-        """Tell whether a parameter of so many axes has such a slot."""
-        return self.shape_for((1,) * axes) is not None
+    def _square_for(
+        self, param_shape: Sequence[int], options: Mapping[str, Any]
+    ) -> tuple[int, int] | None:
+        if not param_shape or not math.prod(param_shape):
+            return None
+        if len(param_shape) == 1 and (
+            self.shape == "right" or not options.get(self.of_vectors or "", True)
+        ):
+            return None
+        side = param_shape[0] if self.shape == "left" else math.prod(param_shape[1:])
+        return None if side > options.get(self.longest or "", math.inf) else (side, side)
 
     def is_present(self, options: Mapping[str, Any]) -> bool:
         """Tell whether a group with these options keeps this slot."""
+        if self.when_is is not None:
+            return bool(options[self.when] == self.when_is)
         return self.when is None or bool(options[self.when])
 
     def is_precise(self, options: Mapping[str, Any]) -> bool:

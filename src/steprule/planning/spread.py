@@ -11,7 +11,13 @@ from torch import Tensor
 from steprule.distributed.shards import Shard, shards_of
 from steprule.language.form import Form
 from steprule.language.passes import shared_levels_of
-from steprule.language.recording import REDUCTIONS, Operation, Value
+from steprule.language.recording import (
+    MATRIX_OPERATIONS,
+    REDUCTIONS,
+    SPREADABLE,
+    Operation,
+    Value,
+)
 from steprule.language.rule import Rule
 from steprule.planning.assignment import form_of_leaf
 from steprule.planning.owners import Owners
@@ -147,9 +153,11 @@ def _can_be_taken_apart(form: Form) -> bool:
 def _needs_the_whole(operation: Operation) -> bool:
     """Tell whether ranks don't add up an operation's parts: it is of whole parameters then.
 
-    The largest along an axis; and what is over all numbers of rows, or of columns, which every rank
-    has that shares them.
+    The largest along an axis; what is over all numbers of rows, or of columns, which every rank
+    has that shares them; and what is done with the square matrices of a parameter's sides.
     """
+    if operation.name in MATRIX_OPERATIONS:
+        return operation.name not in SPREADABLE
     if operation.name not in REDUCTIONS:
         return False
     of_each = any(isinstance(x, Value) and x.each is not None for x in operation.operands)
