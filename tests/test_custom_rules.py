@@ -173,3 +173,23 @@ def test_step_counts_of_any_kind_advance(engine: str, kind: Any) -> None:
         found.append((param.detach(), float(optimizer.state[param]["step"])))
     assert found[0][1] == found[1][1] == 5.0
     assert torch.equal(found[0][0], found[1][0])
+
+
+@steprule.rule(optional=("bound",))
+def bounded(param: Any, grad: Any, *, lr: Any, bound: Any) -> Any:
+    """A number that may be None comes as nan."""
+    return param - lr * where(bound == bound, maximum(grad, -bound), grad)
+
+
+def test_a_number_that_may_be_none_is_taken_as_none() -> None:
+    Bounded = steprule.make_optimizer(bounded, lr=1.0, bound=None)  # noqa: N806
+    param = torch.zeros(2, requires_grad=True)
+    optimizer = Bounded([param])
+    param.grad = torch.tensor([-3.0, 1.0])
+    optimizer.step()
+    assert param.tolist() == [3.0, -1.0]
+    optimizer.param_groups[0]["bound"] = 2.0
+    optimizer.step()
+    assert param.tolist() == [5.0, -2.0]
+    with pytest.raises(TypeError, match="lr must be a number, got NoneType"):
+        Bounded([param], lr=None)

@@ -64,6 +64,8 @@ def check_options(rule: Rule | None, options: Mapping[str, Any], where: str = ""
     for name in names & set(options):
         allowed = ranges.get(name, Range())
         value = options[name]
+        if value is None and rule is not None and name in rule.optional:
+            continue
         if rule is not None and name in rule.parts:
             _check_pair(rule, name, value, allowed, where)
         elif not (rule is None and isinstance(value, (tuple, list))):
