@@ -8,6 +8,26 @@ from typing import Any
 import torch
 
 RUNS: dict[str, dict[str, Any]] = {
+    "ADOPT": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.05},
+    "AdEMAMix": {
+        "lr": 0.02,
+        "betas": (0.9, 0.99, 0.995),
+        "alpha": 3.0,
+        "alpha_warmup": 30,
+        "beta3_warmup": 30,
+        "weight_decay": 0.05,
+    },
+    "AdaBelief": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-16, "weight_decay": 0.05},
+    "Adan": {"lr": 0.02, "betas": (0.98, 0.92, 0.99), "eps": 1e-8, "weight_decay": 0.05},
+    "GrokAdamW": {
+        "lr": 0.02,
+        "betas": (0.9, 0.99),
+        "lamb": 1.5,
+        "gamma": 0.1,
+        "weight_decay": 0.05,
+        "clip_grad_norm": 1.0,
+        "clip_grad_norm_over": "param",
+    },
     "LAMB": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.05},
     "LARS": {
         "lr": 0.5,
@@ -17,9 +37,23 @@ RUNS: dict[str, dict[str, Any]] = {
         "eps": 1e-8,
         "nesterov": True,
     },
+    "Lion": {"lr": 0.02, "betas": (0.9, 0.99), "weight_decay": 0.05},
+    "MARS": {"lr": 0.02, "betas": (0.95, 0.99), "gamma": 0.1, "weight_decay": 0.05},
     "Prodigy": {"lr": 0.7, "betas": (0.9, 0.99), "weight_decay": 0.05, "d0": 1e-3},
+    "QHAdam": {"lr": 0.02, "betas": (0.95, 0.99), "nus": (0.7, 0.9), "weight_decay": 0.05},
+    "QHM": {"lr": 0.02, "momentum": 0.9, "nu": 0.7, "weight_decay": 0.05},
+    "Signum": {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.05},
+    "SophiaG": {"lr": 0.02, "betas": (0.965, 0.9), "rho": 2e-4, "weight_decay": 0.05},
     "StableAdamW": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.05},
+    "Yogi": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-3, "weight_decay": 0.05},
 }
+
+
+def groups_of(name: str, params: list[torch.Tensor]) -> list[Any]:
+    """Parameters as an optimizer of ours takes them, where a group says what others count."""
+    if name == "GrokAdamW":
+        return [{"params": [param], "layer": i} for i, param in enumerate(params)]
+    return list(params)
 
 
 def trained(make: Callable[..., Any], options: dict[str, Any], steps: int = 50) -> list[Any]:
@@ -35,5 +69,7 @@ def trained(make: Callable[..., Any], options: dict[str, Any], steps: int = 50) 
         for param in params:
             noise = torch.randn(param.shape, generator=generator, dtype=torch.float64)
             param.grad = scale * (noise + param.detach())
+        if step % 5 == 0 and hasattr(optimizer, "update_hessian"):
+            optimizer.update_hessian()
         optimizer.step()
     return [param.detach() for param in params]

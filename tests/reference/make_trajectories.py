@@ -3,7 +3,9 @@
 Run by hand, where the packages are (their wheels unpacked into a folder are enough)::
 
     pip download --no-deps -d wheels timm==1.0.31 pytorch-optimizer==4.1.0 prodigyopt==1.1.2
-    (unzip them there)
+        lion-pytorch==0.2.5 grokadamw==0.1.2
+    (unzip them there, with sophia.py of github.com/Liuhong99/Sophia and mars.py of
+    github.com/AGI-Arena/MARS beside them)
     python tests/reference/make_trajectories.py wheels [NAME...]
 """
 
@@ -40,6 +42,19 @@ def module_of(folder: Path, package: str, name: str) -> Any:
     return importlib.import_module(f"{package}.{name}")
 
 
+def in_double(cls: type[Any]) -> type[Any]:
+    """QHAdam of pytorch-optimizer with the weights of its averages in float64, not in float32."""
+
+    class InDouble(cls):  # type: ignore[misc]
+        def init_group(self, group: Any, **kwargs: Any) -> None:
+            super().init_group(group, **kwargs)
+            for entry in self.state.values():
+                for key in ("beta1_weight", "beta2_weight"):
+                    entry[key] = entry[key].double()
+
+    return InDouble
+
+
 def implementations(wheels: Path) -> dict[str, Theirs]:
     """Who else has each optimizer; a package is imported when one of its classes is made."""
 
@@ -49,8 +64,28 @@ def implementations(wheels: Path) -> dict[str, Theirs]:
     def package(module: str, name: str) -> Any:
         return getattr(importlib.import_module(module), name)
 
+    def kozistr(name: str) -> Any:
+        return package("pytorch_optimizer", name)
+
     timms, kozistrs = "timm 1.0.31", "pytorch-optimizer 4.1.0"
     return {
+        # Its default is another exponent.
+        "ADOPT": Theirs(timms, lambda p, **o: timm("adopt", "Adopt")(p, clip_exp=0.25, **o)),
+        "AdEMAMix": Theirs(
+            kozistrs,
+            lambda p, alpha_warmup, beta3_warmup, **o: kozistr("AdEMAMix")(
+                p, weight_decouple=True, t_alpha_beta3=beta3_warmup, **o
+            ),
+        ),
+        # The authors' package computes the same, and prints a lot.
+        "AdaBelief": Theirs(timms, lambda p, **o: timm("adabelief", "AdaBelief")(p, **o)),
+        "Adan": Theirs(timms, lambda p, **o: timm("adan", "Adan")(p, **o)),
+        "GrokAdamW": Theirs(
+            "grokadamw 0.1.2",
+            lambda p, clip_grad_norm, clip_grad_norm_over, **o: package("grokadamw", "GrokAdamW")(
+                p, gradient_clipping=clip_grad_norm, **o
+            ),
+        ),
         "LAMB": Theirs(
             timms,
             lambda p, **o: timm("lamb", "Lamb")(p, always_adapt=True, max_grad_norm=None, **o),
@@ -61,12 +96,28 @@ def implementations(wheels: Path) -> dict[str, Theirs]:
                 p, always_adapt=True, trust_coeff=trust_coefficient, **o
             ),
         ),
+        "Lion": Theirs(
+            "lion-pytorch 0.2.5", lambda p, **o: package("lion_pytorch", "Lion")(p, **o)
+        ),
+        # Others start at another gradient (timm), or add eps in another place (pytorch-optimizer).
+        "MARS": Theirs(
+            "github.com/AGI-Arena/MARS 4831e28",
+            lambda p, **o: package("mars", "MARS")(p, optimize_1d=True, **o),
+        ),
         "Prodigy": Theirs(
             "prodigyopt 1.1.2", lambda p, **o: package("prodigyopt", "Prodigy")(p, **o)
+        ),
+        "QHAdam": Theirs(kozistrs, lambda p, **o: in_double(kozistr("QHAdam"))(p, **o)),
+        "QHM": Theirs(kozistrs, lambda p, **o: kozistr("QHM")(p, **o)),
+        "Signum": Theirs(kozistrs, lambda p, **o: kozistr("SignSGD")(p, **o)),
+        "SophiaG": Theirs(
+            "github.com/Liuhong99/Sophia a7e1572",
+            lambda p, **o: package("sophia", "SophiaG")(p, **o),
         ),
         "StableAdamW": Theirs(
             kozistrs, lambda p, **o: package("pytorch_optimizer", "StableAdamW")(p, **o)
         ),
+        "Yogi": Theirs(kozistrs, lambda p, **o: kozistr("Yogi")(p, weight_decouple=False, **o)),
     }
 
 
