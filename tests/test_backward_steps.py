@@ -72,7 +72,7 @@ class Pair:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_the_usual_run(name: str) -> None:
-    pair = Pair(name)
+    pair = Pair(name, lr=1e-3)  # schedule-free SGD's own of 1 is too much here
     for k in range(25):  # long enough for native steps
         pair.step(k)
     pair.check_same()

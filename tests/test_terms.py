@@ -23,9 +23,12 @@ from helpers import (
 from torch import Tensor
 
 import steprule
+from steprule.optimizer.train_eval import TrainEval
 from steprule.rules import OPTIMIZERS
 
 STEPS = 4
+#: Those that keep averages of their steps, which a mask of the parameter's alone would spoil.
+AVERAGING = [n for n in rule_optimizers() if issubclass(OPTIMIZERS[n.lower()], TrainEval)]
 TIGHT = {"rtol": 1e-12, "atol": 1e-13}
 #: Rules of each kind: elements alone, sums of a parameter, of all, along axes, whole matrices.
 KINDS = ("SGD", "AdamW", "LAMB", "Prodigy", "Adafactor", "Muon")
@@ -57,7 +60,7 @@ def masked(step: Tensor, grad: Tensor) -> Tensor:
     return step * mask / mask.mean().clamp(min=1e-3)
 
 
-@pytest.mark.parametrize("name", rule_optimizers())
+@pytest.mark.parametrize("name", [n for n in rule_optimizers() if n not in AVERAGING])
 def test_a_cautious_step_is_the_plain_one_where_it_agrees_with_the_gradient(name: str) -> None:
     """From the same parameters and state; which the next plain step is tried from again."""
     params = doubles(name)
@@ -224,6 +227,17 @@ def test_where_decay_is_not_the_shared_term_its_options_are_refused(name: str, o
     optimizer = made(name, params)
     with pytest.raises(ValueError, match=f"group 1: {option}"):
         optimizer.add_param_group({"params": [torch.ones(2, 2, requires_grad=True)], option: value})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_caution_is_refused_where_a_masked_step_would_spoil_an_average(name: str) -> None:
+    params = make_params(name)
+    with pytest.raises(ValueError, match=f"cautious=True would mask .*{name}.*leave it out"):
+        made(name, params, cautious=True)
+    optimizer = made(name, params)
+    with pytest.raises(ValueError, match="group 1: cautious=True"):
+        optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], "cautious": True})
     assert len(optimizer.param_groups) == 1
 
 

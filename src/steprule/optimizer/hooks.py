@@ -40,7 +40,7 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             if torch._C._autograd._profiler_enabled():
                 result = recorded(self, *args, **kwargs)
             else:
-                result = _between_hooks(step, self, args, kwargs)
+                result = between_hooks(step, self, args, kwargs)
         finally:
             _mark(self, is_stepping=False)
         # A step of our own has moved them, or has been passed over; one of a subclass does neither.
@@ -65,13 +65,26 @@ def _mark_uncompiled(optimizer: Any, is_stepping: bool) -> None:
     optimizer._is_stepping = is_stepping
 
 
-def _between_hooks(
-    step: Callable[..., Any], optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+def between_hooks(
+    step: Callable[..., Any],
+    optimizer: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    everyones: bool = True,
 ) -> Any:
-    """Run a step between its hooks, which get the optimizer among the arguments, as by torch."""
+    """Run a step between its hooks, which get the optimizer among the arguments, as by torch.
+
+    Args:
+        step: takes the optimizer and the arguments.
+        optimizer: whose hooks.
+        args: of its step.
+        kwargs: likewise.
+        everyones: whether to run the hooks of all optimizers, too.
+    """
     given = (optimizer, *args)
-    everyones = torch_optimizer._global_optimizer_pre_hooks.values()
-    for before in (*everyones, *optimizer._optimizer_step_pre_hooks.values()):
+    before_all = torch_optimizer._global_optimizer_pre_hooks.values() if everyones else ()
+    for before in (*before_all, *optimizer._optimizer_step_pre_hooks.values()):
         changed = before(optimizer, given, kwargs)
         if changed is None:
             continue
@@ -82,7 +95,7 @@ def _between_hooks(
             )
         given, kwargs = changed
     result = step(*given, **kwargs)
-    everyones = torch_optimizer._global_optimizer_post_hooks.values()
-    for after in (*optimizer._optimizer_step_post_hooks.values(), *everyones):
+    after_all = torch_optimizer._global_optimizer_post_hooks.values() if everyones else ()
+    for after in (*optimizer._optimizer_step_post_hooks.values(), *after_all):
         after(optimizer, given, kwargs)
     return result

@@ -14,12 +14,9 @@ from steprule.optimizer.train_eval import TRAIN_MODE, TrainEval
 _SOURCE = "Defazio et al.: The road less scheduled, 2024"
 # At 0 the parameters are z, from which the average x cannot be told; at 1 they are x itself.
 _INSIDE = Range(0.0, 1.0, low_included=False, high_included=False)
-_SLOTS = {
-    "z": Slot(full_precision="weights, which steps are taken of"),
-    "weight_sum": Slot(shape="scalar", is_float64=True),
-    "lr_max": Slot(shape="scalar", is_float64=True),
-    "x_weight": Slot(shape="scalar", init=1.0, is_float64=True),
-}
+_Z = Slot(full_precision="weights, which steps are taken of")
+_SUM = Slot(shape="scalar", is_float64=True)
+_X_WEIGHT = Slot(shape="scalar", init=1.0, is_float64=True)
 _RANGES = {"warmup_steps": NON_NEGATIVE, "r": NON_NEGATIVE, "weight_lr_power": NON_NEGATIVE}
 
 
@@ -55,7 +52,14 @@ def _moved(
     return y, z - lr * update, weight_sum, lr_max, momentum
 
 
-@rule(**_SLOTS, ranges={**_RANGES, "momentum": _INSIDE}, source=_SOURCE)
+@rule(
+    z=_Z,
+    weight_sum=_SUM,
+    lr_max=_SUM,
+    x_weight=_X_WEIGHT,
+    ranges={**_RANGES, "momentum": _INSIDE},
+    source=_SOURCE,
+)
 def schedule_free_sgd(
     param: Any,
     grad: Any,
@@ -92,7 +96,10 @@ def schedule_free_sgd(
 
 
 @rule(
-    **_SLOTS,
+    z=_Z,
+    weight_sum=_SUM,
+    lr_max=_SUM,
+    x_weight=_X_WEIGHT,
     exp_avg_sq=Slot(signed=False),
     ranges={**_RANGES, "beta1": _INSIDE},
     source=_SOURCE,
@@ -145,14 +152,15 @@ class ScheduleFreeSGD(TrainEval):
 
         eta = lr * min(1, t / warmup_steps);  w = t**r * max(eta so far)**weight_lr_power
         c = w / (sum of w so far)
-        z = z - eta * grad(y)
-        x = (1 - c) * x + c * z
-        y = (1 - momentum) * z + momentum * x
+        param = param + c * (z - param) - eta * (1 - momentum * (1 - c)) * grad
+        z = z - eta * grad
 
-    While training the parameters are y, of which gradients are taken. ``optimizer.eval()`` puts x
-    in their place, which is the model to validate, save and ship; ``optimizer.train()`` puts y back
-    bit for bit. Call both where ``model.eval()`` and ``model.train()`` are called. Only steps are
-    refused after ``eval()``, until ``train()`` is called; a new optimizer is in train mode.
+    which is, with y for param and the average x, ``x = (1 - c) * x + c * z`` and
+    ``y = (1 - momentum) * z + momentum * x``. While training the parameters are y, of which
+    gradients are taken. ``optimizer.eval()`` puts x in their place, which is the model to validate,
+    save and ship; ``optimizer.train()`` puts y back bit for bit. Call both where ``model.eval()``
+    and ``model.train()`` are called. Only steps are refused after ``eval()``, until ``train()`` is
+    called; a new optimizer is in train mode.
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
@@ -217,13 +225,12 @@ class ScheduleFreeAdamW(TrainEval):
 
     ::
 
-        v = beta2 * v + (1 - beta2) * grad(y)**2
-        u = grad(y) / (sqrt(v / (1 - beta2**t)) + eps) + weight_decay * y
+        v = beta2 * v + (1 - beta2) * grad**2
+        u = grad / (sqrt(v / (1 - beta2**t)) + eps) + weight_decay * param
+        param = param + c * (z - param) - eta * (1 - beta1 * (1 - c)) * u
         z = z - eta * u
-        x = (1 - c) * x + c * z
-        y = (1 - beta1) * z + beta1 * x
 
-    with eta and c as of :class:`ScheduleFreeSGD`, which says what x, y and z are, and when to call
+    with eta and c as of :class:`ScheduleFreeSGD`, which says what average x is kept, and when to call
     ``optimizer.eval()`` and ``optimizer.train()``.
 
     Args:

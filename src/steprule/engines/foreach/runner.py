@@ -78,14 +78,17 @@ class KeptLists:
 
     @staticmethod
     def takes(form: Form, leaves: Sequence[Leaf]) -> bool:
-        """Tell whether all state is plain tensors, and the counts of one kind and in one place."""
+        """Tell whether all state is plain tensors, and each count of one kind and in one place."""
         names, states = _names(form, leaves[0].storage), [leaf.state for leaf in leaves]
         are_plain = all(type(state[name]) is Tensor for name in names for state in states)
         if not are_plain:
             return False
-        counts = [state[name] for name in _counts(form) for state in states]
-        kinds = {(count.dtype, count.device) for count in counts}
-        return len(kinds) <= 1 and all(dtype.is_floating_point for dtype, _ in kinds)
+        counts = [[state[name] for state in states] for name in _counts(form)]
+        return all(
+            len({(count.dtype, count.device) for count in of_name}) <= 1
+            and of_name[0].is_floating_point()
+            for of_name in counts
+        )
 
     def hold(self) -> bool:
         """Tell whether the state is still these tensors, and they are as they were."""

@@ -1,0 +1,291 @@
+"""SAM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steprule.distributed.shards import is_dtensor, local_of, spread_as, whole_of
+from steprule.engines.uninterrupted import uninterrupted
+from steprule.formats.floating import compute_dtype, real_view
+from steprule.optimizer.averaging import count_change
+from steprule.schedules import checks
+from steprule.state.labels import label_of
+from steprule.wrappers.wrapper import Wrapper
+
+# As its authors have it: where all gradients are 0, nothing moves.
+_EPS = 1e-12
+_STEPS_ALONE = (
+    "SAM needs gradients at two points: pass a closure that clears the gradients, computes the "
+    "loss, calls backward() and returns the loss, optimizer.step(closure); or call "
+    "optimizer.first_step() after the first backward pass and optimizer.second_step() after the "
+    "second"
+)
+
+
+class SAM(Wrapper):
+    """Sharpness-aware minimization: steps by the gradient at the worst point nearby.
+
+    ::
+
+        e = rho * grad / |grad|                      (|grad| over all parameters)
+        param = optimizer's step by the gradient at param + e
+
+    and with ``adaptive`` (ASAM) ``e = rho * param**2 * grad / |param * grad|``. A step takes two
+    forward and backward passes::
+
+        optimizer = steprule.SAM(steprule.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = loss_fn(model(inputs), targets)
+            loss.backward()
+            return loss
+
+        loss = optimizer.step(closure)
+
+    or, without a closure, ``loss.backward(); optimizer.first_step(zero_grad=True)``, a second
+    ``loss_fn(model(inputs), targets).backward()``, and ``optimizer.second_step(zero_grad=True)``.
+
+    With a ``GradScaler``: ``first_step()`` takes scaled gradients as they are (it needs their
+    direction alone), and ``scaler.step(optimizer)`` is the second step. Both backward passes are
+    of ``scaler.scale(loss)``. Where the first gradients are not finite nothing moves.
+
+    The parameters are put back from copies, bit for bit, before the wrapped optimizer steps; and
+    where the second pass raises, or is interrupted.
+
+    Args:
+        optimizer: the wrapped one, of this library or torch's; it makes the step.
+        rho: how far is looked, >= 0 (default 0.05); with ``adaptive``, ten times as far is usual.
+        adaptive: in units of the parameters' size, so that rescaling a layer changes nothing.
+
+    Attributes:
+        rho: likewise; may be set between steps.
+        adaptive: likewise.
+
+    State: none of its own; between the two evaluations a copy of the parameters.
+
+    When to use: where generalization matters more than time, most of all for images: a step takes
+    twice as long, and keep the wrapped optimizer's lr. Running statistics (batch norm) see both
+    passes; set those layers' ``momentum`` to 0 in the second if that matters.
+
+    Raises:
+        TypeError: not an optimizer, or one that takes a closure several times itself (LBFGS).
+        ValueError: ``rho`` out of its range.
+        RuntimeError: steps out of order; sparse gradients; saving or loading in between.
+
+    Source: Foret, Kleiner, Mobahi, Neyshabur, "Sharpness-aware minimization for efficiently
+    improving generalization", 2021; Kwon, Kim, Park, Choi, "ASAM", 2021, without its eta. The
+    closure is called for both gradients, where davda54/sam and pytorch-optimizer expect the first
+    ones to be there.
+    """
+
+    key = "sam"
+    # The scaler then leaves it to `step` to divide gradients and to skip a step: parameters have to
+    # be put back either way.
+    _step_supports_amp_scaling = True
+
+    rho: float
+    adaptive: bool
+    _kept: list[tuple[Tensor, Tensor]] | None
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, rho: float = 0.05, adaptive: bool = False
+    ) -> None:
+        super().__init__(optimizer)
+        needs_closure = getattr(optimizer, "needs_closure", False)
+        if needs_closure or isinstance(optimizer, torch.optim.LBFGS):
+            raise TypeError(
+                f"SAM can't go round {type(optimizer).__name__}, which asks for gradients where it "
+                "likes: use one that steps by given gradients"
+            )
+        self.__dict__.update(self._check_own({"rho": rho, "adaptive": adaptive}))
+        self._kept = None
+
+    # -- steps ----------------------------------------------------------------------------
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        if closure is None:
+            if self._kept is None:
+                raise RuntimeError(_STEPS_ALONE)
+            return self._step_from_here()
+        self._refuse_if_moved("step(closure)")
+        if "found_inf" in self.__dict__:
+            raise RuntimeError(
+                "SAM with a GradScaler takes no closure: call optimizer.first_step() after the "
+                "first scaled backward pass and scaler.step(optimizer) after the second"
+            )
+        with torch.enable_grad():
+            loss = closure()
+        try:
+            self.first_step(zero_grad=True)
+            with torch.enable_grad():
+                closure()
+        except BaseException:
+            self.restore()
+            raise
+        self._step_from_here()
+        return loss
+
+    def first_step(self, zero_grad: bool = False) -> None:
+        """Move the parameters to where the loss is largest nearby, by the gradients that they have.
+
+        Args:
+            zero_grad: clear the gradients then.
+
+        Raises:
+            RuntimeError: it was called already; or a gradient is sparse.
+        """
+        self._refuse_if_moved("first_step()")
+        with torch.no_grad():
+            found = self._gradients()
+            params = [real_view(local_of(param)) for param in found]
+            grads = [real_view(local_of(grad)) for grad in found.values()]
+            scaled = found.items() if self.adaptive else ()
+            norm = _norm([_scaled(*pair) for pair in scaled] or list(found.values()))
+            kept = [torch.empty_like(param) for param in params]
+            with uninterrupted:
+                _copy(kept, params)
+                self._kept = list(zip(found, kept, strict=True))
+                if found and math.isfinite(norm):
+                    self._climb(params, grads, self.rho / (norm + _EPS))
+                    for param in found:
+                        count_change(param)
+        if zero_grad:
+            self.zero_grad()
+
+    def _climb(self, params: list[Tensor], grads: list[Tensor], scale: float) -> None:
+        if self.adaptive:
+            torch._foreach_addcmul_(params, torch._foreach_mul(params, params), grads, value=scale)
+        else:
+            torch._foreach_add_(params, grads, alpha=scale)
+
+    def second_step(self, zero_grad: bool = False) -> Any:
+        """Put the parameters back and have the wrapped optimizer step by the present gradients.
+
+        Args:
+            zero_grad: clear the gradients then.
+
+        Returns:
+            What the wrapped optimizer's step does.
+
+        Raises:
+            RuntimeError: ``first_step()`` was not called before.
+        """
+        if self._kept is None:
+            raise RuntimeError(
+                "second_step() comes after first_step() and a backward pass at the point to which "
+                "that has moved the parameters"
+            )
+        result = self.step()
+        if zero_grad:
+            self.zero_grad()
+        return result
+
+    def restore(self) -> None:
+        """Put the parameters back where ``first_step()`` found them, bit for bit; no step is taken.
+
+        For a second evaluation that failed. If the parameters are in their place, nothing is done.
+        """
+        if self._kept is None:
+            return
+        with torch.no_grad(), uninterrupted:
+            _copy(
+                [real_view(local_of(param)) for param, _ in self._kept], [x for _, x in self._kept]
+            )
+            for param, _ in self._kept:
+                count_change(param)
+            self._kept = None
+
+    def _step_from_here(self) -> Any:
+        """Step by the present gradients from where the parameters were."""
+        self.restore()
+        found_inf = self.__dict__.get("found_inf")
+        if found_inf is not None:
+            if bool(found_inf):
+                return None
+            self._unscale()
+        return self.optimizer.step()
+
+    def _unscale(self) -> None:
+        """Divide gradients by what the scaler has multiplied the loss by, unless it has."""
+        scale = self.__dict__.get("grad_scale")
+        if scale is not None:
+            inverse = 1.0 / float(scale)
+            grads = [p.grad for group in self.param_groups for p in group["params"]]
+            with torch.no_grad():
+                here = [real_view(local_of(grad)) for grad in grads if grad is not None]
+                if here:
+                    torch._foreach_mul_(here, inverse)
+
+    def _gradients(self) -> dict[Tensor, Tensor]:
+        """Return the gradients that there are by their parameters, spread over ranks as these.
+
+        Raises:
+            RuntimeError: a sparse one.
+        """
+        found: dict[Tensor, Tensor] = {}
+        for i, group in enumerate(self.param_groups):
+            for position, param in enumerate(group["params"]):
+                grad = param.grad
+                if grad is None:
+                    continue
+                if grad.layout is not torch.strided:
+                    raise RuntimeError(
+                        f"SAM takes dense gradients, that of {label_of(group, i, position)} is "
+                        f"{grad.layout}: make the embedding with sparse=False"
+                    )
+                found[param] = spread_as(grad, param) if is_dtensor(grad) else grad
+        return found
+
+    # -- saving and loading ---------------------------------------------------------------
+
+    def _refuse_if_moved(self, what: str) -> None:
+        if self._kept is not None:
+            raise RuntimeError(
+                f"{what} between first_step() and second_step(): the parameters are moved. Call "
+                "second_step() first, or restore() to give this step up"
+            )
+
+    def _own_state(self) -> dict[str, Any]:
+        return {"rho": self.rho, "adaptive": self.adaptive}
+
+    def _check_own(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        checked: dict[str, Any] = {}
+        if "rho" in saved:
+            checked["rho"] = checks.number("rho", saved["rho"], low=0.0)
+        if "adaptive" in saved:
+            checked["adaptive"] = checks.switch("adaptive", saved["adaptive"])
+        return checked
+
+
+def _copy(to: list[Tensor], values: list[Tensor]) -> None:
+    if to:
+        torch._foreach_copy_(to, values)
+
+
+def _scaled(param: Tensor, grad: Tensor) -> Tensor:
+    """Return a gradient in units of its parameter; complex numbers are pairs."""
+    if param.is_complex():
+        return torch.view_as_real(param.detach()) * torch.view_as_real(grad)
+    return param.detach() * grad
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    """Return the norm of tensors together; every rank must come to that of sharded ones."""
+    norms: list[Tensor] = []
+    plain: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        if is_dtensor(tensor):
+            norms.append(whole_of(torch.linalg.vector_norm(tensor)))
+        elif tensor.numel():
+            plain.setdefault(compute_dtype(tensor), []).append(real_view(tensor))
+    for dtype, alike in plain.items():
+        norms += torch._foreach_norm(alike, 2, dtype=dtype)
+    if not norms:
+        return 0.0
+    return math.hypot(*torch.stack([norm.cpu().double() for norm in norms]).tolist())
