@@ -42,6 +42,21 @@ RUNS: dict[str, dict[str, Any]] = {
     "Prodigy": {"lr": 0.7, "betas": (0.9, 0.99), "weight_decay": 0.05, "d0": 1e-3},
     "QHAdam": {"lr": 0.02, "betas": (0.95, 0.99), "nus": (0.7, 0.9), "weight_decay": 0.05},
     "QHM": {"lr": 0.02, "momentum": 0.9, "nu": 0.7, "weight_decay": 0.05},
+    "ScheduleFreeAdamW": {
+        "lr": 0.02,
+        "betas": (0.95, 0.99),
+        "weight_decay": 0.05,
+        "warmup_steps": 7,
+        "r": 0.5,
+        "weight_lr_power": 1.5,
+    },
+    "ScheduleFreeSGD": {
+        "lr": 1e-3,
+        "momentum": 0.8,
+        "weight_decay": 0.05,
+        "warmup_steps": 7,
+        "r": 1.0,
+    },
     "Signum": {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.05},
     "SophiaG": {"lr": 0.02, "betas": (0.965, 0.9), "rho": 2e-4, "weight_decay": 0.05},
     "StableAdamW": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.05},
@@ -64,6 +79,8 @@ def trained(make: Callable[..., Any], options: dict[str, Any], steps: int = 50) 
         for shape in ((5, 7), (3,), (9, 4))
     ]
     optimizer = make(params, **options)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
     for step in range(steps):
         scale = 10.0 ** (step % 7 - 3)
         for param in params:
@@ -72,4 +89,6 @@ def trained(make: Callable[..., Any], options: dict[str, Any], steps: int = 50) 
         if step % 5 == 0 and hasattr(optimizer, "update_hessian"):
             optimizer.update_hessian()
         optimizer.step()
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()
     return [param.detach() for param in params]
