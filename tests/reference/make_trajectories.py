@@ -109,6 +109,13 @@ def implementations(wheels: Path) -> dict[str, Theirs]:
         ),
         "QHAdam": Theirs(kozistrs, lambda p, **o: in_double(kozistr("QHAdam"))(p, **o)),
         "QHM": Theirs(kozistrs, lambda p, **o: kozistr("QHM")(p, **o)),
+        "ScheduleFreeAdamW": Theirs(
+            "schedulefree 1.4.1",
+            lambda p, **o: package("schedulefree", "AdamWScheduleFree")(p, **o),
+        ),
+        "ScheduleFreeSGD": Theirs(
+            "schedulefree 1.4.1", lambda p, **o: package("schedulefree", "SGDScheduleFree")(p, **o)
+        ),
         "Signum": Theirs(kozistrs, lambda p, **o: kozistr("SignSGD")(p, **o)),
         "SophiaG": Theirs(
             "github.com/Liuhong99/Sophia a7e1572",
