@@ -19,9 +19,9 @@ import steprule
 from steprule.rules import OPTIMIZERS
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def without_the_collector() -> Iterator[None]:
-    gc.collect()
+    gc.collect()  # once: it looks at all that the suite has imported
     gc.disable()
     yield
     gc.enable()
