@@ -230,8 +230,8 @@ class ScheduleFreeAdamW(TrainEval):
         param = param + c * (z - param) - eta * (1 - beta1 * (1 - c)) * u
         z = z - eta * u
 
-    with eta and c as of :class:`ScheduleFreeSGD`, which says what average x is kept, and when to call
-    ``optimizer.eval()`` and ``optimizer.train()``.
+    with eta and c as of :class:`ScheduleFreeSGD`, which says what average is kept, and when to
+    call ``optimizer.eval()`` and ``optimizer.train()``.
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
