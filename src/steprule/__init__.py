@@ -39,12 +39,16 @@ from steprule.rules import OPTIMIZERS as OPTIMIZERS
 from steprule.training.runs import load_training as load_training
 from steprule.training.runs import save_training as save_training
 from steprule.warming import warm as warm
+from steprule.wrappers import SAM as SAM
+from steprule.wrappers import Lookahead as Lookahead
 
 __version__ = "0.1.0"
 if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported under its own name
     __all__ = [
         "OPTIMIZERS",
+        "SAM",
         "CheckpointError",
+        "Lookahead",
         "Optimizer",
         "Range",
         "Slot",
