@@ -32,7 +32,7 @@ FLOORS = (
     ("planning",),
     ("optimizer",),
     ("lr_scheduler",),
-    ("quasi_newton", "plotting.py", "swa_utils.py", "training"),
+    ("quasi_newton", "plotting.py", "swa_utils.py", "training", "wrappers"),
     ("rules",),
     ("warming", "problems"),
     ("bench", "cli"),
