@@ -186,9 +186,10 @@ class Slot:
 
     def is_present(self, options: Mapping[str, Any]) -> bool:
         """Tell whether a group with these options keeps this slot."""
-        if self.when_is is not None:
-            return bool(options[self.when] == self.when_is)
-        return self.when is None or bool(options[self.when])
+        if self.when is None:
+            return True
+        value = options[self.when]
+        return bool(value) if self.when_is is None else bool(value == self.when_is)
 
     def is_precise(self, options: Mapping[str, Any]) -> bool:
         """Tell whether formats of low precision must leave it alone in such a group."""

@@ -1,7 +1,12 @@
 """Operations on whole matrices, for rules: products, means over an axis, orthogonalization.
 
-:func:`orthogonalized` can be recorded: the engine ``foreach`` then carries it out for many
+:func:`orthogonalized`, :func:`sandwiched`, :func:`gram`, :func:`eigenbasis` and
+:func:`inverse_root` can be recorded: the engine ``foreach`` then carries them out for many
 matrices at once. The others are for rules that are not elementwise, on the eager engine alone.
+
+The last four are about the square matrices of a parameter's sides: *left* ones, of its rows by its
+rows, and *right* ones, of its columns by its columns (its first axis, and all others together). A
+rule keeps them in slots of that shape; for a parameter that has no such slot it is given None.
 """
 
 from __future__ import annotations
@@ -13,8 +18,11 @@ from typing import Any
 from torch import Tensor
 
 from steprule.language.recording import Symbol
+from steprule.matrix_ops.eigen import eigenbasis_list, inverse_root_list
 from steprule.matrix_ops.orthogonalization import METHODS as METHODS
 from steprule.matrix_ops.orthogonalization import orthogonalized_list
+from steprule.matrix_ops.sides import Side as Side
+from steprule.matrix_ops.sides import gram_list, sandwiched_list
 
 
 class Spread(threading.local):
@@ -71,3 +79,73 @@ def orthogonalized(
     if SPREAD.ask is not None:
         return SPREAD.ask(x, (*coefficients, eps, steps, method))
     return orthogonalized_list([x], *coefficients, eps, steps, method)[0]
+
+
+def sandwiched(left: Any, x: Any, right: Any, transposed: Side | None = None) -> Any:
+    """Return ``left @ x @ right``, in the shape of ``x``.
+
+    Args:
+        left: of the rows; None for none.
+        x: of the parameter's shape.
+        right: of the columns; None for none.
+        transposed: the side whose matrix is transposed first.
+    """
+    present: dict[Side, Any] = {}
+    if left is not None:
+        present["left"] = left
+    if right is not None:
+        present["right"] = right
+    if not present:
+        return x
+    settings = (tuple(present), transposed)
+    if isinstance(x, Symbol):
+        return x.tape.record("sandwiched", x, *present.values(), settings=settings)
+    return sandwiched_list([x], *([square] for square in present.values()), *settings)[0]
+
+
+def gram(x: Any, side: Side) -> Any:
+    """Return ``x @ x.T``, of the left side, or ``x.T @ x``, of the right one.
+
+    Args:
+        x: of the parameter's shape.
+        side: which.
+    """
+    if isinstance(x, Symbol):
+        return x.tape.record("gram", x, settings=(side,), side=side)
+    return gram_list([x], side)[0]
+
+
+def eigenbasis(gram: Any, basis: Any, *, anew: Any, refined: Any) -> Any:
+    """Return the eigenvectors of a symmetric matrix as columns, or an approximation.
+
+    Args:
+        gram: the matrix, of one side.
+        basis: the eigenvectors as they were known, which are returned if neither is asked for.
+        anew: a condition on numbers: whether to compute them from nothing.
+        refined: likewise: whether to better those that are known, by one step of power iteration
+            and a QR decomposition. Each stays in its column.
+    """
+    if isinstance(gram, Symbol):
+        side = gram.value.side
+        return gram.tape.record("eigenbasis", gram, basis, anew, refined, side=side)
+    return eigenbasis_list([gram], [basis], anew, refined)[0]
+
+
+def inverse_root(
+    gram: Any, root: Any, exponent: float, *, weight: Any, eps: Any, is_due: Any
+) -> Any:
+    """Return ``(gram / weight + eps I)`` to the power of ``-exponent``.
+
+    Args:
+        gram: a symmetric matrix of one side, without negative eigenvalues.
+        root: as it was known, which is returned if nothing is due.
+        exponent: see above.
+        weight: by which the matrix is divided.
+        eps: added to the eigenvalues.
+        is_due: a condition on numbers: whether to compute it.
+    """
+    if isinstance(gram, Symbol):
+        operands = (gram, root, weight, eps, is_due)
+        side = gram.value.side
+        return gram.tape.record("inverse_root", *operands, settings=(exponent,), side=side)
+    return inverse_root_list([gram], [root], weight, eps, is_due, exponent)[0]

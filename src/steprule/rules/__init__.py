@@ -33,7 +33,9 @@ from steprule.rules.rprop import Rprop as Rprop
 from steprule.rules.schedule_free import ScheduleFreeAdamW as ScheduleFreeAdamW
 from steprule.rules.schedule_free import ScheduleFreeSGD as ScheduleFreeSGD
 from steprule.rules.sgd import SGD as SGD
+from steprule.rules.shampoo import Shampoo as Shampoo
 from steprule.rules.signum import Signum as Signum
+from steprule.rules.soap import SOAP as SOAP
 from steprule.rules.sophiag import SophiaG as SophiaG
 from steprule.rules.sparse_adam import SparseAdam as SparseAdam
 from steprule.rules.stable_adamw import StableAdamW as StableAdamW

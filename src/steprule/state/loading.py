@@ -61,6 +61,10 @@ def loaded_entry(
             device = param.device if options.get("capturable") else saved.device
             ours[name] = own_copy(whole_of(saved).to(device=device))
             continue
+        if slot.is_square:
+            whole = whole_of(saved).to(device=local_of(param).device, dtype=compute_dtype(param))
+            ours[name] = own_copy(whole)
+            continue
         present = format_in(name, entry)
         wanted = wanted_format(slot, options, storing, param)
         is_plain = isinstance(present, FloatingFormat)
@@ -154,7 +158,7 @@ def plain_entry(rule: Rule, param: Tensor, entry: Mapping[str, Any]) -> dict[str
         slot = rule.slots.get(key)
         if ":" in str(key) or key == ROUNDING_STEP:
             continue
-        if slot is None or slot.is_scalar or not isinstance(value, Tensor):
+        if slot is None or slot.is_scalar or slot.is_square or not isinstance(value, Tensor):
             plain[key] = value
             continue
         present = format_in(key, entry)

@@ -53,11 +53,7 @@ def ensure_state(
     Returns:
         How the parameter and its arrays are stored.
     """
-    slots = {
-        name: (slot, shape)
-        for name, slot in rule.slots.items()
-        if slot.is_present(options) and (shape := slot.shape_for(param.shape)) is not None
-    }
+    slots = _slots_of(rule, options, param)
     of_param = param_format(storing, param)
     if not slots and not rule.counts_steps and isinstance(of_param, FloatingFormat):
         if param in state:
@@ -82,6 +78,9 @@ def ensure_state(
         if slot.is_scalar:
             _make_scalar(name, slot, entry, value, count_device)
             continue
+        if slot.is_square:
+            formats.append((name, _make_square(name, entry, value, shape, param)))
+            continue
         if is_plain and value is None:
             formats.append((name, FLOATING[entry[name].dtype]))
             continue
@@ -97,6 +96,17 @@ def ensure_state(
     names = tuple(name for name, _ in formats)
     count = _count_key(rule, formats, entry, count_device)
     return storage_of(tuple(formats), _numbers(rule, names), count)
+
+
+def _slots_of(
+    rule: Rule, options: Mapping[str, Any], param: Tensor
+) -> dict[str, tuple[Slot, tuple[int, ...]]]:
+    """Return the slots that a parameter has under these options, and their shapes."""
+    return {
+        name: (slot, shape)
+        for name, slot in rule.slots.items()
+        if slot.is_present(options) and (shape := slot.shape_for(param.shape, options)) is not None
+    }
 
 
 @functools.cache
@@ -136,6 +146,22 @@ def _make_scalar(
         entry[name] = entry[name].to(device)
 
 
+def _make_square(
+    name: str,
+    entry: MutableMapping[str, Any],
+    value: float | None,
+    shape: Sequence[int],
+    param: Tensor,
+) -> Format:
+    """Have a square matrix of a parameter's side in full precision, which every rank has whole."""
+    dtype, device = compute_dtype(param), local_of(param).device
+    if value is not None:
+        entry[name] = torch.full(tuple(shape), value, dtype=dtype, device=device)
+    elif entry[name].dtype is not dtype or entry[name].device != device:
+        entry[name] = entry[name].to(dtype=dtype, device=device)
+    return FLOATING[dtype]
+
+
 def _make_count(key: str, entry: MutableMapping[str, Any], device: torch.device) -> None:
     """Have a count of steps in a state entry: a floating tensor of one number, on this device."""
     count = entry.get(key, 0.0)
@@ -164,16 +190,22 @@ def check_state(rule: Rule, param: Tensor, state: Mapping[str, Any], label: str)
                 raise RuntimeError(f"state {name!r} of {label} {problem}{resized}")
             continue
         expected = torch.Size(slot.shape_for(param.shape) or ())
-        _check_array(name, state, expected, param, label)
+        _check_array(name, state, expected, param, label, is_whole=slot.is_square)
     if not is_plain and any(str(key).startswith("param:") for key in state):
         _check_array("param", {**state, "param": param}, param.shape, param, label)
 
 
 def _check_array(
-    name: str, state: Mapping[str, Any], shape: torch.Size, param: Tensor, label: str
+    name: str,
+    state: Mapping[str, Any],
+    shape: torch.Size,
+    param: Tensor,
+    label: str,
+    *,
+    is_whole: bool = False,
 ) -> None:
     problem = column_problem(name, state, shape, label, _resized(param), param)
-    if problem is None and is_sharded(param):
+    if problem is None and is_sharded(param) and not is_whole:
         problem = _spread_problem(name, state, param, label)
     if problem is not None:
         raise RuntimeError(problem)

@@ -84,8 +84,8 @@ def check_entry_kind(
     needed = [
         slot_name
         for slot_name, slot in rule.slots.items()
-        if slot.shape_for(param.shape) is not None
-        and (slot.when is None or _is_on(saved_group.get(slot.when)))
+        if slot.shape_for(param.shape, saved_group) is not None
+        and (slot.when is None or _is_on(saved_group.get(slot.when), slot.when_is))
         and not (slot.is_average and saved_group.get(DECAY) is None)
     ]
     if rule.counts_steps:
@@ -108,8 +108,10 @@ def check_entry_kind(
         )
 
 
-def _is_on(value: Any) -> bool:
-    """Tell whether an option has a value that its slot is there for."""
+def _is_on(value: Any, word: str | None) -> bool:
+    """Tell whether an option has a value that its slot is there for: a word, or any that is on."""
+    if word is not None:
+        return bool(value == word)
     if isinstance(value, Tensor):
         return value.numel() == 1 and not value.is_meta and bool(value)
     return bool(value)

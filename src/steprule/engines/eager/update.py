@@ -15,6 +15,7 @@ from steprule.formats.storage import ROUNDING_STEP
 from steprule.language.form import Form
 from steprule.language.recording import check_count
 from steprule.language.rule import shape_numbers
+from steprule.matrix_ops.eigen import LABELS
 
 
 def advance(leaf: Leaf, step: Tensor | int | None) -> None:
@@ -30,6 +31,7 @@ def advance(leaf: Leaf, step: Tensor | int | None) -> None:
 def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -> dict[str, Any]:
     """Return the new param and slots of a leaf by name, in the computing dtype."""
     compute = VOCABULARY.dtype = compute_dtype(leaf.param)
+    LABELS.of = (leaf.label,)
     slots = []
     for name in form.rule.slots:
         is_array = name in form.array_slots and name in leaf.state

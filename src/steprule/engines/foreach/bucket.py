@@ -18,6 +18,7 @@ from steprule.formats.floating import FLOATING, compute_dtype, real_view
 from steprule.language.form import Form
 from steprule.language.passes import levels_of
 from steprule.language.recording import OVER_SHARDS, Value
+from steprule.matrix_ops.eigen import LABELS
 
 TensorList = list[Tensor]
 
@@ -37,6 +38,7 @@ class Bucket:
         recording = form.recording()
         self._form, self._recording = form, recording
         self._groups = [leaf.group for leaf in leaves]
+        self._labels = [leaf.label for leaf in leaves]
         self._numbers = [leaf.number for leaf in leaves]
         self._elements = [leaf.elements for leaf in leaves]
         keys = recording.shared_keys
@@ -85,7 +87,7 @@ class Bucket:
     def stages(self, grads: TensorList, scalars: Mapping[str, Any]) -> Stages:
         """Update parameters and slots, as :meth:`update`."""
         recording, compute, names = self._recording, self._compute, self._arrays.keys()
-        VOCABULARY.dtype = compute
+        VOCABULARY.dtype, LABELS.of = compute, self._labels
         values: dict[Value, Any] = recording.scalars(scalars)
         for name, tensors in self._arrays.items():
             values[self._inputs[name]] = tensors if self._is_plain[name] else self._read(name)

@@ -21,7 +21,9 @@ from steprule.language.recording import (
     TRUTHS,
     Value,
 )
+from steprule.matrix_ops.eigen import eigenbasis_list, inverse_root_list
 from steprule.matrix_ops.orthogonalization import orthogonalized_list
+from steprule.matrix_ops.sides import gram_list, sandwiched_list
 
 TensorList = list[Tensor]
 # What each tensor adds; of a matrix operation the tensors themselves, and what it is told.
@@ -45,7 +47,15 @@ _PER_TENSOR: dict[str, Callable[..., Any]] = {
         for name in ("sign", "maximum", "minimum", "where", *sorted(REDUCTIONS))
     },
 }
-_MATRIX_FUNCTIONS = {"orthogonalized": orthogonalized_list}
+_MATRIX_FUNCTIONS: dict[str, Callable[..., TensorList]] = {
+    "orthogonalized": orthogonalized_list,
+    "sandwiched": sandwiched_list,
+    "gram": gram_list,
+    "eigenbasis": eigenbasis_list,
+    "inverse_root": inverse_root_list,
+}
+# Those that may return what they were given: neither is then overwritten.
+_KEEPING = {"eigenbasis", "inverse_root"}
 # Operations that exist on lists, whatever mix of lists and numbers they are given.
 _UNARY = {"sqrt", "exp", "expm1", "log", "log1p", "tanh", "floor", "sign", "neg", "abs"}
 _BINARY = {"add", "sub", "mul", "div", "pow", "maximum", "minimum"}
@@ -91,7 +101,8 @@ class Replay:
                 yield from self._ask_for_all(waiting, ask_for)
             operands = self._in_best_order(instruction, i)
             arguments = self._arguments(instruction.name, operands)
-            in_place = self._is_last(operands[0], i)
+            is_of_matrices = instruction.name in MATRIX_OPERATIONS
+            in_place = not is_of_matrices and self._is_last(operands[0], i)
             key = shared.get(instruction.result)
             result = self._result(
                 instruction, arguments, in_place=in_place, is_shared=key is not None
@@ -104,12 +115,14 @@ class Replay:
                     self._owned.discard(x)
             if key is not None:
                 told = ()
-                if instruction.name in MATRIX_OPERATIONS:
+                if is_of_matrices:
                     told = (*arguments[1:], *instruction.settings)
                 waiting[instruction.result] = key, (result, told)
             self._values[instruction.result] = result
             if instruction.name in TRUTHS:  # a number cannot be put in a truth value's place
                 self._truths.add(instruction.result)
+            elif instruction.name in _KEEPING:
+                self._owned.difference_update(operands)
             elif instruction.result.is_array:
                 self._owned.add(instruction.result)
         if waiting:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from steprule.engines.engine import Leaf
 from steprule.language.form import Form
-from steprule.language.recording import Recording, Value
+from steprule.language.recording import SPREADABLE, Recording, Value
 from steprule.language.rule import SUPPLIED
 
 
@@ -14,6 +14,8 @@ def matrix_refusal(leaf: Leaf, form: Form) -> str | None:
     operations = recording.matrix_operations
     if not operations:
         return None
+    if any(x.name not in SPREADABLE for x in operations):
+        return "it has square matrices for its sides, which torch's libraries work on"
     if form.is_sharded:
         return "its matrix is spread over ranks, one of which works on it"
     if len(operations) > 1 or recording.has_reductions:
