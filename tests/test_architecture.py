@@ -34,7 +34,7 @@ FLOORS = (
     ("lr_scheduler",),
     ("quasi_newton", "plotting.py", "swa_utils.py", "training", "wrappers"),
     ("rules",),
-    ("warming", "problems"),
+    ("warming", "problems", "model_groups"),
     ("bench", "cli"),
 )
 # What some rooms do without, although it lies below them.

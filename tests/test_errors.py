@@ -37,6 +37,8 @@ def seen(thing: Any) -> Any:
         is_there = not thing.is_meta and has_memory(thing)  # printing freed memory crashes
         memory = thing.detach().to_dense().tolist() if is_there else []
         return str(memory), thing.dtype, thing.shape, thing.requires_grad, gradient
+    if isinstance(thing, torch.nn.Module):
+        return seen([thing.state_dict(keep_vars=True), thing.training])
     if isinstance(thing, torch.optim.Optimizer):
         return seen([thing.param_groups, dict(thing.state), thing.defaults])
     if isinstance(thing, torch.optim.lr_scheduler.LRScheduler):

@@ -26,6 +26,8 @@ from steprule.formats.choices import register_state_format as register_state_for
 from steprule.language.rule import Range as Range
 from steprule.language.rule import Slot as Slot
 from steprule.language.rule import rule as rule
+from steprule.model_groups import build_optimizer as build_optimizer
+from steprule.model_groups import param_groups as param_groups
 from steprule.optimizer import Optimizer as Optimizer
 from steprule.optimizer.backward_steps import accumulating as accumulating
 from steprule.optimizer.backward_steps import step_in_backward as step_in_backward
@@ -53,12 +55,14 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "Range",
         "Slot",
         "accumulating",
+        "build_optimizer",
         "combine",
         "load_training",
         "lr_scheduler",
         "make_optimizer",
         "ops",
         "optimizer",
+        "param_groups",
         "plot_schedule",
         "register_optimizer_step_post_hook",
         "register_optimizer_step_pre_hook",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from error_cases import (
     checkpoints,
     functions,
+    helpers,
     lbfgs,
     optimizers,
     parameters,
@@ -26,6 +27,7 @@ MODULES = (
     state_dicts,
     checkpoints,
     functions,
+    helpers,
     tools,
     rules,
     schedulers,

@@ -1,0 +1,277 @@
+"""Helpers around training: groups of a model, the range test of the lr, logging."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+import steprule
+from error_cases.case import Case
+from steprule.lr_scheduler import from_schedule
+from steprule.schedules import constant
+
+ABOUT = "Helpers"
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 1))
+
+
+def tied() -> nn.Module:
+    made = nn.ModuleDict({"embed": nn.Embedding(3, 2), "head": nn.Linear(2, 3, bias=False)})
+    made["head"].weight = made["embed"].weight
+    return made
+
+
+def frozen() -> nn.Module:
+    return model().requires_grad_(False)
+
+
+Row = tuple[str, str, dict[str, Any], type[Exception], str, tuple[str, ...], Callable[[], Any]]
+NAMES = "Write a pattern of the names that the message lists; print(param_groups(model)) has all."
+#: Argument, given, the call's arguments, error, remedy, what the message says, model.
+GROUPS: tuple[Row, ...] = (
+    (
+        "model",
+        "list(model.parameters())",
+        {},
+        TypeError,
+        "Pass the model.",
+        ("model", "list"),
+        list,
+    ),
+    (
+        "model",
+        "a frozen model",
+        {},
+        ValueError,
+        "Have some parameters take gradients: requires_grad_().",
+        ("model", "frozen"),
+        frozen,
+    ),
+    ("lr", "-1", {"lr": -1}, ValueError, "Pass a number of 0 or more.", (), model),
+    ("lr", "'0.1'", {"lr": "0.1"}, TypeError, "Pass a number or a schedule.", (), model),
+    ("weight_decay", "nan", {"weight_decay": float("nan")}, ValueError, "Pass 0.01.", (), model),
+    ("no_decay", "3", {"no_decay": 3}, TypeError, "Pass a list of patterns.", (), model),
+    (
+        "no_decay",
+        "[3]",
+        {"no_decay": [3]},
+        TypeError,
+        "Patterns are text.",
+        ("no_decay", "3"),
+        model,
+    ),
+    ("no_decay", "'scale'", {"no_decay": "scale"}, ValueError, NAMES, (), model),
+    (
+        "lr_scale",
+        "'0'",
+        {"lr": 1, "lr_scale": {"0": 2}},
+        ValueError,
+        NAMES,
+        ("'0'", "'0.*'"),
+        model,
+    ),
+    (
+        "lr_scale",
+        "'head.*' of tied weights",
+        {"lr": 1, "lr_scale": {"head.*": 2}},
+        ValueError,
+        "Write the name under which the weight comes first.",
+        ("lr_scale", "'head.*'", "embed.weight", "tied"),
+        tied,
+    ),
+    ("lr_scale", "3", {"lr_scale": 3}, TypeError, "Pass a dict of patterns.", (), model),
+    (
+        "lr_scale",
+        "-2",
+        {"lr": 1, "lr_scale": {"0.*": -2}},
+        ValueError,
+        "Pass factors of 0 or more.",
+        ("lr_scale", "'0.*'", "-2"),
+        model,
+    ),
+    (
+        "lr_scale",
+        "without lr",
+        {"lr_scale": {"0.*": 2}},
+        ValueError,
+        "Pass lr: groups are given it times their factor.",
+        ("lr_scale", "lr=..."),
+        model,
+    ),
+    ("layer_decay", "1.5", {"lr": 1, "layer_decay": 1.5}, ValueError, "Pass 0.75.", (), model),
+    ("layer_decay", "0", {"lr": 1, "layer_decay": 0}, ValueError, "Pass 0.75.", (), model),
+    (
+        "layer_decay",
+        "for a model without numbered layers",
+        {"lr": 1, "layer_decay": 0.5},
+        ValueError,
+        "Pass layer_depth=lambda name: ....",
+        ("layer_decay", "Linear", "layer_depth"),
+        lambda: nn.Linear(2, 2),
+    ),
+    ("layer_depth", "3", {"lr": 1, "layer_depth": 3}, TypeError, "Pass a function.", (), model),
+    (
+        "layer_depth",
+        "without layer_decay",
+        {"lr": 1, "layer_depth": len},
+        ValueError,
+        "Pass layer_decay as well.",
+        ("layer_depth", "layer_decay"),
+        model,
+    ),
+    (
+        "layer_depth",
+        "'0.weight'",
+        {"lr": 1, "layer_decay": 0.5, "layer_depth": str},
+        TypeError,
+        "Return a whole number.",
+        (),
+        model,
+    ),
+    (
+        "layer_depth",
+        "-1",
+        {"lr": 1, "layer_decay": 0.5, "layer_depth": lambda name: -1},
+        ValueError,
+        "Count from 0.",
+        (),
+        model,
+    ),
+    ("rule", "'muon'", {"rule": "muon"}, TypeError, "Pass a dict of patterns.", (), model),
+    (
+        "rule",
+        "'moun'",
+        {"rule": {"*": "moun"}},
+        ValueError,
+        "Pass a name that the message lists, or a class.",
+        ("rule", "'moun'", "'muon'"),
+        model,
+    ),
+    (
+        "rule",
+        "torch.optim.SGD",
+        {"rule": {"*": torch.optim.SGD}},
+        TypeError,
+        "Pass a class of steprule.",
+        ("rule", "SGD"),
+        model,
+    ),
+    (
+        "rule",
+        "'muon' for what is no matrix",
+        {"rule": {"*.bias": "muon"}},
+        ValueError,
+        "Write a pattern of matrices.",
+        ("rule", "Muon", "'*.bias'", "(2,)"),
+        model,
+    ),
+)
+
+
+def groups_of(subject: Any, given: dict[str, Any]) -> object:
+    return steprule.param_groups(subject, **given)
+
+
+def group_cases() -> Iterator[Case]:
+    for argument, given, arguments, error, remedy, says, subject in GROUPS:
+        call = functools.partial(groups_of, given=arguments)
+        yield Case(
+            ABOUT, "param_groups", argument, given, call, error, remedy, says, lambda s=subject: s()
+        )
+
+
+def some_groups() -> list[dict[str, Any]]:
+    return [
+        {"params": [torch.ones(2, 2, requires_grad=True)], "optimizer": "Muon"},
+        {"params": [torch.ones(2, requires_grad=True)]},
+    ]
+
+
+def build(*arguments: Any, **options: Any) -> Callable[[Any], object]:
+    return lambda _: steprule.build_optimizer(some_groups(), *arguments, **options)
+
+
+BUILD = "build_optimizer"
+CALLS = (
+    Case(
+        ABOUT,
+        BUILD,
+        "groups",
+        "model.parameters()",
+        lambda _: steprule.build_optimizer(model().parameters()),  # type: ignore[arg-type]
+        TypeError,
+        "Pass groups: param_groups(model).",
+        ("groups", "param_groups(model)"),
+    ),
+    Case(
+        ABOUT,
+        BUILD,
+        "groups",
+        "of an optimizer 'Moun'",
+        lambda _: steprule.build_optimizer([{**some_groups()[0], "optimizer": "Moun"}]),
+        ValueError,
+        "Name an optimizer of the list, or pass what param_groups returned.",
+        ("group 0", "'Moun'", "'muon'"),
+    ),
+    Case(
+        ABOUT,
+        BUILD,
+        "default",
+        "'adamx'",
+        build("adamx"),
+        ValueError,
+        "Pass a name that the message lists, or a class.",
+    ),
+    Case(
+        ABOUT,
+        BUILD,
+        "options",
+        "{'lr': 0.1}",
+        build("adamw", {"lr": 0.1}),
+        TypeError,
+        "Say whose: {'adamw': {'lr': 0.1}}.",
+    ),
+    Case(
+        ABOUT,
+        BUILD,
+        "options",
+        "of 'lion', which no group has",
+        build("adamw", {"lion": {"lr": 0.1}}),
+        ValueError,
+        "Name an optimizer that the groups have.",
+        ("options", "'lion'", "adamw"),
+    ),
+    Case(
+        ABOUT,
+        BUILD,
+        "engine",
+        "'numba'",
+        build(engine="numba"),
+        ValueError,
+        "Pass one of the engines.",
+    ),
+    Case(
+        ABOUT,
+        "from_schedule",
+        "schedule",
+        "of lrs, for groups of different ones",
+        lambda made: from_schedule(made, constant(0.1)),
+        ValueError,
+        "Pass relative=True and a schedule from 1, or a list of one for each group.",
+        ("schedule", "0.1, 0.2", "relative=True"),
+        lambda: steprule.SGD(
+            [{"params": [torch.ones(1, requires_grad=True)], "lr": lr} for lr in (0.1, 0.2)], lr=1
+        ),
+    ),
+)
+
+
+def cases() -> Iterator[Case]:
+    yield from group_cases()
+    yield from CALLS
