@@ -71,10 +71,7 @@ def ensure_state(
         _make_count("step", entry, count_device)
     missing = [name for name in slots if not isinstance(entry.get(name), Tensor)]
     for name, (slot, shape) in slots.items():
-        value: Any = slot.initial_value(options) if name in missing else None
-        if slot.is_average and value is not None:
-            columns = columns_in("param", {**entry, "param": param.detach()}, of_param)
-            value = of_param.read(columns, compute_dtype(param), local_of(param).shape)
+        value = _starts_at(slot, options, entry, of_param, param) if name in missing else None
         if slot.is_scalar:
             _make_scalar(name, slot, entry, value, count_device)
             continue
@@ -107,6 +104,20 @@ def _slots_of(
         for name, slot in rule.slots.items()
         if slot.is_present(options) and (shape := slot.shape_for(param.shape, options)) is not None
     }
+
+
+def _starts_at(
+    slot: Slot,
+    options: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    of_param: Format,
+    param: Tensor,
+) -> Any:
+    """Return what a slot holds before the first step: a number, or those of the parameter."""
+    if not slot.is_average:
+        return slot.initial_value(options)
+    columns = columns_in("param", {**entry, "param": param.detach()}, of_param)
+    return of_param.read(columns, compute_dtype(param), local_of(param).shape)
 
 
 @functools.cache
