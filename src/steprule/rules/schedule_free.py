@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import Unpack
@@ -145,7 +146,37 @@ def schedule_free_adamw(
     return (y, z, exp_avg_sq, *scalars)
 
 
-class ScheduleFreeSGD(TrainEval):
+class _ScheduleFree(TrainEval):
+    """Takes the state dicts of the package schedulefree, too."""
+
+    def _prepared_load(self, state_dict: Any, **how: Any) -> Any:
+        groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
+        is_theirs = isinstance(groups, list) and all(
+            isinstance(group, Mapping) and {"k", "weight_sum", "lr_max"} <= group.keys()
+            for group in groups
+        )
+        return super()._prepared_load(_as_ours(state_dict) if is_theirs else state_dict, **how)
+
+
+def _as_ours(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state dict of schedulefree with what it counts by group in each entry."""
+    groups, state = [], dict(state_dict["state"])
+    for group in state_dict["param_groups"]:
+        scalars = {
+            "step": group["k"],
+            "weight_sum": group["weight_sum"],
+            "lr_max": max(group["lr_max"], 0.0),
+            "x_weight": group["momentum"] if "momentum" in group else group["betas"][0],
+        }
+        for key in group["params"]:
+            if "z" in state.get(key, ()):
+                state[key] = {**state[key], **scalars}
+        theirs = ("k", "weight_sum", "lr_max", "scheduled_lr")
+        groups.append({key: value for key, value in group.items() if key not in theirs})
+    return {**state_dict, "state": state, "param_groups": groups}
+
+
+class ScheduleFreeSGD(_ScheduleFree):
     """Schedule-free SGD: a running average of the weights takes the place of a schedule.
 
     ::
@@ -220,7 +251,7 @@ class ScheduleFreeSGD(TrainEval):
         Optimizer.__init__(self, params, defaults, engine=engine)
 
 
-class ScheduleFreeAdamW(TrainEval):
+class ScheduleFreeAdamW(_ScheduleFree):
     """Schedule-free AdamW: a running average of the weights takes the place of a schedule.
 
     ::
