@@ -70,9 +70,10 @@ def test_engines_agree(name: str, state_format: str, rounding: str, dtype: torch
     for run in runs[1:]:
         assert run.tensors().keys() == runs[0].tensors().keys()
         for one, other in zip(decoded(runs[0]), decoded(run), strict=True):
-            # Where a number is at the edge of two codes, one rounding error moves it.
+            # Where a number is at the edge of two codes, one rounding error moves it: in one of 50,
+            # and of fewer in one.
             apart = (one - other).abs() > 1e-5 * one.abs().max()
-            assert apart.double().mean() < 0.02
+            assert apart.sum() <= max(1, 0.02 * apart.numel())
             assert ((one - other).abs() <= 1.01 * step * one.abs().max()).all()
 
 
