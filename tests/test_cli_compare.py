@@ -21,7 +21,9 @@ from steprule.cli.charts import spread
 from steprule.cli.compare import Request, compare
 from steprule.cli.contenders import parse_contenders
 from steprule.cli.data import load
-from steprule.cli.training import Run, network, state_bytes
+from steprule.cli.runs import Run
+from steprule.cli.training import state_bytes
+from steprule.problems.classifier import network
 
 
 @pytest.fixture(autouse=True)
@@ -54,29 +56,37 @@ def page() -> str:
 
 
 def curves(runs: list[Run]) -> list[tuple[str, list[float], list[float]]]:
-    return [(run.label, run.losses, run.accuracies) for run in runs]
+    return [(run.label, losses(run), run.curve("test accuracy")) for run in runs]
+
+
+def losses(run: Run) -> list[float]:
+    return run.curve("train loss")
+
+
+def runs_of(**changes: Any) -> list[Run]:
+    return compare(request(**changes)).runs
 
 
 def test_same_seed_same_numbers() -> None:
-    assert curves(compare(request())) == curves(compare(request()))
+    assert curves(runs_of()) == curves(runs_of())
 
 
 def test_another_seed_gives_other_numbers() -> None:
-    assert curves(compare(request())) != curves(compare(request(seed=1)))
+    assert curves(runs_of()) != curves(runs_of(seed=1))
 
 
 def test_everyone_starts_from_the_same_weights_and_learns() -> None:
-    first, second = compare(request(lr=("adam=0.01",)))
-    assert first.losses[0] == second.losses[0]
-    assert all(run.losses[-1] < 0.6 * run.losses[0] for run in (first, second))
+    first, second = runs_of(lr=("adam=0.01",))
+    assert losses(first)[0] == losses(second)[0]
+    assert all(losses(run)[-1] < 0.6 * losses(run)[0] for run in (first, second))
     assert all(len(run.step_seconds) == len(run.rates) == 3 * 3 for run in (first, second))
 
 
 def test_torchs_own_class_runs_in_the_same_table_and_agrees(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ours, theirs = compare(request(optimizers="adam,torch:adam"))
-    assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)
+    ours, theirs = runs_of(optimizers="adam,torch:adam")
+    assert losses(ours) == pytest.approx(losses(theirs), rel=1e-4)
     assert ours.state_bytes == theirs.state_bytes
     assert "torch:adam" in capsys.readouterr().out
 
@@ -135,19 +145,19 @@ def test_all_takes_closures_and_matrices_and_leaves_sparse_ones_out(
     needs_torch("2.6", "torch's optimizers take no names, and these stand for ours")
     registry = {"lbfgs": Lbfgs, "sparseadam": SparseAdam, "muon": Muon}
     monkeypatch.setattr(contenders_module, "OPTIMIZERS", registry)
-    runs = compare(request(optimizers="all"))
+    runs = runs_of(optimizers="all")
     printed = " ".join(capsys.readouterr().out.split())
     assert [run.label for run in runs] == ["lbfgs", "muon"]
-    assert all(run.losses[-1] < run.losses[0] for run in runs)
+    assert all(losses(run)[-1] < losses(run)[0] for run in runs)
     assert "sparseadam was left out" in printed
     assert "lbfgs evaluates the loss itself" in printed
     assert "muon takes matrices only" in printed
 
 
 def test_the_whole_registry_trains() -> None:
-    runs = compare(request(optimizers="all", epochs=1))
+    runs = runs_of(optimizers="all", epochs=1)
     assert len(runs) == len({run.label for run in runs}) >= 3
-    assert all(np.isfinite(run.losses).all() for run in runs)
+    assert all(np.isfinite(losses(run)).all() for run in runs)
 
 
 def test_state_bytes_counts_every_tensor_of_the_state() -> None:
@@ -197,11 +207,11 @@ def test_the_page_stands_alone() -> None:
 
 
 def test_the_page_tells_figures_versions_seed_and_how_to_repeat_it() -> None:
-    runs = compare(request(seed=7, lr=("adam=3e-4",)))
+    runs = runs_of(seed=7, lr=("adam=3e-4",))
     text = page()
-    assert text.count("<svg") == 4
+    assert text.count("<figure") == len(list(Path("report").glob("*.png"))) == 6
     for run in runs:
-        assert f"{run.losses[-1]:.6f}" in text
+        assert f"{losses(run)[-1]:.6f}" in text
         assert f"{run.state_bytes:,}\N{NO-BREAK SPACE}B" in text
     assert steprule.__version__ in text
     assert torch.__version__ in text
@@ -213,7 +223,7 @@ def test_the_page_tells_figures_versions_seed_and_how_to_repeat_it() -> None:
 
 def test_the_plots_are_png_files() -> None:
     compare(request())
-    for name in ("loss", "accuracy", "step", "lr"):
+    for name in ("loss", "loss_by_time", "test_accuracy", "step", "state", "lr"):
         assert Path(f"report/{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 

@@ -13,7 +13,7 @@ import typer
 
 import steprule
 from steprule.cli.errors import CommandError
-from steprule.cli.numbers import whole_number
+from steprule.cli.numbers import positive_number, whole_number
 from steprule.problems import ProblemError
 
 app = typer.Typer(
@@ -69,11 +69,20 @@ def options(
 
 @app.command("compare")
 def compare_command(
+    problem: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODULE:FUNCTION]",
+            help="A function of yours that makes model, loss and data: my_module:make_problem or "
+            "path/to/file.py; --template prints one.",
+            show_default="a small network on handwritten digits",
+        ),
+    ] = None,
     optimizers: Annotated[
         str | None,
         typer.Option(
             help="Names joined by commas, or 'all'. 'torch:adam' is torch's own class; "
-            "'adam@eager' asks for one engine.",
+            "'adam@eager' asks for one engine; 'sgd+momentum=0.9+nesterov' gives options.",
             show_default="a few well-known ones",
         ),
     ] = None,
@@ -82,10 +91,35 @@ def compare_command(
         typer.Option(help="NAME=VALUE (may be repeated), or one VALUE for all."),
     ] = None,
     epochs: Annotated[
-        int, typer.Option(parser=whole_number(1, 1_000_000), metavar="N", help="Passes.")
-    ] = 20,
+        int | None,
+        typer.Option(
+            parser=whole_number(1, 1_000_000),
+            metavar="N",
+            help="Passes over the data.",
+            show_default="20, or 500 steps of a problem of your own",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(1, 2**31), metavar="N", help="Steps a run, in place of --epochs."
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            parser=positive_number,
+            metavar="S",
+            help="Seconds of training a run, in place of --epochs.",
+        ),
+    ] = None,
     batch_size: Annotated[
-        int, typer.Option(parser=whole_number(1, 2**31), metavar="N", help="Rows a step.")
+        int,
+        typer.Option(
+            parser=whole_number(1, 2**31),
+            metavar="N",
+            help="Rows a step, where the data are rows and not batches already.",
+        ),
     ] = 64,
     seed: Annotated[
         int,
@@ -93,6 +127,39 @@ def compare_command(
             parser=whole_number(0, 2**63 - 1), metavar="N", help="Of weights and batches."
         ),
     ] = 0,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number(1, 1000),
+            metavar="N",
+            help="Seeds from --seed on; ranks are by the median over them.",
+        ),
+    ] = 1,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Of the lr, its peak scaled to each optimizer's: "
+            "'cosine(1, 0, steps=450).warmup(50)' or 'StepLR:step_size=100'.",
+        ),
+    ] = None,
+    search: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(1, 100_000),
+            metavar="N",
+            help="First search lr and weight decay, N trials an optimizer (needs Optuna); kept in "
+            "the report's folder, so that a second call goes on.",
+        ),
+    ] = None,
+    lr_sweep: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(1, 1000),
+            metavar="N",
+            help="First train with N learning rates, to show how sensitive each optimizer is.",
+        ),
+    ] = None,
     threads: Annotated[
         int,
         typer.Option(
@@ -113,8 +180,19 @@ def compare_command(
     report: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the report and its plots go.")
     ] = Path("steprule-report"),
+    template: Annotated[
+        bool,
+        typer.Option(
+            "--template", help="Print a file with a problem to start from, and do no more."
+        ),
+    ] = False,
 ) -> None:
-    """Train one small network with several optimizers side by side and write a report."""
+    """Train one model with several optimizers side by side and write a report."""
+    if template:
+        from steprule.cli.templates import problem_template
+
+        print(problem_template(), end="")
+        return
     from steprule.cli.compare import Request, compare
 
     compare(
@@ -128,6 +206,13 @@ def compare_command(
             engine=engine,
             data=data,
             report=report,
+            problem=problem,
+            steps=steps,
+            seconds=seconds,
+            seeds=seeds,
+            schedule=schedule,
+            search=search,
+            lr_sweep=lr_sweep,
         )
     )
 

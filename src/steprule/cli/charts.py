@@ -15,7 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-LINE_STYLES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)))
+LINE_STYLES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (10, 3)))
+# The same in SVG, in widths of the line.
+DASH_ARRAYS = ("none", "5 1.5", "1.5 1.2", "6 1.5 1 1.5", "10 3")
+MARKERS = ("o", "s", "^", "D", "v")
 LABEL_GAP = 0.07
 SAME_PLACE = 0.0015
 OUTSIDE = 1.1
@@ -71,6 +74,7 @@ class Series:
     style: Style
     x: Sequence[float]
     y: Sequence[float]
+    band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,9 @@ class LineChart:
     log_x: bool = False
     percent: bool = False
     top: float = math.inf
+    whole_x: bool = True
+    has_markers: bool = False
+    has_lines: bool = True
 
     def draw(self, ink: Ink) -> Figure:
         """Return the chart in `ink`."""
@@ -95,30 +102,57 @@ class LineChart:
             axes.set_yscale("log")
         axes.set_ylim(bottom, top)
         for one in self.series:
-            colour = ink.series[one.style.slot % len(ink.series)]
-            y = np.ma.masked_invalid(np.ma.masked_outside(one.y, bottom, top))
-            band = one.style.is_torch
-            axes.plot(
-                one.x,
-                y,
-                color=colour,
-                linewidth=6 if band else 1.8,
-                alpha=0.3 if band else 1.0,
-                linestyle=LINE_STYLES[one.style.dash % len(LINE_STYLES)],
-                solid_capstyle="butt" if band else "round",
-                zorder=2 if band else 3,
-            )
-        axes.margins(x=0)
+            self._draw_one(axes, one, ink, bottom, top)
+        axes.margins(x=0.02 if self.has_markers else 0)
         axes.set_xlabel(self.x_label)
         axes.set_ylabel(self.y_label)
         if self.log_x:
             axes.set_xscale("log")
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=self.whole_x))
         if self.percent:
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        self._label_ends(axes, ink)
+        if self.has_lines:
+            self._label_ends(axes, ink)
+        elif self.series:
+            figure.legend(
+                loc="outside lower center",
+                ncols=3,
+                frameon=False,
+                fontsize=9,
+                labelcolor=ink.text,
+            )
         return figure
+
+    def _draw_one(self, axes: Axes, one: Series, ink: Ink, bottom: float, top: float) -> None:
+        colour = ink.series[one.style.slot % len(ink.series)]
+        wide = one.style.is_torch
+        axes.plot(
+            one.x,
+            np.ma.masked_invalid(np.ma.masked_outside(one.y, bottom, top)),
+            label=one.label,
+            color=colour,
+            linewidth=6 if wide else 1.8,
+            alpha=0.3 if wide else 1.0,
+            linestyle=LINE_STYLES[one.style.dash % len(LINE_STYLES)] if self.has_lines else "none",
+            marker=MARKERS[one.style.dash % len(MARKERS)] if self.has_markers else "none",
+            markersize=8 if wide else 5,
+            solid_capstyle="butt" if wide else "round",
+            zorder=2 if wide else 3,
+        )
+        if one.band is not None:
+            low, high = (np.clip(np.nan_to_num(ys, posinf=top), bottom, top) for ys in one.band)
+            axes.fill_between(one.x, low, high, color=colour, alpha=0.15, linewidth=0, zorder=1)
+        gone = [x for x, y in zip(one.x, one.y, strict=True) if not y <= top]
+        if self.has_markers and gone:
+            axes.plot(
+                gone,
+                [top] * len(gone),
+                color=colour,
+                linestyle="none",
+                marker="x",
+                clip_on=False,
+            )
 
     def _limits(self) -> tuple[float, float]:
         shown = [
@@ -135,6 +169,8 @@ class LineChart:
         return low - margin, high + margin
 
     def _label_ends(self, axes: Axes, ink: Ink) -> None:
+        if not self.series:
+            return
         groups = _neighbours([(self._end(one, axes.get_ylim()), one) for one in self.series])
         places = [place for place, _ in groups]
         gap = min(LABEL_GAP * SIZE[1] / _height(len(self.series)), 1.0 / len(groups))
@@ -200,11 +236,54 @@ class BarChart:
             axes.axvline(self.mark, color=ink.muted, linewidth=1, linestyle=LINE_STYLES[1])
         axes.set_yticks(range(len(self.bars)), [label for label, *_ in self.bars])
         axes.set_ylim(len(self.bars) - 0.4, -0.6)
-        axes.set_xlim(0, max(value for _, _, value, _ in self.bars) * 1.18)
+        axes.set_xlim(0, max((value for _, _, value, _ in self.bars), default=0) * 1.18 or 1)
         axes.tick_params(axis="y", length=0, labelcolor=ink.text)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(self.x_label)
         return figure
+
+
+@dataclass(frozen=True)
+class SpreadChart:
+    """A row an optimizer: a dot for each value, a bar at the median, a line over the interval."""
+
+    key: str
+    title: str
+    x_label: str
+    rows: Sequence[tuple[str, Style, float, tuple[float, float], Sequence[float]]]
+    log: bool = False
+
+    def draw(self, ink: Ink) -> Figure:
+        """Return the chart in `ink`."""
+        figure, axes = _frame(self.title, len(self.rows), ink)
+        if self.log:
+            axes.set_xscale("log")
+        for row, (_, style, median, (low, high), values) in enumerate(self.rows):
+            colour = ink.series[style.slot % len(ink.series)]
+            alpha = 0.4 if style.is_torch else 1.0
+            finite = [value for value in values if math.isfinite(value)]
+            end = high if math.isfinite(high) else max(finite)
+            axes.plot([low, end], [row, row], color=colour, linewidth=1.5, alpha=alpha)
+            axes.plot(
+                [median], [row], color=colour, marker="|", markersize=16, mew=2.5, alpha=alpha
+            )
+            axes.plot(
+                finite,
+                [row] * len(finite),
+                color=colour,
+                linestyle="none",
+                marker="o",
+                markersize=4.5,
+                alpha=0.6 * alpha,
+            )
+        axes.set_yticks(range(len(self.rows)), [label for label, *_ in self.rows])
+        axes.set_ylim(len(self.rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0, labelcolor=ink.text)
+        axes.set_xlabel(self.x_label)
+        return figure
+
+
+Chart = LineChart | BarChart | SpreadChart
 
 
 def _joined(names: Sequence[str]) -> str:
@@ -266,14 +345,14 @@ def _frame(title: str, rows: int, ink: Ink) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def save_png(chart: LineChart | BarChart, folder: Path) -> Path:
+def save_png(chart: Chart, folder: Path) -> Path:
     """Write `chart` on white to `folder` and return the file."""
     path = folder / f"{chart.key}.png"
     chart.draw(PAPER).savefig(path, dpi=160, facecolor="white")
     return path
 
 
-def svg(chart: LineChart | BarChart) -> str:
+def svg(chart: Chart) -> str:
     """Return `chart` as an `<svg>` element that takes its colours and font from the page."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.key}):

@@ -1,157 +1,281 @@
-"""`steprule compare`: train, show, report."""
+"""`steprule compare`: search, train, show, report."""
 
 from __future__ import annotations
 
-import shlex
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from steprule.cli import report
+from steprule.cli.comparison import Comparison
 from steprule.cli.contenders import Contender, parse_contenders
-from steprule.cli.data import Dataset, load
+from steprule.cli.data import load
+from steprule.cli.errors import CommandError
+from steprule.cli.labels import split_labels
+from steprule.cli.progress import RunProgress
+from steprule.cli.rate_schedule import parse_rate_schedule
+from steprule.cli.request import Request as Request
+from steprule.cli.runs import Run
+from steprule.cli.search import Search, best_of, sweep
+from steprule.cli.standings import standings_of
 from steprule.cli.surroundings import console as console_of
 from steprule.cli.surroundings import make_folder, threads
-from steprule.cli.training import HIDDEN, Run, train
+from steprule.cli.training import Settings, train
+from steprule.problems import Maker, Problem, maker_of
+from steprule.problems.classifier import HIDDEN
 
 # Where no terminal sets a width, a row of the table stays one line.
-PLAIN_WIDTH = 120
+PLAIN_WIDTH = 132
 SHOWN_ELSEWHERE = frozenset({"lr", "engine", "foreach", "fused"})
 
 
-@dataclass(frozen=True)
-class Request:
-    """The options of the command, as typed but for the numbers, which are checked."""
-
-    optimizers: str | None
-    lr: tuple[str, ...]
-    epochs: int
-    batch_size: int
-    seed: int
-    threads: int
-    engine: str
-    data: Path | None
-    report: Path
-
-    def command(self, contenders: list[Contender]) -> str:
-        """Return a command line that repeats this comparison, defaults spelled out."""
-        words = ["steprule", "compare", "--optimizers", ",".join(one.label for one in contenders)]
-        for rate in self.lr:
-            words += ["--lr", rate]
-        words += ["--epochs", str(self.epochs), "--batch-size", str(self.batch_size)]
-        words += ["--seed", str(self.seed), "--threads", str(self.threads)]
-        words += ["--engine", self.engine]
-        if self.data is not None:
-            words += ["--data", str(self.data)]
-        return shlex.join(words)
-
-
-def compare(request: Request) -> list[Run]:
-    """Do what `request` asks: print the table, write the report, return the runs.
+def compare(request: Request) -> Comparison:
+    """Do what `request` asks: print the table, write the report, return what was seen.
 
     Raises:
         CommandError: for anything that cannot be done, before any training where possible.
+        KeyboardInterrupt: after Ctrl-C, when what there was has been written.
     """
     console = console_of(PLAIN_WIDTH)
     contenders, notes = parse_contenders(request.optimizers, request.lr, request.engine)
-    data = load(request.data)
-    make_folder("--report", request.report)
-
-    subtitle = (
-        f"{data.name}, {len(data.x)} training and {len(data.x_test)} test rows; "
-        f"network {data.x.shape[1]}-{HIDDEN}-{data.classes}, ReLU, cross-entropy; "
-        f"{request.epochs} epochs in batches of {min(request.batch_size, len(data.x))}, "
-        f"seed {request.seed}"
+    if request.search is not None and request.lr_sweep is not None:
+        raise CommandError("--search and --lr-sweep: give one of them; a search shows the lr, too")
+    make, about = _problem(request)
+    settings = Settings(
+        make, request.budget, request.batch_size, parse_rate_schedule(request.schedule)
     )
-    for line in subtitle.split("; "):
-        console.print(line, markup=False, highlight=False)
     with threads(request.threads):
-        runs = _train(request, contenders, data, console)
-    notes += _notes(runs)
-    console.print(_table(runs))
-    for note in notes:
-        console.print(f"Note: {note}", markup=False, highlight=False)
-    page, images = report.write(
-        request.report,
-        runs,
-        report.Summary(
+        first = make(request.seed)
+        contenders = _fitting(contenders, first, request, notes)
+        pace = settings.budget.pace(first.batches(request.batch_size), True)
+        if settings.schedule is not None:
+            settings.schedule.factors(pace.steps)
+        make_folder("--report", request.report)
+        subtitle = "; ".join([*about, *_training(request, settings, first)])
+        comparison = Comparison(
             subtitle=subtitle,
             command=request.command(contenders),
+            conditions=_conditions(request, first),
+            seeds=request.seeds,
+            contenders=contenders,
             notes=notes,
-            conditions={"seed": str(request.seed), "threads": str(request.threads)},
-        ),
-    )
-    console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
-    plots = ", ".join(image.name for image in images)
-    console.print(f"Plots:  {plots} beside it", markup=False, highlight=False, soft_wrap=True)
-    return runs
-
-
-def _train(
-    request: Request, contenders: list[Contender], data: Dataset, console: Console
-) -> list[Run]:
-    steps = request.epochs * -(-len(data.x) // request.batch_size)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.1%}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not sys.stdout.isatty(),
-    )
-    with progress:
-        tasks = {
-            one.label: progress.add_task(one.label, total=steps, loss=0.0, accuracy=0.0)
-            for one in contenders
-        }
-
-        def on_step(run: Run) -> None:
-            progress.update(
-                tasks[run.label],
-                completed=len(run.step_seconds),
-                loss=run.losses[-1],
-                accuracy=run.accuracies[-1],
-            )
-
-        return train(
-            contenders,
-            data,
-            epochs=request.epochs,
-            batch_size=request.batch_size,
-            seed=request.seed,
-            on_step=on_step,
+            is_search=request.search is not None,
         )
+        del first
+        for line in subtitle.split("; "):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        try:
+            _carry_out(request, contenders, settings, comparison, console)
+        except KeyboardInterrupt:
+            comparison.is_partial = True
+            if not comparison.is_empty:
+                _show(request, comparison, console)
+            raise
+    _check_some_ran(comparison)
+    _show(request, comparison, console)
+    return comparison
 
 
-def _notes(runs: list[Run]) -> list[str]:
+def _problem(request: Request) -> tuple[Maker, list[str]]:
+    """Return what makes the problem, and what it is in words."""
+    if request.problem is not None:
+        if request.data is not None:
+            raise CommandError(
+                f"--data {request.data}: {request.problem} brings data of its own; give one of them"
+            )
+        return maker_of(request.problem), [request.problem]
+    data = load(request.data)
+    rows = f"{data.name}, {len(data.x)} training and {len(data.x_test)} test rows"
+    shape = f"network {data.x.shape[1]}-{HIDDEN}-{data.classes}, ReLU, cross-entropy"
+    return data.problem, [rows, shape]
+
+
+def _training(request: Request, settings: Settings, problem: Problem) -> list[str]:
+    rows = len(problem.data[0]) if isinstance(problem.data, tuple) else None
+    batches = "" if rows is None else f" in batches of {min(request.batch_size, rows)}"
+    last = request.all_seeds[-1]
+    seeds = f"seed {last}" if request.seeds == 1 else f"seeds {request.seed} to {last}"
+    text = [f"{settings.budget}{batches}, {seeds}"]
+    if settings.schedule is not None:
+        text.append(f"lr by {settings.schedule.text}, its peak each optimizer's lr")
+    return text
+
+
+def _conditions(request: Request, problem: Problem) -> dict[str, str]:
+    last = request.all_seeds[-1]
+    params = sum(param.numel() for param in problem.model.parameters())
+    weights = sum(param.nbytes for param in problem.model.parameters())
+    return {
+        "seed": str(request.seed) if request.seeds == 1 else f"{request.seed} to {last}",
+        "threads": str(request.threads),
+        "parameters": f"{params:,}",
+        "weights": report.size(weights),
+    }
+
+
+def _fitting(
+    contenders: list[Contender], problem: Problem, request: Request, notes: list[str]
+) -> list[Contender]:
+    """Return who can be built on this model; of `all`, who can't is left out with a note."""
+    named = split_labels(request.optimizers or "")
+    found = []
+    for contender in contenders:
+        refusal = _refusal(contender, problem)
+        if refusal is None:
+            found.append(contender)
+        elif contender.label in named or request.optimizers is None:
+            raise refusal
+        else:
+            notes.append(f"{contender.label} was left out: {refusal}.")
+    if not found:
+        raise CommandError(f"--optimizers: none is left: {' '.join(notes)}")
+    return found
+
+
+def _refusal(contender: Contender, problem: Problem) -> CommandError | None:
+    try:
+        contender.build(problem.model)
+    except CommandError as error:
+        return error
+    return None
+
+
+def _carry_out(
+    request: Request,
+    contenders: list[Contender],
+    settings: Settings,
+    comparison: Comparison,
+    console: Console,
+) -> None:
+    search = None
+    extra = 0
+    # Not among the seeds of the runs that are ranked: these must not be what was chosen by.
+    seed_of_trials = request.seed + request.seeds
+    tuned = [one for one in contenders if one.takes("lr")]
+    if request.search is not None:
+        name = request.problem or str(request.data or "digits")
+        search = Search(request.report, request.search, name, settings, seed_of_trials)
+        extra = sum(search.left(one) for one in tuned)
+    elif request.lr_sweep is not None:
+        extra = request.lr_sweep * len(tuned)
+    final = list(contenders)
+    with RunProgress(console, extra + len(contenders) * request.seeds) as progress:
+
+        def seen(what: str) -> Callable[[Run], None]:
+            def on_step(run: Run) -> None:
+                share = 1.0 if run.is_over else run.share
+                loss = run.batch_losses[-1] if run.batch_losses else float("nan")
+                progress.advance(id(run), share, f"{run.label}, {what}, loss {loss:.4g}")
+
+            return on_step
+
+        if search is not None:
+            for place, one in enumerate(contenders):
+                if one in tuned:
+                    final[place] = _searched(one, search, comparison, seen("search"))
+        elif request.lr_sweep is not None:
+            for one in tuned:
+                trials = comparison.trials.setdefault(one.label, [])
+                sweep(
+                    one,
+                    settings,
+                    seed_of_trials,
+                    request.lr_sweep,
+                    trials=trials,
+                    on_step=seen("sweep over lr"),
+                )
+        for seed in request.all_seeds:
+            train(final, settings, seed, runs=comparison.runs, on_step=seen(f"seed {seed}"))
+
+
+def _searched(
+    one: Contender, search: Search, comparison: Comparison, on_step: Callable[[Run], None]
+) -> Contender:
+    """Make the trials that are missing, and return the contender with the best."""
+    try:
+        search.run(one, on_step)
+    finally:
+        comparison.trials[one.label] = search.done(one)
+    best = best_of(comparison.trials[one.label])
+    if best is None:
+        comparison.notes.append(
+            f"{one.label} diverged with all that the search tried; it runs with its defaults."
+        )
+        return one
+    return one.having(**best.options)
+
+
+def _check_some_ran(comparison: Comparison) -> None:
+    """Refuse a comparison in which every optimizer refused its first step."""
+    if all(run.end and not run.step_seconds for run in comparison.runs):
+        run = comparison.runs[0]
+        raise CommandError(f"{run.label}: {run.end}")
+
+
+def _show(request: Request, comparison: Comparison, console: Console) -> None:
+    comparison.notes += _notes(comparison)
+    if comparison.standings:
+        console.print(_table(comparison))
+    for note in comparison.notes:
+        console.print(f"Note: {note}", markup=False, highlight=False, soft_wrap=True)
+    raw = comparison.write_json(request.report)
+    page, images = report.write(request.report, comparison)
+    is_partial = " (partial)" if comparison.is_partial else ""
+    plots = ", ".join(image.name for image in images)
+    for line in (
+        f"Report: {page}{is_partial}",
+        f"Plots:  {plots} beside it",
+        f"Raw:    {raw.name} beside it",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _notes(comparison: Comparison) -> list[str]:
     notes = []
-    for run in runs:
-        options = run.contender.options.items()
-        shown = [f"{key}={value}" for key, value in options if key not in SHOWN_ELSEWHERE]
+    if comparison.is_partial:
+        notes.append(
+            "Interrupted: this is what there was until then; what was not trained to the end is "
+            "left out where whole seeds are there, and shown as far as it came where none is."
+        )
+    for standing in standings_of(comparison.runs):
+        run, contender = standing.runs[0], standing.contender
+        options = contender.options.items()
+        shown = [f"{key}={_short(value)}" for key, value in options if key not in SHOWN_ELSEWHERE]
         if shown:
             notes.append(f"{run.label} runs with {', '.join(shown)}.")
-        if run.contender.only_2d:
+        if contender.only_2d:
             notes.append(f"{run.label} takes matrices only; the biases stay as they began.")
-        if run.contender.needs_closure:
+        if contender.needs_closure:
             notes.append(
                 f"{run.label} evaluates the loss itself, several times a step; "
                 "its step() time leaves those evaluations out."
             )
+        failed = {one.end for one in standing.runs if one.end not in ("", "diverged")}
+        notes += [f"{run.label} failed: {end}" for end in sorted(failed)]
+        if standing.broken_off and len(standing.runs) > 1:
+            notes.append(
+                f"{run.label} broke off with {standing.broken_off} of {len(standing.runs)} seeds."
+            )
     return notes
 
 
-def _table(runs: list[Run]) -> Table:
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _table(comparison: Comparison) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, column in enumerate(report.COLUMNS):
+    columns = report.columns(comparison)
+    for column in columns:
+        is_name = column in ("optimizer", "engine")
         table.add_column(
-            column, justify="right" if index else "left", overflow="fold", no_wrap=index == 0
+            column,
+            justify="left" if is_name else "right",
+            overflow="fold",
+            no_wrap=column in ("optimizer", "interval"),
         )
-    for run in runs:
-        table.add_row(*report.row(run))
+    for standing in comparison.standings:
+        table.add_row(*report.row(comparison, standing))
     return table

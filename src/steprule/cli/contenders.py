@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from steprule.cli.errors import CommandError
+from steprule.cli.labels import Label, check_engine, parse_label, split_labels
 from steprule.cli.numbers import learning_rate
-from steprule.engines import registry
 from steprule.optimizer.options import suggestion
 from steprule.rules import OPTIMIZERS
-
-ENGINES = ("auto", *registry.public_names())
 
 FAVOURITES = (
     *("sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam"),
@@ -57,7 +55,17 @@ TORCH_MODES: Mapping[str, Mapping[str, bool]] = {
 
 @dataclass(frozen=True)
 class Contender:
-    """One optimizer of a comparison: `label` as the user wrote it, `options` as it is built."""
+    """One optimizer of a comparison.
+
+    Attributes:
+        label: as the user wrote it.
+        name: of the optimizer; torch's class and other engines share it.
+        factory: makes it, given parameters and `options`.
+        options: as it is built.
+        is_torch: whether it is torch's own class.
+        needs_closure: whether step() evaluates the loss itself.
+        only_2d: whether it takes matrices only.
+    """
 
     label: str
     name: str
@@ -72,14 +80,32 @@ class Contender:
         named = [
             (name, param)
             for name, param in model.named_parameters()
-            if param.ndim == 2 or not self.only_2d
+            if param.requires_grad and (param.ndim == 2 or not self.only_2d)
         ]
+        if not named:
+            raise CommandError(f"{self.label}: takes matrices only, and the model has none")
         # torch takes names from 2.6 on; steprule's plan is easier to read with them.
         params = [param for _, param in named] if self.is_torch else named
         try:
             return self.factory(params, **self.options)
         except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
             raise CommandError(f"{self.label}: {error}") from error
+
+    def takes(self, option: str) -> bool:
+        """Return whether it has an option of this name."""
+        return option in inspect.signature(self.factory).parameters
+
+    @property
+    def lr(self) -> float | None:
+        """The lr that it starts from; None where it has none, or one that is no number."""
+        parameter = inspect.signature(self.factory).parameters.get("lr")
+        found = self.options.get("lr", parameter.default if parameter else None)
+        is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        return float(found) if is_number else None
+
+    def having(self, **options: Any) -> Contender:
+        """Return the contender with some options changed."""
+        return replace(self, options={**self.options, **options})
 
 
 def parse_contenders(
@@ -88,8 +114,8 @@ def parse_contenders(
     """Read `--optimizers`, `--lr` and `--engine`.
 
     Args:
-        optimizers: names joined by commas, each `[torch:]NAME[@ENGINE]`; `all` stands for the
-            whole registry, None for a few favourites.
+        optimizers: names joined by commas, each `[torch:]NAME[+OPTION[=VALUE]]...[@ENGINE]`; `all`
+            stands for the whole registry, None for a few favourites.
         rates: `NAME=VALUE` or one `VALUE` for everyone; a label beats a name beats a bare value.
         engine: for every steprule optimizer that does not name its own.
 
@@ -99,8 +125,9 @@ def parse_contenders(
     Raises:
         CommandError: for a name, an engine or a number that is not valid.
     """
-    _check_engine(engine)
-    labels, notes = _expand(optimizers)
+    check_engine(engine)
+    texts, notes = _expand(optimizers)
+    labels = [parse_label(text) for text in texts]
     by_name = _parse_rates(rates, labels)
     return [_contender(label, engine, by_name) for label in labels], notes
 
@@ -110,7 +137,7 @@ def _expand(optimizers: str | None) -> tuple[list[str], list[str]]:
         return [name for name in FAVOURITES if ":" in name or name in OPTIMIZERS], []
     labels: list[str] = []
     notes: list[str] = []
-    for label in (part.strip().lower() for part in optimizers.split(",")):
+    for label in split_labels(optimizers):
         if label != "all":
             labels.append(label)
             continue
@@ -125,72 +152,70 @@ def _expand(optimizers: str | None) -> tuple[list[str], list[str]]:
     return labels, notes
 
 
-def _contender(label: str, engine: str, rates: Mapping[str, float]) -> Contender:
-    name, is_torch, own_engine = _split(label)
-    known: Mapping[str, Any] = TORCH_OPTIMIZERS if is_torch else OPTIMIZERS
-    if name not in known:
-        raise CommandError(_unknown(label, name, known, is_torch))
-    cls = known[name]
+def _contender(label: Label, engine: str, rates: Mapping[str, float]) -> Contender:
+    known: Mapping[str, Any] = TORCH_OPTIMIZERS if label.is_torch else OPTIMIZERS
+    if label.name not in known or label.wrappers:
+        raise CommandError(_unknown(label, known))
+    name, cls = label.name, known[label.name]
+    accepted = inspect.signature(cls).parameters
 
     def has(trait: str) -> bool:
-        return TORCH_TRAITS.get(name) == trait if is_torch else bool(getattr(cls, trait, False))
+        of_torch = TORCH_TRAITS.get(name) == trait
+        return of_torch if label.is_torch else bool(getattr(cls, trait, False))
 
     if has("needs_sparse"):
         raise CommandError(
-            f"--optimizers: {label!r} takes sparse gradients only, and this network has none"
+            f"--optimizers: {label.text!r} takes sparse gradients only, and this network has none"
         )
-    options = dict(STARTING_OPTIONS.get(name, {}))
-    for key in (label, f"torch:{name}" if is_torch else name, name, ""):
+    options = {**STARTING_OPTIONS.get(name, {}), **label.options}
+    for key in (*label.keys, ""):
         if key in rates:
             options["lr"] = rates[key]
             break
-    if is_torch:
-        options |= _torch_mode(label, cls, own_engine or "auto")
-    elif "engine" in inspect.signature(cls).parameters:
-        options["engine"] = own_engine or engine
-    elif own_engine:
-        raise CommandError(f"--optimizers: {label!r}: {name} has no engines to choose from")
-    return Contender(label, name, cls, options, is_torch, has("needs_closure"), has("only_2d"))
-
-
-def _split(label: str) -> tuple[str, bool, str]:
-    name, _, engine = label.partition("@")
-    if "@" in label:
-        _check_engine(engine)
-    return name.removeprefix("torch:"), name.startswith("torch:"), engine
-
-
-def _check_engine(engine: str) -> None:
-    if engine not in ENGINES:
-        raise CommandError(f"unknown engine {engine!r}; valid: {', '.join(ENGINES)}")
-
-
-def _torch_mode(
-    label: str, cls: Callable[..., torch.optim.Optimizer], engine: str
-) -> Mapping[str, bool]:
-    mode = TORCH_MODES[engine]
-    if not mode.keys() <= inspect.signature(cls).parameters.keys():
-        raise CommandError(f"--optimizers: {label!r}: torch's class has no {engine} mode")
-    return mode
-
-
-def _unknown(label: str, name: str, known: Mapping[str, Any], is_torch: bool) -> str:
-    meant = suggestion(name, known)
-    whose = "torch's" if is_torch else "steprule's"
-    return f"--optimizers: unknown optimizer {label!r}{meant}; {whose} are {', '.join(known)}" + (
-        "" if is_torch else "; 'all' takes every one, 'torch:NAME' torch's own class"
+    if label.is_torch:
+        options |= _torch_mode(label, accepted)
+    elif "engine" in accepted:
+        options["engine"] = label.engine or engine
+    elif label.engine:
+        raise CommandError(f"--optimizers: {label.text!r}: {name} has no engines to choose from")
+    return Contender(
+        label=label.text,
+        name=name,
+        factory=cls,
+        options=options,
+        is_torch=label.is_torch,
+        needs_closure=has("needs_closure"),
+        only_2d=has("only_2d"),
     )
 
 
-def _parse_rates(rates: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
-    names = {name for label in labels for name in _keys(label)}
+def _torch_mode(label: Label, accepted: Mapping[str, Any]) -> Mapping[str, bool]:
+    mode = TORCH_MODES[label.engine or "auto"]
+    if not mode.keys() <= accepted.keys():
+        raise CommandError(
+            f"--optimizers: {label.text!r}: torch's class has no {label.engine} mode"
+        )
+    return mode
+
+
+def _unknown(label: Label, known: Mapping[str, Any]) -> str:
+    meant = suggestion(label.name, known)
+    whose = "torch's" if label.is_torch else "steprule's"
+    text = f"unknown optimizer {label.text!r}{meant}; {whose} are {', '.join(known)}"
+    more = "" if label.is_torch else "; 'all' takes every one, 'torch:NAME' torch's own class"
+    return f"--optimizers: {text}{more}"
+
+
+def _parse_rates(rates: Sequence[str], labels: Sequence[Label]) -> dict[str, float]:
+    names = {key for label in labels for key in label.keys}
     by_name: dict[str, float] = {}
     for text in rates:
         key, equals, value = text.rpartition("=")
         key = key.strip().lower()
         if equals and key not in names:
             raise CommandError(
-                f"--lr {text}: {key!r} is not among the optimizers compared: {', '.join(labels)}"
+                f"--lr {text}: {key!r} is not among the optimizers compared: "
+                f"{', '.join(label.text for label in labels)}"
             )
         if key in by_name:
             raise CommandError(f"--lr {text}: a learning rate for {key or 'all'} is given twice")
@@ -199,8 +224,3 @@ def _parse_rates(rates: Sequence[str], labels: Sequence[str]) -> dict[str, float
         except ValueError as error:
             raise CommandError(f"--lr {text}: {error}") from error
     return by_name
-
-
-def _keys(label: str) -> set[str]:
-    plain = label.partition("@")[0]
-    return {label, plain, plain.removeprefix("torch:")}

@@ -25,6 +25,17 @@ def whole_number(minimum: int, maximum: int) -> Callable[[str], int]:
     return parse
 
 
+def positive_number(text: str) -> float:
+    """Return `text` as a number above zero, or refuse it."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise typer.BadParameter(f"expected a finite number above 0, got {text!r}")
+    return number
+
+
 def learning_rate(text: str) -> float:
     """Return `text` as a learning rate, or raise ValueError: finite, zero or more."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,14 +15,14 @@ from markupsafe import Markup
 
 import steprule
 from steprule.cli import charts
-from steprule.cli.charts import BarChart, LineChart
+from steprule.cli.charts import Chart
 
 # A line never ends between a number and its unit.
 UNIT_GAP = "\N{NO-BREAK SPACE}"
 
 
 def write(
-    path: Path, template: str, drawn: Sequence[LineChart | BarChart], values: Mapping[str, Any]
+    path: Path, template: str, drawn: Sequence[Chart], values: Mapping[str, Any]
 ) -> list[Path]:
     """Write the page `path`, and its charts as PNG files beside it.
 
@@ -53,6 +54,8 @@ def write(
 
 def duration(seconds: float) -> str:
     """Return seconds in the unit that leaves one to three digits before the point."""
+    if math.isnan(seconds):
+        return "-"
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f}{UNIT_GAP}µs"
     if seconds < 1:

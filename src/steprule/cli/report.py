@@ -3,135 +3,173 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from steprule.cli import charts, page
-from steprule.cli.charts import BarChart, LineChart, Series, Style
-from steprule.cli.page import duration, size
-from steprule.cli.training import Run
+from steprule.cli.charts import BarChart, Chart, Style
+from steprule.cli.comparison import Comparison
+from steprule.cli.curves import FigureCurves, lr_chart, sensitivity_chart, spread_chart
+from steprule.cli.page import duration
+from steprule.cli.page import size as size
+from steprule.cli.runs import Run
+from steprule.cli.standings import Standing, interval_name
 
-COLUMNS = (
-    "optimizer",
-    "lr",
-    "train loss",
-    "test accuracy",
-    "step() median",
-    "step() total",
-    "state",
-)
+# A page of more charts than this is no longer read.
+MOST_FIGURES = 4
+EN_DASH = "\N{EN DASH}"
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a page says besides its figures."""
-
-    subtitle: str
-    command: str
-    notes: Sequence[str]
-    conditions: Mapping[str, str]
-
-
-def write(folder: Path, runs: Sequence[Run], summary: Summary) -> tuple[Path, list[Path]]:
+def write(folder: Path, comparison: Comparison) -> tuple[Path, list[Path]]:
     """Write the page and the charts to `folder`; return the page's path and the charts' paths."""
-    styles = _styles(runs)
+    styles = _styles(comparison)
     path = folder / "report.html"
     images = page.write(
         path,
         "report.html.j2",
-        _charts(runs),
+        _charts(comparison, styles),
         {
-            "summary": summary,
-            "columns": COLUMNS,
+            "comparison": comparison,
+            "columns": columns(comparison),
             "rows": [
                 (
-                    styles[run.label].slot % len(charts.PAPER.series),
-                    run.contender.is_torch,
-                    row(run),
+                    styles[standing.label].slot % len(charts.PAPER.series),
+                    charts.DASH_ARRAYS[styles[standing.label].dash % len(charts.DASH_ARRAYS)],
+                    standing.contender.is_torch,
+                    row(comparison, standing),
                 )
-                for run in runs
+                for standing in comparison.standings
             ],
-            "runs": runs,
-            "facts": {**summary.conditions, **page.versions()},
+            "ranked_by": comparison.figures[0] if comparison.figures else "",
+            "interval": interval_name(comparison.seeds),
+            "plans": [(run.label, run.plan) for run in _first_runs(comparison) if run.plan],
+            "facts": {**comparison.conditions, **page.versions()},
         },
     )
     return path, images
 
 
-def row(run: Run) -> tuple[str, ...]:
-    """Return the cells of one optimizer's row, in the order of `COLUMNS`."""
-    return (
-        run.label,
-        f"{run.rates[0]:g}" if math.isfinite(run.rates[0]) else "-",
-        f"{run.losses[-1]:.6f}" if math.isfinite(run.losses[-1]) else "diverged",
-        f"{run.accuracies[-1]:.2%}",
+def columns(comparison: Comparison) -> list[str]:
+    """Return the heads of the table's columns."""
+    if not comparison.figures:
+        return []
+    first, *others = comparison.figures
+    has_spread = comparison.seeds > 1
+    decay = ["weight decay"] if _tunes_decay(comparison) else []
+    interval = ["interval"] if has_spread else []
+    return [
+        *("rank", "optimizer", "lr", *decay, first, *interval, *others),
+        *("steps", "a step", "step() median", "step() total", "state", "engine"),
+    ]
+
+
+def row(comparison: Comparison, standing: Standing) -> list[str]:
+    """Return the cells of one optimizer's row, in the order of `columns`."""
+    first, *others = comparison.figures
+    run = standing.runs[0]
+    options = standing.contender.options
+    cells = ["-" if standing.rank is None else str(standing.rank), standing.label]
+    cells.append(_short(standing.contender.lr))
+    if _tunes_decay(comparison):
+        decay = options.get("weight_decay")
+        cells.append(_short(decay if isinstance(decay, (int, float)) else None))
+    what = "failed" if standing.failure not in ("", "diverged") else "diverged"
+    cells.append(figure(first, standing.median) if standing.rank is not None else what)
+    if comparison.seeds > 1:
+        ends = (f"{end:.4g}" for end in (standing.low, standing.high))
+        cells.append("-" if math.isinf(standing.low) else EN_DASH.join(ends).replace("inf", "∞"))
+    cells += [figure(name, standing.figure(name)) for name in others]
+    return [
+        *cells,
+        f"{len(run.step_seconds):,}",
+        duration(run.median_train),
         duration(run.median_step),
         duration(run.total_step),
-        size(run.state_bytes),
-    )
+        page.size(run.state_bytes),
+        "+".join(run.engines) or ("torch" if standing.contender.is_torch else "-"),
+    ]
 
 
-def _styles(runs: Sequence[Run]) -> dict[str, Style]:
+def figure(name: str, value: float) -> str:
+    """Return a figure as text: accuracies in percent."""
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "diverged"
+    if "accuracy" in name:
+        return f"{value:.2%}"
+    return f"{value:.6f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3g}"
+
+
+def _tunes_decay(comparison: Comparison) -> bool:
+    trials = [trial for some in comparison.trials.values() for trial in some]
+    return any(trial.weight_decay is not None for trial in trials)
+
+
+def _first_runs(comparison: Comparison) -> list[Run]:
+    return [standing.runs[0] for standing in comparison.standings]
+
+
+def _styles(comparison: Comparison) -> dict[str, Style]:
     """One colour a rule; torch's own class and other engines of it share that colour."""
     slots: dict[str, int] = {}
     drawn: dict[int, int] = {}
-    styles = {}
-    for run in runs:
-        contender = run.contender
+    styles: dict[str, Style] = {}
+    for contender in comparison.contenders:
         slot = slots.setdefault(contender.name, len(slots))
         # Past the last colour they come round again, with another dash.
         dash = slot // len(charts.PAPER.series)
         if not contender.is_torch:
             drawn[slot] = drawn.get(slot, -1) + 1
             dash += drawn[slot]
-        styles[run.label] = Style(slot, dash, contender.is_torch)
+        styles[contender.label] = Style(slot, dash, contender.is_torch)
     return styles
 
 
-def _charts(runs: Sequence[Run]) -> list[LineChart | BarChart]:
-    styles = _styles(runs)
-    epochs = range(len(runs[0].losses))
-    steps = range(1, len(runs[0].rates) + 1)
-    rates = [rate for run in runs for rate in run.rates if rate > 0]
+def _charts(comparison: Comparison, styles: dict[str, Style]) -> list[Chart]:
+    standings = comparison.standings
+    found: list[Chart] = []
+    if standings:
+        curves = FigureCurves(standings, styles, comparison.seeds)
+        first, *others = comparison.figures
+        found += [curves.by_step(first), curves.by_time(first)]
+        found += [curves.by_step(name) for name in others[: MOST_FIGURES - 1]]
+        if comparison.seeds > 1:
+            found.append(spread_chart(first, standings, styles, interval_name(comparison.seeds)))
+    if any(comparison.trials.values()):
+        name = comparison.figures[0] if comparison.figures else "loss"
+        found.append(sensitivity_chart(name, comparison.trials, styles, comparison.is_search))
+    if standings:
+        found += _costs(_first_runs(comparison), styles)
+        found.append(lr_chart(_first_runs(comparison), styles))
+    return found
+
+
+def _costs(runs: Sequence[Run], styles: dict[str, Style]) -> list[BarChart]:
+    timed = [run for run in runs if run.step_seconds]
+    if not timed:
+        return []
     return [
-        LineChart(
-            "loss",
-            "Training loss",
-            "epoch",
-            "cross-entropy, log scale",
-            [Series(run.label, styles[run.label], epochs, run.losses) for run in runs],
-            log=True,
-            # A run that diverges leaves through the top; it does not flatten the others.
-            top=10 * runs[0].losses[0],
-        ),
-        LineChart(
-            "accuracy",
-            "Test accuracy",
-            "epoch",
-            "share of test rows classified correctly",
-            [
-                # Epoch 0 is a coin toss that would flatten the part worth reading.
-                Series(run.label, styles[run.label], epochs[1:], run.accuracies[1:])
-                for run in runs
-            ],
-            percent=True,
-        ),
         BarChart(
             "step",
             "Time in step(), median",
             "microseconds a step, shorter is better",
             [
                 (run.label, styles[run.label], run.median_step * 1e6, duration(run.median_step))
-                for run in runs
+                for run in timed
             ],
         ),
-        LineChart(
-            "lr",
-            "Learning rate",
-            "step",
-            "lr of the first parameter group",
-            [Series(run.label, styles[run.label], steps, run.rates) for run in runs],
-            log=bool(rates) and max(rates) > 10 * min(rates),
+        BarChart(
+            "state",
+            "Memory of the optimizer's state",
+            "bytes, shorter is better",
+            [
+                (run.label, styles[run.label], float(run.state_bytes), page.size(run.state_bytes))
+                for run in timed
+            ],
         ),
     ]

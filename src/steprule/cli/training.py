@@ -1,164 +1,285 @@
-"""Training: the article's network, taken through the same batches by every contender."""
+"""Training: copies of one model, taken through the same batches by every contender."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
+from steprule.cli.budget import Budget, Pace
 from steprule.cli.contenders import Contender
-from steprule.cli.data import Dataset
-from steprule.cli.errors import CommandError
+from steprule.cli.rate_schedule import RateSchedule
+from steprule.cli.runs import Point, Run
+from steprule.problems import Maker, Problem, ProblemError
+from steprule.problems.loading import seeded
 
-HIDDEN = 200
-ROWS_AT_ONCE = 8192
-
-
-@dataclass
-class Run:
-    """What was seen of one contender; the curves by epoch start before the first step."""
-
-    contender: Contender
-    losses: list[float] = field(default_factory=list)
-    accuracies: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    step_seconds: list[float] = field(default_factory=list)
-    state_bytes: int = 0
-    plan: str = ""
-
-    @property
-    def label(self) -> str:
-        """The contender's name as the user wrote it."""
-        return self.contender.label
-
-    @property
-    def median_step(self) -> float:
-        """Median seconds of a step, the first one apart: it compiles and allocates."""
-        return statistics.median(self.step_seconds[1:] or self.step_seconds)
-
-    @property
-    def total_step(self) -> float:
-        """Seconds in all steps, the first one included."""
-        return sum(self.step_seconds)
+# Contenders take turns of so many batches, which are held in memory meanwhile.
+TURN = 16
+# A run has diverged when the mean of some losses in a row is so many times the first one.
+DIVERGED = 50.0
+IN_A_ROW = 8
+# How often SophiaG's estimate of the curvature is renewed, as its authors do.
+HESSIAN_EVERY = 10
 
 
-def network(features: int, classes: int, seed: int) -> torch.nn.Module:
-    """Return the article's network, features-200-classes with a ReLU, drawn from `seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return torch.nn.Sequential(
-            torch.nn.Linear(features, HIDDEN),
-            torch.nn.ReLU(),
-            torch.nn.Linear(HIDDEN, classes),
-        )
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of a comparison have in common.
+
+    Attributes:
+        make: makes the problem for a seed.
+        budget: when a run ends.
+        batch_size: rows a step, where the data are rows.
+        schedule: of the lr, or None.
+    """
+
+    make: Maker
+    budget: Budget
+    batch_size: int
+    schedule: RateSchedule | None = None
 
 
 def train(
     contenders: Sequence[Contender],
-    data: Dataset,
-    *,
-    epochs: int,
-    batch_size: int,
+    settings: Settings,
     seed: int,
+    *,
+    runs: list[Run],
     on_step: Callable[[Run], None],
-) -> list[Run]:
-    """Train one copy of the network per contender, epoch by epoch in turn.
+    goes_on: Callable[[Run], bool] | None = None,
+) -> None:
+    """Train one copy of the model per contender, in turns of some batches.
 
-    Taking turns by epoch, not one after the other to the end, spreads a slow spell of the
-    machine over all of them, so that their times compare.
+    Taking turns, not one after the other to the end, spreads a slow spell of the machine over all
+    of them, so that their times compare. Each batch is loaded once and handed to everybody.
 
     Args:
-        contenders: who takes part; all start from the same weights and see the same batches.
-        data: what to fit.
-        epochs: passes over the training rows.
-        batch_size: rows a step; the last batch of an epoch may be smaller.
-        seed: of the weights and of the order of the rows.
-        on_step: called after every step, and after each epoch's evaluation.
+        contenders: who takes part; all start from the same weights and see the same batches and,
+            where the model draws random numbers (dropout), the same of these.
+        settings: what they train on, and for how long.
+        seed: of all that is random.
+        runs: the runs are added here before they begin, so that they are there if this is
+            interrupted.
+        on_step: called after every step.
+        goes_on: asked at every point after the first; a run that is refused ends as pruned.
     """
-    base = network(data.x.shape[1], data.classes, seed)
-    trainers = [_Trainer(contender, copy.deepcopy(base), data) for contender in contenders]
-    order = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        batches = torch.split(torch.randperm(len(data.x), generator=order), batch_size)
+    problem = settings.make(seed)
+    batches = problem.batches(settings.batch_size, seed)
+    pace = settings.budget.pace(batches, problem.evaluate is not None)
+    factors = settings.schedule.factors(pace.steps) if settings.schedule else None
+    with seeded(_mixed(seed, 1)):
+        trainers = [_Trainer(one, seed, problem, pace, factors) for one in contenders]
+    runs += [trainer.run for trainer in trainers]
+    try:
+        for number, turn in enumerate(_turns(batches, seed)):
+            for trainer in trainers:
+                if not trainer.run.is_over:
+                    with seeded(_mixed(seed, 2 * number + 3)):
+                        trainer.take(turn, on_step, goes_on)
+            if all(trainer.run.is_over for trainer in trainers):
+                break
+    finally:
         for trainer in trainers:
-            for batch in batches:
-                trainer.step(batch)
-                on_step(trainer.run)
-            trainer.evaluate()
-            on_step(trainer.run)
-    return [trainer.finish() for trainer in trainers]
+            trainer.close()
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Some batches, and whether an epoch ends with them."""
+
+    batches: list[Any]
+    ends_epoch: bool
+
+
+def _turns(batches: Iterable[Any], seed: int) -> Iterator[_Turn]:
+    """Yield the batches of epoch after epoch, their random numbers drawn from `seed`."""
+    place = itertools.count(2, 2)
+    while True:
+        with seeded(_mixed(seed, next(place))):
+            source = iter(batches)
+            taken = list(itertools.islice(source, TURN + 1))
+        if not taken:
+            raise ProblemError("data gave no batch")
+        while taken:
+            # One more than a turn is drawn, to know whether it is the last of its epoch.
+            yield _Turn(taken[:TURN], len(taken) <= TURN)
+            taken = taken[TURN:]
+            if taken:
+                with seeded(_mixed(seed, next(place))):
+                    taken += itertools.islice(source, TURN)
+
+
+def _mixed(seed: int, place: int) -> int:
+    """Return a seed of its own for each place in a run."""
+    return (seed * 1_000_003 + place) % 2**63
 
 
 class _Trainer:
-    """One contender with its own copy of the network."""
+    """One contender with its own copy of the model."""
 
-    def __init__(self, contender: Contender, model: torch.nn.Module, data: Dataset) -> None:
-        self.model = model
-        self.data = data
-        self.optimizer = contender.build(model)
-        self.run = Run(contender)
-        self.evaluate()
+    def __init__(
+        self,
+        contender: Contender,
+        seed: int,
+        problem: Problem,
+        pace: Pace,
+        factors: list[float] | None,
+    ) -> None:
+        self.problem = problem
+        self.pace = pace
+        self.factors = factors
+        self.model = copy.deepcopy(problem.model)
+        self.model.train()
+        self.optimizer = contender.build(self.model)
+        self.base_rates = [group.get("lr") for group in self.optimizer.param_groups]
+        self.run = Run(contender, seed)
+        self.seconds = 0.0
+        self.epochs = 0
+        self.points = 0
+        self.since = 0
+        self.is_in_loss = False
+        self._set_mode("train")
+        if problem.evaluate is not None:
+            self._look()
 
-    def step(self, batch: torch.Tensor) -> None:
-        x, y = self.data.x[batch], self.data.y[batch]
+    def take(
+        self, turn: _Turn, on_step: Callable[[Run], None], goes_on: Callable[[Run], bool] | None
+    ) -> None:
+        """Go through the batches of a turn, or as many as there is budget for."""
+        for batch in turn.batches:
+            self._guarded_step(batch)
+            self._advance(goes_on)
+            on_step(self.run)
+            if self.run.is_over:
+                return
+        if turn.ends_epoch:
+            self.epochs += 1
+            self._advance(goes_on)
+
+    def close(self) -> None:
+        """Note what only the end shows."""
+        self.run.state_bytes = state_bytes(self.optimizer)
+        explain = getattr(self.optimizer, "explain", None)
+        if explain is not None and self.run.step_seconds and not self.run.end:
+            explanation = explain()
+            self.run.plan = str(explanation)
+            rows = getattr(explanation, "rows", ())
+            self.run.engines = tuple(dict.fromkeys(row.engine for row in rows))
+
+    def _advance(self, goes_on: Callable[[Run], bool] | None) -> None:
+        done = (len(self.run.step_seconds), self.seconds, self.epochs)
+        self.run.share = self.pace.share(*done)
+        passed = self.pace.passed(*done)
+        if self.run.end or passed == self.points:
+            return
+        self.points = passed
+        self._look()
+        if not math.isfinite(self.run.points[-1].value):
+            self.run.end = "diverged"
+        elif goes_on is not None and self.run.share < 1 and not goes_on(self.run):
+            self.run.end = "pruned"
+
+    def _guarded_step(self, batch: Any) -> None:
+        self.is_in_loss = False
+        try:
+            self.step(batch)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            if self.is_in_loss:  # the user's own code: its traceback says more than a line
+                raise
+            self.run.end = f"{type(error).__name__}: {error}"
+
+    def step(self, batch: Any) -> None:
+        """Take one step, and note what it took."""
+        losses: list[float] = []
         seconds_outside = 0.0
 
         def closure() -> torch.Tensor:
             nonlocal seconds_outside
-            start = time.perf_counter()
+            start = _now(self.model)
+            self.is_in_loss = True
             self.optimizer.zero_grad()
-            loss = cross_entropy(self.model(x), y)
+            loss = self.problem.value(self.model, batch)
             loss.backward()  # type: ignore[no-untyped-call]
-            seconds_outside += time.perf_counter() - start
+            losses.append(float(loss.detach()))
+            self.is_in_loss = False
+            seconds_outside += _now(self.model) - start
             return loss
 
-        self.run.rates.append(_current_rate(self.optimizer))
-        needs_closure = self.run.contender.needs_closure
-        if not needs_closure:
+        run = self.run
+        self._set_rates(len(run.step_seconds))
+        run.rates.append(_current_rate(self.optimizer))
+        begun = _now(self.model)
+        if run.contender.needs_closure:
+            # Closures are called with gradients on, whatever the optimizer does around them.
+            self.optimizer.step(torch.enable_grad()(closure))  # type: ignore[arg-type]
+            in_step = _now(self.model) - begun - seconds_outside
+        else:
             closure()
-            seconds_outside = 0.0
-        start = time.perf_counter()
-        try:
-            self.optimizer.step(closure if needs_closure else None)  # type: ignore[arg-type]
-        except (RuntimeError, NotImplementedError) as error:
-            raise CommandError(f"{self.run.label}: {error}") from error
-        self.run.step_seconds.append(time.perf_counter() - start - seconds_outside)
+            self._renew_curvature(len(run.step_seconds))
+            start = _now(self.model)
+            self.optimizer.step()
+            in_step = _now(self.model) - start
+        run.train_seconds.append(_now(self.model) - begun)
+        run.step_seconds.append(in_step)
+        run.batch_losses.append(losses[0])
+        self.seconds += run.train_seconds[-1]
+        if self._has_diverged():
+            run.end = "diverged"
 
-    def evaluate(self) -> None:
-        data = self.data
-        loss, _ = _evaluate(self.model, data.x, data.y)
-        _, accuracy = _evaluate(self.model, data.x_test, data.y_test)
-        self.run.losses.append(loss)
-        self.run.accuracies.append(accuracy)
+    def _set_rates(self, step: int) -> None:
+        if self.factors is None:
+            return
+        factor = self.factors[min(step, len(self.factors) - 1)]
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            if base is not None:
+                group["lr"] = base * factor
 
-    def finish(self) -> Run:
-        self.run.state_bytes = state_bytes(self.optimizer)
-        explain = getattr(self.optimizer, "explain", None)
-        self.run.plan = str(explain()) if explain else ""
-        return self.run
+    def _renew_curvature(self, step: int) -> None:
+        update: Any = getattr(self.optimizer, "update_hessian", None)
+        if update is not None and step % HESSIAN_EVERY == 0:
+            update()
+
+    def _has_diverged(self) -> bool:
+        losses = self.run.batch_losses
+        if not math.isfinite(losses[-1]):
+            return True
+        last = losses[-IN_A_ROW:]
+        bound = DIVERGED * abs(losses[0])
+        return len(last) == IN_A_ROW and 0 < bound < sum(last) / IN_A_ROW
+
+    def _look(self) -> None:
+        run = self.run
+        self._set_mode("eval")
+        figures = self.problem.figures(self.model)
+        self._set_mode("train")
+        if not figures:
+            since = run.batch_losses[self.since :]
+            figures = {"loss": sum(since) / len(since)} if since else {"loss": math.nan}
+        self.since = len(run.batch_losses)
+        run.points.append(Point(len(run.step_seconds), self.seconds, figures))
+
+    def _set_mode(self, mode: str) -> None:
+        """Tell an optimizer that trains at other weights than it is judged by."""
+        change = getattr(self.optimizer, mode, None)
+        if change is not None:
+            change()
+
+
+def _now(model: torch.nn.Module) -> float:
+    """Return the time, when all that was asked of a device is done."""
+    if torch.cuda.is_available() and next(model.parameters()).is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _current_rate(optimizer: torch.optim.Optimizer) -> float:
     return float(optimizer.param_groups[0].get("lr", math.nan))
-
-
-@torch.no_grad()
-def _evaluate(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
-    loss = correct = 0.0
-    for rows, labels in zip(
-        torch.split(x, ROWS_AT_ONCE), torch.split(y, ROWS_AT_ONCE), strict=True
-    ):
-        scores = model(rows)
-        loss += float(cross_entropy(scores, labels, reduction="sum"))
-        correct += float((scores.argmax(dim=1) == labels).sum())
-    return loss / len(x), correct / len(x)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:

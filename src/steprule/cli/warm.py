@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,9 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from steprule.cli.errors import CommandError
+from steprule.cli.options import split_outside_brackets, value_of
 from steprule.warming import Job, Warmed, jobs_for, run_jobs
-
-WORDS = {"true": True, "false": False, "none": None}
 
 
 def warm(
@@ -72,32 +70,11 @@ def parse_options(text: str) -> dict[str, Any]:
         CommandError: it has not this form.
     """
     found: dict[str, Any] = {}
-    for part in _split(text):
+    for part in split_outside_brackets(text, ","):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not equals or not name.isidentifier():
             raise CommandError(f"--options {text}: expected NAME=VALUE, got {part.strip()!r}")
         if name in found:
             raise CommandError(f"--options {text}: {name} is given twice")
-        found[name] = _value(value)
+        found[name] = value_of(value)
     return found
-
-
-def _split(text: str) -> list[str]:
-    """Parts between commas, but for commas within parentheses."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "([") - (character in ")]")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
-
-
-def _value(text: str) -> Any:
-    if text.lower() in WORDS:
-        return WORDS[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):  # two are of depth
-        return text  # a word, as in line_search_fn=strong_wolfe

@@ -42,7 +42,9 @@ def classifier(
     """
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return {"loss": _over_rows(model, *train)[0], "test accuracy": _over_rows(model, *test)[1]}
+        loss, _ = _over_rows(model, *train)
+        _, accuracy = _over_rows(model, *test)
+        return {"train loss": loss, "test accuracy": accuracy}
 
     return Problem(
         model=network(train[0].shape[1], classes, seed),

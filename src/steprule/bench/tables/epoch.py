@@ -15,7 +15,7 @@ from steprule.bench.subjects import Subject
 from steprule.bench.tables.table import Job, Table, brief, times
 from steprule.bench.timing import Make, Timed, interleaved
 from steprule.cli.data import load
-from steprule.cli.training import network
+from steprule.problems.classifier import network
 
 BATCH_SIZE = 64
 DEFAULT = "default"

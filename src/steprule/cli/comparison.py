@@ -1,0 +1,132 @@
+"""Comparison: all that a call of `steprule compare` has seen, and its JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steprule.cli.contenders import Contender
+from steprule.cli.page import versions
+from steprule.cli.runs import Run
+from steprule.cli.search import Trial
+from steprule.cli.standings import Standing, interval_name, standings_of
+
+RESULTS = "results.json"
+
+
+@dataclass
+class Comparison:
+    """What was asked and what came of it.
+
+    Attributes:
+        subtitle: what was trained on, and for how long; parts are joined by semicolons.
+        command: a command line that repeats it.
+        conditions: seeds, threads and the like.
+        seeds: how many each contender was to be trained with.
+        contenders: who takes part, as they begin.
+        notes: what a reader must know besides.
+        trials: of the search, or the sweep over lr, by the contender's label.
+        runs: a contender and a seed each, in the order they began.
+        is_search: whether `trials` are a search's.
+        is_partial: whether it was interrupted.
+    """
+
+    subtitle: str
+    command: str
+    conditions: Mapping[str, str]
+    seeds: int
+    contenders: Sequence[Contender]
+    notes: list[str] = field(default_factory=list)
+    trials: dict[str, list[Trial]] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+    is_search: bool = False
+    is_partial: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was seen: no step and no trial."""
+        stepped = any(run.step_seconds for run in self.runs)
+        return not stepped and not any(self.trials.values())
+
+    @property
+    def standings(self) -> list[Standing]:
+        """The contenders, the best first."""
+        return standings_of([run for run in self.runs if run.points])
+
+    @property
+    def figures(self) -> list[str]:
+        """The names of the figures, the one that ranks first."""
+        return next((list(run.points[-1].figures) for run in self.runs if run.points), [])
+
+    def write_json(self, folder: Path) -> Path:
+        """Write everything to a file in `folder` and return it; what isn't finite is null."""
+        path = folder / RESULTS
+        text = json.dumps(_finite(self._plain()), indent=1, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    def _plain(self) -> dict[str, Any]:
+        return {
+            "command": self.command,
+            "problem": self.subtitle,
+            "partial": self.is_partial,
+            "conditions": dict(self.conditions),
+            "versions": dict(versions()),
+            "notes": self.notes,
+            "interval": interval_name(self.seeds),
+            "standings": [
+                {
+                    "rank": one.rank,
+                    "optimizer": one.label,
+                    "median": one.median,
+                    "low": one.low,
+                    "high": one.high,
+                    "runs": len(one.runs),
+                    "broken_off": one.broken_off,
+                }
+                for one in self.standings
+            ],
+            "runs": [_plain_run(run) for run in self.runs],
+            "trials": {
+                label: [{**trial.options, "value": trial.value, "end": trial.end} for trial in some]
+                for label, some in self.trials.items()
+            },
+        }
+
+
+def _plain_run(run: Run) -> dict[str, Any]:
+    return {
+        "optimizer": run.label,
+        "options": {key: _plain_value(value) for key, value in run.contender.options.items()},
+        "seed": run.seed,
+        "end": run.end or ("" if run.is_over else "interrupted"),
+        "points": [
+            {"step": point.step, "seconds": point.seconds, **point.figures} for point in run.points
+        ],
+        "lr": run.rates,
+        "batch_losses": run.batch_losses,
+        "train_seconds": run.train_seconds,
+        "step_seconds": run.step_seconds,
+        "state_bytes": run.state_bytes,
+        "engines": list(run.engines),
+        "explain": run.plan,
+    }
+
+
+def _plain_value(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """Return the same without numbers that JSON has not."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,177 @@
+"""What the charts of a comparison show: figures over steps and time, spreads, sensitivity."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from steprule.cli.charts import LineChart, Series, SpreadChart, Style
+from steprule.cli.runs import Point, Run
+from steprule.cli.search import Trial
+from steprule.cli.standings import Standing
+
+# A run that diverges leaves through the top; it does not flatten the others.
+TOP = 10.0
+# From so great a ratio of the greatest to the least on, an axis is logarithmic.
+WIDE = 10.0
+
+
+@dataclass(frozen=True)
+class FigureCurves:
+    """Charts of a figure on the way.
+
+    Attributes:
+        standings: whose.
+        styles: how each is drawn.
+        seeds: how many there are.
+    """
+
+    standings: Sequence[Standing]
+    styles: Mapping[str, Style]
+    seeds: int
+
+    def by_step(self, figure: str) -> LineChart:
+        """Return the figure over steps."""
+        return self._chart(figure, "step", "step", key=self._key(figure))
+
+    def by_time(self, figure: str) -> LineChart:
+        """Return the figure over seconds of training."""
+        return self._chart(
+            figure,
+            "wall time",
+            "seconds of forward, backward and step()",
+            key=f"{self._key(figure)}_by_time",
+        )
+
+    def _key(self, figure: str) -> str:
+        """Return the name of the chart's file: of the figure that ranks, always the same."""
+        ranks = next(iter(self.standings[0].runs[0].points[-1].figures))
+        return "loss" if figure == ranks else _slug(figure)
+
+    def _chart(self, figure: str, by: str, x_label: str, key: str) -> LineChart:
+        series = [self._series(standing, figure, by == "step") for standing in self.standings]
+        starts = [one.y[0] for one in series if one.y and math.isfinite(one.y[0])]
+        values = [value for one in series for value in one.y if math.isfinite(value)]
+        is_share = "accuracy" in figure
+        is_log = not is_share and bool(values) and min(values) > 0
+        unit = "share" if is_share else "log scale" if is_log else "as the problem gives it"
+        spread = ", median and range over seeds" if self.seeds > 1 else ""
+        return LineChart(
+            key,
+            f"{figure.capitalize()} by {by}",
+            x_label,
+            f"{figure}, {unit}{spread}",
+            series,
+            log=is_log,
+            percent=is_share,
+            top=TOP * max(starts) if starts and is_log else math.inf,
+            whole_x=by == "step",
+        )
+
+    def _series(self, standing: Standing, figure: str, over_steps: bool) -> Series:
+        count = max(len(run.points) for run in standing.runs)
+        looks = [[_at(run, place) for run in standing.runs] for place in range(count)]
+        values = [[_value(point, figure) for point in look] for look in looks]
+        # Before any step an accuracy is a coin toss, which would flatten the part worth reading.
+        first = 1 if "accuracy" in figure and count > 1 else 0
+        seen = [[point for point in look if point is not None] for look in looks]
+        x = [
+            statistics.median(point.step if over_steps else point.seconds for point in look)
+            for look in seen
+        ]
+        y = [statistics.median_high(some) for some in values]
+        band = None
+        if len(standing.runs) > 1:
+            band = ([min(some) for some in values][first:], [max(some) for some in values][first:])
+        return Series(standing.label, self.styles[standing.label], x[first:], y[first:], band=band)
+
+
+def spread_chart(
+    figure: str, standings: Sequence[Standing], styles: Mapping[str, Style], interval: str
+) -> SpreadChart:
+    """Return where each contender's runs ended."""
+    shown = [standing for standing in standings if standing.rank is not None]
+    return SpreadChart(
+        "spread",
+        f"Last {figure}, by seed",
+        f"{figure}; dots are seeds, bars medians, lines {interval}",
+        [
+            (
+                standing.label,
+                styles[standing.label],
+                standing.median,
+                (standing.low, standing.high),
+                [run.value for run in standing.runs],
+            )
+            for standing in shown
+        ],
+        log=_is_wide([run.value for standing in shown for run in standing.runs]),
+    )
+
+
+def sensitivity_chart(
+    figure: str,
+    trials: Mapping[str, Sequence[Trial]],
+    styles: Mapping[str, Style],
+    is_search: bool,
+) -> LineChart:
+    """Return the last figure over the lr that was tried."""
+    series = []
+    for label, some in trials.items():
+        shown = sorted((t for t in some if t.end != "pruned"), key=lambda trial: trial.lr)
+        if shown:
+            rates, values = [t.lr for t in shown], [t.value for t in shown]
+            series.append(Series(label, styles[label], rates, values))
+    values = [value for one in series for value in one.y if math.isfinite(value)]
+    title = "trials of the search" if is_search else "sweep over lr"
+    is_log = bool(values) and min(values) > 0
+    return LineChart(
+        "sensitivity",
+        f"Sensitivity to the learning rate, {title}",
+        "lr, log scale",
+        f"last {figure}{', log scale' if is_log else ''}; crosses diverged",
+        series,
+        log=is_log,
+        log_x=True,
+        top=TOP * statistics.median(values) if is_log else math.inf,
+        has_markers=True,
+        has_lines=not is_search,
+    )
+
+
+def lr_chart(runs: Sequence[Run], styles: Mapping[str, Style]) -> LineChart:
+    """Return the learning rates over the steps."""
+    runs = [run for run in runs if run.rates]
+    rates = [rate for run in runs for rate in run.rates if rate > 0]
+    return LineChart(
+        "lr",
+        "Learning rate",
+        "step",
+        "lr of the first parameter group" + (", log scale" if _is_wide(rates) else ""),
+        [
+            Series(run.label, styles[run.label], range(1, len(run.rates) + 1), run.rates)
+            for run in runs
+        ],
+        log=_is_wide(rates),
+    )
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) > WIDE * min(finite)
+
+
+def _at(run: Run, place: int) -> Point | None:
+    return run.points[place] if place < len(run.points) else None
+
+
+def _value(point: Point | None, figure: str) -> float:
+    """Return what the point has; a run that broke off before it is beyond all others."""
+    value = math.inf if point is None else point.figures.get(figure, math.inf)
+    return math.inf if math.isnan(value) else value
+
+
+def _slug(figure: str) -> str:
+    return "".join(character if character.isalnum() else "_" for character in figure.lower())

@@ -1,0 +1,104 @@
+"""Run: what was seen of one optimizer with one seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from steprule.cli.contenders import Contender
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was seen when a run was looked at.
+
+    Attributes:
+        step: updates done.
+        seconds: of training until then.
+        figures: what the problem's `evaluate` said, the one that ranks first; without it, the mean
+            loss of the batches since the point before.
+    """
+
+    step: int
+    seconds: float
+    figures: Mapping[str, float]
+
+    @property
+    def value(self) -> float:
+        """The figure that ranks."""
+        return next(iter(self.figures.values()))
+
+
+@dataclass
+class Run:
+    """What was seen of one contender with one seed.
+
+    Attributes:
+        contender: who trained.
+        seed: of weights, batches and whatever else is random.
+        points: the looks at it, the first before any step where the problem evaluates.
+        rates: the lr of the first parameter group before each step.
+        batch_losses: the loss of each batch, before its step.
+        train_seconds: of each step with its forward and backward pass.
+        step_seconds: of each step(), without the loss where step() evaluates it.
+        share: how much of the budget is spent, from 0 to 1.
+        state_bytes: of the optimizer's state, at the end.
+        engines: which engines updated parameters, as explain() has it; of torch's classes, none.
+        plan: explain() as text.
+        end: why it ended before its budget did: "diverged", "pruned", what failed, or "".
+    """
+
+    contender: Contender
+    seed: int = 0
+    points: list[Point] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    batch_losses: list[float] = field(default_factory=list)
+    train_seconds: list[float] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    share: float = 0.0
+    state_bytes: int = 0
+    engines: tuple[str, ...] = ()
+    plan: str = ""
+    end: str = ""
+
+    @property
+    def label(self) -> str:
+        """The contender's name as the user wrote it."""
+        return self.contender.label
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its budget is spent, or there is no going on."""
+        return self.share >= 1 or bool(self.end)
+
+    @property
+    def value(self) -> float:
+        """The figure that ranks, at the last point; infinite where the run has broken off."""
+        if self.end in ("", "pruned") and self.points and math.isfinite(self.points[-1].value):
+            return self.points[-1].value
+        return math.inf
+
+    @property
+    def median_step(self) -> float:
+        """Median seconds of a step(), the first one apart: it compiles and allocates."""
+        return _median(self.step_seconds)
+
+    @property
+    def median_train(self) -> float:
+        """Median seconds of a step with its forward and backward pass, the first one apart."""
+        return _median(self.train_seconds)
+
+    @property
+    def total_step(self) -> float:
+        """Seconds in all calls of step(), the first one included."""
+        return sum(self.step_seconds)
+
+    def curve(self, figure: str) -> list[float]:
+        """Return one figure at each point."""
+        return [point.figures[figure] for point in self.points]
+
+
+def _median(seconds: list[float]) -> float:
+    return statistics.median(seconds[1:] or seconds or [math.nan])
