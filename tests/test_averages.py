@@ -21,6 +21,7 @@ from torch import Tensor
 import steprule
 from steprule.formats.choices import state_format_names
 from steprule.language.averaging import with_average
+from steprule.language.rule import derived_rule
 from steprule.rules import OPTIMIZERS
 from steprule.schedules import linear
 
@@ -362,7 +363,7 @@ def test_a_rule_of_ones_own_is_averaged_without_knowing() -> None:
     def plain(param: Any, grad: Any, *, lr: float) -> Any:
         return param - lr * grad
 
-    assert with_average(plain) is with_average(plain)
+    assert derived_rule(plain, with_average) is derived_rule(plain, with_average)
     Plain = steprule.make_optimizer(plain, lr=0.1)  # noqa: N806
     params = [torch.ones(3, requires_grad=True)]
     optimizer = Plain(params, ema_decay=DECAY)

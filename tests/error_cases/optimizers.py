@@ -48,7 +48,8 @@ def options_of(cls: Any) -> dict[str, Any]:
         for p in inspect.signature(cls).parameters.values()
         if p.name != "params" and p.kind is not p.VAR_KEYWORD
     }
-    return {**found, **{k: v for k, v in SHARED.items() if k not in found}}
+    known = {*found, *getattr(cls, "fixed", ())}
+    return {**found, **{k: v for k, v in SHARED.items() if k not in known}}
 
 
 def kind_of(cls: Any, name: str, default: Any) -> str | None:
@@ -67,7 +68,8 @@ def kind_of(cls: Any, name: str, default: Any) -> str | None:
         return FLAG
     if name in INTEGERS:
         return INTEGER
-    is_number = isinstance(default, (int, float)) or name.startswith("clip_grad_")
+    is_bound = name == "peak_lr" or name.startswith("clip_grad_")
+    is_number = isinstance(default, (int, float)) or is_bound
     return NUMBER if is_number or name in cls.rule.options else None
 
 

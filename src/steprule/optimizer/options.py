@@ -21,8 +21,12 @@ TORCH_WORDS: Mapping[str, str] = {
     "lr": "learning rate",
     "eps": "epsilon value",
 }
-# Guards that are numbers.
-BOUNDS = ("clip_grad_norm", "clip_grad_value")
+# Options that are numbers, or None for none, and what that means.
+BOUNDS: Mapping[str, str] = {
+    "clip_grad_norm": "a schedule, or None for no clipping",
+    "clip_grad_value": "a schedule, or None for no clipping",
+    "peak_lr": "or None for a decay of lr * weight_decay",
+}
 # What people type who come from papers or other libraries; nothing that could be a key of theirs.
 SYNONYMS: Mapping[str, str] = {
     "learning_rate": "lr",
@@ -100,7 +104,7 @@ def check_has_value(name: str, value: Any, where: str) -> None:
 
 
 def _check_bound(name: str, bound: Any, where: str) -> None:
-    """Check that a guard's bound is a number; what numbers it may be is the guard's matter."""
+    """Check that an option which may be None is a number; which numbers is checked elsewhere."""
     if isinstance(bound, torch.Tensor):
         if bound.numel() != 1:
             raise ValueError(
@@ -110,8 +114,7 @@ def _check_bound(name: str, bound: Any, where: str) -> None:
             return
     if bound is not None and checks.real_number(bound) is None:
         raise TypeError(
-            f"{where}{name} must be a number, a schedule, or None for no clipping, "
-            f"got {type(bound).__name__} {bound!r}"
+            f"{where}{name} must be a number, {BOUNDS[name]}, got {type(bound).__name__} {bound!r}"
         )
 
 
