@@ -133,9 +133,9 @@ class Lookahead(Wrapper):
         if "k" in saved:
             checked["k"] = checks.whole("k", saved["k"], low=1)
         if "alpha" in saved:
-            alpha = checks.number("alpha", saved["alpha"], low=0.0, above=1.0)
-            if alpha == 0:
-                raise ValueError("alpha must be above 0: nothing would ever be learned")
+            alpha = checks.number("alpha", saved["alpha"], above=0.0)
+            if alpha > 1:
+                raise ValueError(f"alpha must be at most 1, got {saved['alpha']!r}")
             checked["alpha"] = alpha
         return checked
 

@@ -15,7 +15,7 @@ from steprule.formats.floating import compute_dtype, real_view
 from steprule.optimizer.averaging import count_change
 from steprule.schedules import checks
 from steprule.state.labels import label_of
-from steprule.wrappers.wrapper import Wrapper
+from steprule.wrappers.wrapper import Wrapper, layers
 
 # As its authors have it: where all gradients are 0, nothing moves.
 _EPS = 1e-12
@@ -97,12 +97,12 @@ class SAM(Wrapper):
         self, optimizer: torch.optim.Optimizer, rho: float = 0.05, adaptive: bool = False
     ) -> None:
         super().__init__(optimizer)
-        needs_closure = getattr(optimizer, "needs_closure", False)
-        if needs_closure or isinstance(optimizer, torch.optim.LBFGS):
-            raise TypeError(
-                f"SAM can't go round {type(optimizer).__name__}, which asks for gradients where it "
-                "likes: use one that steps by given gradients"
-            )
+        for one in layers(optimizer):
+            if getattr(one, "needs_closure", False) or isinstance(one, torch.optim.LBFGS):
+                raise TypeError(
+                    f"SAM can't go round {type(one).__name__}, which asks for gradients where it "
+                    "likes: use one that steps by given gradients"
+                )
         self.__dict__.update(self._check_own({"rho": rho, "adaptive": adaptive}))
         self._kept = None
 

@@ -1,0 +1,37 @@
+"""SAM round Lookahead round AdamW, of sharded parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+import steprule
+from rank_programs.training import ROWS, numbers, placed
+
+SHAPES = [(8, 6), (7, 5), (4,)]
+
+
+def _run(spread: Any, whole: Any) -> list[torch.Tensor]:
+    params = [nn.Parameter(spread(numbers(s, i).double())) for i, s in enumerate(SHAPES)]
+    optimizer = steprule.SAM(
+        steprule.Lookahead(steprule.AdamW(params, lr=0.1), k=2), rho=0.5, adaptive=True
+    )
+    for step in range(4):
+        for half in (optimizer.first_step, optimizer.second_step):
+            for i, param in enumerate(params):
+                noise = spread(numbers(SHAPES[i], 100 * (step + 1) + i).double())
+                param.grad = noise + param.detach()
+            half()
+    return [whole(param).detach().clone() for param in params]
+
+
+def on_one_process() -> list[torch.Tensor]:
+    """The same without ranks."""
+    return _run(lambda x: x, lambda x: x)
+
+
+def sharded(rank: int) -> list[torch.Tensor]:
+    """Rows of parameters and gradients on two ranks."""
+    return _run(lambda x: placed(x, "world", (ROWS,)), lambda x: x.full_tensor())
