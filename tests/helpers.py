@@ -146,6 +146,8 @@ def engines_of(name: str) -> tuple[str, ...]:
     rule = OPTIMIZERS[name.lower()].rule
     if rule is None or not rule.is_recorded:
         return ("eager",)
+    if any(slot.is_square for slot in rule.slots.values()):  # other engines take vectors alone
+        return ("eager", "foreach")
     return FAST_ENGINES
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import conftest  # noqa: F401  # has Triton's interpreter run kernels, in either process
 import torch
-from helpers import HAS_TRITON
+from helpers import HAS_TRITON, engines_of
 from torch import Tensor
 
 import steprule
@@ -30,7 +30,6 @@ def has_betas(optimizer: Any) -> bool:
     return "betas" in optimizer.defaults
 
 
-ENGINES = ("eager", "foreach", "fused")
 FORMATS: list[tuple[torch.dtype, dict[str, Any]]] = [
     (torch.float32, {}),
     (torch.float64, {}),
@@ -99,7 +98,7 @@ def cases() -> list[Resumed]:
         if cls.needs_closure:
             found += [Resumed(cls.__name__, f, "none", "auto") for f in (0, 1)]
             continue
-        engines = ENGINES if cls.rule is not None and cls.rule.is_recorded else ("auto",)
+        engines = engines_of(cls.__name__) if cls.rule is not None else ("auto",)
         formats = range(2 if cls.needs_sparse else len(FORMATS))
         found += [Resumed(cls.__name__, f, "none", e) for f in formats for e in engines]
         found += [Resumed(cls.__name__, 0, driver, "auto") for driver in drivers[1:]]
