@@ -4,8 +4,9 @@ Run by hand, where the packages are (their wheels unpacked into a folder are eno
 
     pip download --no-deps -d wheels timm==1.0.31 pytorch-optimizer==4.1.0 prodigyopt==1.1.2
         lion-pytorch==0.2.5 grokadamw==0.1.2
-    (unzip them there, with sophia.py of github.com/Liuhong99/Sophia and mars.py of
-    github.com/AGI-Arena/MARS beside them)
+    (unzip them there, with sophia.py of github.com/Liuhong99/Sophia, mars.py of
+    github.com/AGI-Arena/MARS, soap.py of github.com/nikhilvyas/SOAP and the folder
+    distributed_shampoo of github.com/facebookresearch/optimizers beside them)
     python tests/reference/make_trajectories.py wheels [NAME...]
 """
 
@@ -15,7 +16,8 @@ import importlib
 import json
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from reference_runs import RUNS, trained
+from reference_runs import OTHER_SHAPES, RUNS, SHAPES, trained
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,41 @@ def in_double(cls: type[Any]) -> type[Any]:
     return InDouble
 
 
+@contextmanager
+def float64_for_all() -> Iterator[None]:
+    """Have float64 also where an implementation asks for float32, or for the default."""
+    before = torch.get_default_dtype(), torch.Tensor.float
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before[0])
+        torch.Tensor.float = before[1]  # type: ignore[method-assign]
+
+
+def metas_shampoo(
+    params: Any,
+    eps: float,
+    precondition_1d: bool,
+    **options: Any,
+) -> Any:
+    """Meta's distributed Shampoo in float64, with Adam grafted, as ours is by default."""
+    theirs = importlib.import_module("distributed_shampoo")
+    assert precondition_1d  # as theirs does
+    return theirs.DistributedShampoo(
+        params,
+        epsilon=eps,
+        # It would make one long vector of a small matrix.
+        distributed_config=theirs.SingleDeviceDistributedConfig(target_parameter_dimensionality=2),
+        grafting_config=theirs.AdamPreconditionerConfig(beta2=options["betas"][1], epsilon=1e-8),
+        preconditioner_config=theirs.RootInvShampooPreconditionerConfig(
+            factor_matrix_dtype=torch.float64, inv_factor_matrix_dtype=torch.float64
+        ),
+        **options,
+    )
+
+
 def implementations(wheels: Path) -> dict[str, Theirs]:
     """Who else has each optimizer; a package is imported when one of its classes is made."""
 
@@ -79,6 +116,15 @@ def implementations(wheels: Path) -> dict[str, Theirs]:
         ),
         # The authors' package computes the same, and prints a lot.
         "AdaBelief": Theirs(timms, lambda p, **o: timm("adabelief", "AdaBelief")(p, **o)),
+        "AdamW+cautious": Theirs(
+            timms, lambda p, cautious, **o: timm("adamw", "AdamWLegacy")(p, caution=cautious, **o)
+        ),
+        "AdamW+peak_lr": Theirs(
+            "torch-optimi 0.3.3",
+            lambda p, peak_lr, **o: package("optimi", "AdamW")(
+                p, eps=1e-8, decouple_lr=True, max_lr=peak_lr, **o
+            ),
+        ),
         "Adan": Theirs(timms, lambda p, **o: timm("adan", "Adan")(p, **o)),
         "GrokAdamW": Theirs(
             "grokadamw 0.1.2",
@@ -99,6 +145,9 @@ def implementations(wheels: Path) -> dict[str, Theirs]:
         "Lion": Theirs(
             "lion-pytorch 0.2.5", lambda p, **o: package("lion_pytorch", "Lion")(p, **o)
         ),
+        "Lion+cautious": Theirs(
+            timms, lambda p, cautious, **o: timm("lion", "Lion")(p, caution=cautious, **o)
+        ),
         # Others start at another gradient (timm), or add eps in another place (pytorch-optimizer).
         "MARS": Theirs(
             "github.com/AGI-Arena/MARS 4831e28",
@@ -116,7 +165,13 @@ def implementations(wheels: Path) -> dict[str, Theirs]:
         "ScheduleFreeSGD": Theirs(
             "schedulefree 1.4.1", lambda p, **o: package("schedulefree", "SGDScheduleFree")(p, **o)
         ),
+        # Others have momentum of updates, or no grafting (both of pytorch-optimizer).
+        "Shampoo": Theirs("github.com/facebookresearch/optimizers f606606", metas_shampoo),
         "Signum": Theirs(kozistrs, lambda p, **o: kozistr("SignSGD")(p, **o)),
+        "SOAP": Theirs(
+            "github.com/nikhilvyas/SOAP a1e5535",
+            lambda p, **o: package("soap", "SOAP")(p, **o),
+        ),
         "SophiaG": Theirs(
             "github.com/Liuhong99/Sophia a7e1572",
             lambda p, **o: package("sophia", "SophiaG")(p, **o),
@@ -133,7 +188,10 @@ def main(wheels: Path, names: Sequence[str]) -> None:
     theirs = implementations(wheels)
     folder = Path(__file__).parent / "trajectories"
     for name in names or RUNS:
-        params = [x.flatten().tolist() for x in trained(theirs[name].make, RUNS[name])]
+        shapes = OTHER_SHAPES.get(name, SHAPES)
+        with float64_for_all():
+            found = trained(theirs[name].make, RUNS[name], shapes=shapes)
+        params = [x.flatten().tolist() for x in found]
         made_by = [theirs[name].package, f"torch {torch.__version__}"]
         text = json.dumps({"made by": made_by, "params": params})
         (folder / f"{name}.json").write_text(text + "\n")
