@@ -16,6 +16,7 @@ from error_cases import (
     state_dicts,
     steps,
     tools,
+    wrappers,
 )
 from error_cases.case import Case
 
@@ -23,6 +24,7 @@ MODULES = (
     parameters,
     optimizers,
     lbfgs,
+    wrappers,
     steps,
     state_dicts,
     checkpoints,
