@@ -3,7 +3,7 @@
 Run by hand, where the packages are (their wheels unpacked into a folder are enough)::
 
     pip download --no-deps -d wheels timm==1.0.31 pytorch-optimizer==4.1.0 prodigyopt==1.1.2
-        lion-pytorch==0.2.5 grokadamw==0.1.2
+        lion-pytorch==0.2.5 grokadamw==0.1.2 schedulefree==1.4.1
     (unzip them there, with sophia.py of github.com/Liuhong99/Sophia, mars.py of
     github.com/AGI-Arena/MARS, soap.py of github.com/nikhilvyas/SOAP and the folder
     distributed_shampoo of github.com/facebookresearch/optimizers beside them)
