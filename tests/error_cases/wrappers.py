@@ -131,7 +131,7 @@ def cases() -> Iterator[Case]:
             where=f"steprule.{cls.__name__}",
             argument=argument,
             given=text,
-            call=lambda base, cls=cls, given={argument: value}: cls(base, **given),  # noqa: B006
+            call=lambda base, cls=cls, given={argument: value}: cls(base, **given),
             error=error,
             remedy=remedy,
             says=(argument, text.strip("'").removesuffix(".0")),
