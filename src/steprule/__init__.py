@@ -36,6 +36,7 @@ from steprule.optimizer.custom import make_optimizer as make_optimizer
 from steprule.optimizer.learning_rate import set_learning_rate as set_learning_rate
 from steprule.optimizer.state_sharding import shard_state as shard_state
 from steprule.plotting import plot_schedule as plot_schedule
+from steprule.range_test import lr_range_test as lr_range_test
 from steprule.rules import *  # noqa: F403  # every optimizer in the registry
 from steprule.rules import OPTIMIZERS as OPTIMIZERS
 from steprule.training.runs import load_training as load_training
@@ -58,6 +59,7 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "build_optimizer",
         "combine",
         "load_training",
+        "lr_range_test",
         "lr_scheduler",
         "make_optimizer",
         "ops",

@@ -272,6 +272,72 @@ CALLS = (
 )
 
 
+def trained() -> Any:
+    made = model()
+    optimizer = steprule.SGD(made.parameters(), lr=0.1, momentum=0.9)
+    made(torch.ones(2, 2)).sum().backward()
+    optimizer.step()
+    return [made, optimizer]
+
+
+def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+    out: torch.Tensor = model(batch)
+    return out.square().mean()
+
+
+def range_test(subject: Any, **given: Any) -> object:
+    made, optimizer = subject
+    taken = {
+        "model": made,
+        "optimizer": optimizer,
+        "loss_fn": loss,
+        "data": [torch.ones(2, 2)],
+        **given,
+    }
+    return steprule.lr_range_test(**taken)
+
+
+POSITIVE = "Pass a number above 0."
+#: Argument, given, value, error, remedy, what the message says.
+RANGE_TESTS: tuple[tuple[str, str, Any, type[Exception], str, tuple[str, ...]], ...] = (
+    ("model", "3", 3, TypeError, "Pass the model.", ("model", "int")),
+    ("optimizer", "3", 3, TypeError, "Pass the optimizer of the model.", ("optimizer", "int")),
+    (
+        "optimizer",
+        "of another model",
+        torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.1),
+        ValueError,
+        "Make it of this model's parameters.",
+        ("optimizer", "model"),
+    ),
+    ("loss_fn", "3", 3, TypeError, "Pass lambda model, batch: ....", ()),
+    (
+        "loss_fn",
+        "the loss of each row",
+        lambda model, batch: model(batch),
+        TypeError,
+        "Return the mean.",
+        ("loss_fn", "(2, 1)"),
+    ),
+    ("data", "one batch", torch.ones(2, 2), TypeError, "Put it in a list.", ("data", "[batch]")),
+    ("data", "[]", [], ValueError, "Pass some batches.", ("data", "no batches")),
+    ("lr_min", "0", 0, ValueError, POSITIVE, ()),
+    ("lr_max", "1e-09", 1e-9, ValueError, "Pass a number above lr_min.", ()),
+    ("lr_max", "inf", float("inf"), ValueError, "Pass a finite number.", ()),
+    ("steps", "1", 1, ValueError, "Pass 2 or more.", ()),
+    ("smoothing", "0.5", 0.5, ValueError, "Pass a share below 0.5.", ()),
+    ("diverged_at", "1", 1, ValueError, "Pass a number above 1.", ()),
+)
+
+
+def range_test_cases() -> Iterator[Case]:
+    for argument, given, value, error, remedy, says in RANGE_TESTS:
+        call = functools.partial(range_test, **{argument: value})
+        where = "lr_range_test"
+        yield Case(ABOUT, where, argument, given, call, error, remedy, says, trained)
+
+
 def cases() -> Iterator[Case]:
     yield from group_cases()
     yield from CALLS
+    yield from range_test_cases()

@@ -1,0 +1,62 @@
+"""The lr that a sweep suggests, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+_FEWEST = 5
+# A mean at the edge is of half as many losses, and the lowest of some ten independent means is
+# that much lower than one: of noise alone a fall by more is hardly seen.
+_SCATTERS = 5
+
+
+def smoothed(losses: Sequence[float], half: int) -> Array:
+    """Return a centred, triangular mean over ``half`` losses on each side, cut off above.
+
+    A mean of the past would lag behind: the fall would seem to come at a higher lr than it does.
+    What has exploded counts as no more than a loss as far above the first as the lowest is below,
+    so that its neighbours are still seen.
+    """
+    values = np.asarray(losses, dtype=np.float64)
+    if not len(values):
+        return values
+    first = float(np.median(values[: half + 1]))
+    ceiling = first + max(first - float(values.min()), float(np.ptp(values[: half + 1])))
+    cut = np.minimum(values, ceiling)
+    weights = half + 1 - np.abs(np.arange(-half, half + 1, dtype=np.float64))
+    sums = np.convolve(cut, weights)[half : half + len(cut)]
+    counts = np.convolve(np.ones_like(cut), weights)[half : half + len(cut)]
+    mean: Array = sums / counts
+    return mean
+
+
+def suggestion_of(
+    lrs: Sequence[float], losses: Sequence[float], mean: Array, half: int
+) -> tuple[float | None, str]:
+    """Return the lr at which the loss falls fastest, and in words why it, or why none."""
+    if len(lrs) < _FEWEST:
+        return None, f"too few steps to tell: {len(lrs)}, at least {_FEWEST} are needed"
+    lowest = int(np.argmin(mean))
+    fall = float(mean[0] - mean[lowest])
+    raw = np.asarray(losses[: lowest + 1])
+    # How far a mean of so many may be off, by how far single losses are.
+    scatter = float(np.sqrt(np.mean((raw - mean[: lowest + 1]) ** 2) / (half + 1)))
+    if lowest == 0 or fall <= _SCATTERS * scatter:
+        by = "not at all" if lowest == 0 else f"by {fall:.3g}, no more than it scatters"
+        return None, (
+            f"the loss never fell ({by}): is lr_min low enough, the loss the one that is trained "
+            "on, do the parameters take gradients?"
+        )
+    steepest = int(np.argmin(np.gradient(mean[: lowest + 1])))
+    if lowest == len(lrs) - 1:
+        then = "still falling where the sweep ended: a higher lr_max may suggest more"
+    else:
+        then = "rising beyond"
+    return lrs[steepest], (
+        f"the loss falls fastest there: from {mean[0]:.4g} it comes down to {mean[lowest]:.4g} at "
+        f"lr {lrs[lowest]:.2g}, {then}"
+    )

@@ -1,0 +1,348 @@
+"""``lr_range_test`` and ``steprule find-lr``: what they find, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import steprule
+from steprule import lr_range_test
+from steprule.range_test.suggestion import smoothed, suggestion_of
+from steprule.schedules import linear
+
+
+class Net(nn.Module):
+    """With buffers of running averages, random numbers, and a part that is in another mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.dropout = nn.Dropout(0.2)
+        self.last = nn.Linear(6, 3)
+        self.register_buffer("seen", torch.zeros(1))
+        self.register_buffer("positions", torch.arange(1).expand(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = self.seen + 1  # another tensor, where a normalisation writes into its own
+        return self.last(self.dropout(torch.relu(self.norm(self.first(x)))))
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    model = Net()
+    model.norm.eval()
+    return model
+
+
+def rows() -> tuple[Tensor, Tensor]:
+    x = torch.randn(48, 4, generator=torch.Generator().manual_seed(1))
+    return x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    x, y = rows()
+    return list(zip(x.split(16), y.split(16), strict=True))
+
+
+def loss_of(model: nn.Module, batch: Any) -> Tensor:
+    random.random()
+    np.random.rand()  # noqa: NPY002  # the global generator, which must be put back
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def frozen(value: Any, seen: set[int]) -> Any:
+    """Everything in a value, bit for bit, with the identity of each tensor and container."""
+    if isinstance(value, Tensor):
+        raw = value.detach().clone().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return id(value), value.dtype, tuple(value.shape), raw
+    if id(value) in seen:
+        return id(value)
+    if isinstance(value, dict):
+        inside = {id(k) if isinstance(k, Tensor) else str(k): v for k, v in value.items()}
+        return id(value), {k: frozen(v, seen | {id(value)}) for k, v in inside.items()}
+    if isinstance(value, (list, tuple, set)):
+        return type(value), [frozen(x, seen | {id(value)}) for x in value]
+    if isinstance(value, torch.Generator):
+        return frozen(value.get_state(), seen)[2:]
+    return value if isinstance(value, (int, float, str, bool)) else id(value)
+
+
+def all_of(model: nn.Module, optimizer: Any, loader: Any = None) -> Any:
+    """What must be the same before and after."""
+    plan = ("_plan", "_memory", "_written")  # made anew when there is use for it
+    layers = [optimizer, *([optimizer.optimizer] if hasattr(optimizer, "optimizer") else [])]
+    of_layers = [{k: v for k, v in vars(layer).items() if k not in plan} for layer in layers]
+    return (
+        frozen(dict(model.named_parameters()), set())[1],
+        [frozen(module._buffers, set()) for module in model.modules()],
+        [module.training for module in model.modules()],
+        [None if p.grad is None else frozen(p.grad, set()) for p in model.parameters()],
+        [frozen(optimizer.state, set()), frozen(optimizer.param_groups, set())],
+        [frozen(attributes, set())[1] for attributes in of_layers],
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        str(np.random.get_state()),  # noqa: NPY002
+        None if loader is None else loader.generator.get_state().tolist(),
+    )
+
+
+def steps(model: nn.Module, optimizer: Any, count: int = 3) -> None:
+    for batch in batches()[:count]:
+
+        def closure(batch: Any = batch) -> Tensor:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+
+def groups_of(model: Net) -> list[dict[str, Any]]:
+    return [
+        {"params": [*model.first.parameters(), *model.norm.parameters()], "lr": 0.01},
+        {"params": list(model.last.parameters()), "lr": 0.1},
+    ]
+
+
+Make = Callable[[Net], Any]
+OPTIMIZERS: dict[str, Make] = {
+    "AdamW": lambda m: steprule.AdamW(groups_of(m), ema_decay=0.9),
+    "AdamW-foreach-8-bit": lambda m: steprule.AdamW(
+        groups_of(m), engine="foreach", state_format="int8", state_format_min_size=0
+    ),
+    "SGD-guarded": lambda m: steprule.SGD(
+        groups_of(m), momentum=0.9, clip_grad_norm=1.0, on_nonfinite="raise"
+    ),
+    "scheduled": lambda m: steprule.Adam(m.parameters(), lr=linear(0.1, 0, steps=9).warmup(4)),
+    "tensor-lr": lambda m: steprule.Adam(m.parameters(), lr=torch.tensor(0.1)),
+    "LBFGS": lambda m: steprule.LBFGS(m.parameters(), line_search_fn="strong_wolfe", max_iter=3),
+    "combined": lambda m: steprule.combine(
+        steprule.Muon([m.first.weight], lr=0.1),
+        steprule.AdamW([m.last.weight, *m.norm.parameters()], lr=0.01),
+    ),
+    "torch.SGD": lambda m: torch.optim.SGD(groups_of(m), momentum=0.9),
+    "torch.Adam": lambda m: torch.optim.Adam(groups_of(m), amsgrad=True),
+    "torch.LBFGS": lambda m: torch.optim.LBFGS(m.parameters(), max_iter=3),
+}
+for _name, _wrap in (
+    ("SAM", lambda o: steprule.SAM(o)),
+    ("Lookahead", lambda o: steprule.Lookahead(o, k=2)),
+):  # type: ignore[attr-defined]
+    if hasattr(steprule, _name):
+        OPTIMIZERS[_name] = lambda m, wrap=_wrap: wrap(steprule.SGD(groups_of(m), momentum=0.9))
+if hasattr(steprule, "ScheduleFreeAdamW"):
+    OPTIMIZERS["ScheduleFree"] = lambda m: steprule.ScheduleFreeAdamW(groups_of(m))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_fresh"),
+    [*((name, False) for name in OPTIMIZERS), ("AdamW", True), ("torch.SGD", True)],
+)
+def test_all_is_left_bit_for_bit_and_training_goes_on(name: str, is_fresh: bool) -> None:
+    model, other = net(), net()
+    optimizer, untouched = OPTIMIZERS[name](model), OPTIMIZERS[name](other)
+    if not is_fresh:
+        for one, its in ((model, optimizer), (other, untouched)):
+            torch.manual_seed(3)
+            steps(one, its)
+    before = all_of(model, optimizer)
+    found = lr_range_test(model, optimizer, loss_of, batches(), lr_min=1e-4, steps=12)
+    assert len(found.losses) >= 5
+    assert all_of(model, optimizer) == before
+    for one, its in ((model, optimizer), (other, untouched)):
+        torch.manual_seed(4)
+        steps(one, its)
+    assert [p.tolist() for p in model.parameters()] == [p.tolist() for p in other.parameters()]
+
+
+class Stop(Exception):  # noqa: N818
+    """What a loss raises."""
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        *(("AdamW", error) for error in (Stop, KeyboardInterrupt, "signal")),
+        *((name, "signal") for name in ("LBFGS", "torch.Adam", "torch.LBFGS")),
+    ],
+)
+def test_whatever_ends_it_leaves_all_as_it_was(name: str, error: Any) -> None:
+    model = net()
+    optimizer = OPTIMIZERS[name](model)
+    steps(model, optimizer)
+    calls = 0
+
+    def failing(model: nn.Module, batch: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            if error == "signal":
+                signal.raise_signal(signal.SIGINT)
+            raise error
+        return loss_of(model, batch)
+
+    before, handler = all_of(model, optimizer), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt if error == "signal" else error) as caught:
+            lr_range_test(model, optimizer, failing, batches(), steps=40)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert all_of(model, optimizer) == before
+    if error is not Stop:
+        partial = caught.value.result  # type: ignore[attr-defined]
+        assert 1 <= len(partial.losses) < 7
+        assert partial.stopped == "the sweep was interrupted"
+
+
+def test_a_loader_draws_the_same_batches_afterwards() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(5)
+    loader = DataLoader(TensorDataset(*rows()), 16, shuffle=True, generator=generator)
+    before = all_of(model, optimizer, loader)
+    lr_range_test(model, optimizer, nn.CrossEntropyLoss(), loader, steps=7)
+    assert all_of(model, optimizer, loader) == before
+
+
+def test_gradients_that_were_there_stay() -> None:
+    model = net()
+    optimizer = steprule.SGD(model.parameters(), lr=0.1)
+    loss_of(model, batches()[0]).backward()
+    before = all_of(model, optimizer)
+    lr_range_test(model, optimizer, loss_of, batches(), steps=5)
+    assert all_of(model, optimizer) == before
+
+
+# ---- what it does --------------------------------------------------------------------------------
+def quadratic() -> tuple[nn.Module, Any, Any]:
+    """f(w) = w**2 / 2 of a weight at 1: a step is w * (1 - lr), diverging above 2."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    return model, (lambda m, _: (m.weight**2).sum() / 2), [None]
+
+
+def test_losses_are_those_of_steps_at_rising_rates() -> None:
+    model, loss, data = quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = lr_range_test(model, optimizer, loss, data, lr_min=1.1e-3, lr_max=1100, steps=61)
+    weight = 1.0
+    for number, (lr, value) in enumerate(zip(found.lrs, found.losses, strict=True)):
+        assert lr == pytest.approx(1.1e-3 * 10 ** (number / 10), rel=1e-12)
+        # float32 has 24 bits: 61 products may be off by as many halves of its last one.
+        assert value == pytest.approx(weight**2 / 2, rel=1e-5)
+        weight *= 1 - lr
+    assert found.stopped.startswith("the loss diverged")
+    assert found.suggestion is not None
+    assert 0.05 < found.suggestion < 1
+
+
+def test_groups_keep_their_proportions() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(groups_of(model), lr=1.0)
+    torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01)  # as a warm-up leaves it
+    seen: list[list[float]] = []
+
+    def noting(model: nn.Module, batch: Any) -> Tensor:
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        return loss_of(model, batch)
+
+    found = lr_range_test(model, optimizer, noting, batches(), steps=9)
+    assert [lr for _, lr in seen] == pytest.approx(list(found.lrs))
+    assert all(a == pytest.approx(0.1 * b) for a, b in seen)
+
+
+def test_a_loss_that_explodes_ends_it_and_is_said() -> None:
+    model, _, data = quadratic()
+    optimizer = steprule.SGD(model.parameters(), lr=0.1)
+
+    def cliff(model: Any, batch: Any) -> Tensor:
+        return model.weight.sum() * (float("nan") if optimizer.param_groups[0]["lr"] > 0.1 else 1)
+
+    found = lr_range_test(model, optimizer, cliff, data, steps=30)
+    assert found.stopped.startswith("the loss was nan at lr 0.1")
+    assert max(found.lrs) <= 0.1
+
+
+def test_gradients_that_are_not_finite_end_it() -> None:
+    model, _, data = quadratic()
+    optimizer = steprule.SGD(model.parameters(), lr=0.1, on_nonfinite="raise")
+
+    def steep(model: Any, batch: Any) -> Tensor:
+        factor = float("inf") if optimizer.param_groups[0]["lr"] > 0.1 else 1.0
+        return (model.weight.clamp(max=9) * 1.0).sum() + (model.weight - model.weight.detach()).mul(
+            factor
+        ).nan_to_num(0).sum()
+
+    found = lr_range_test(model, optimizer, steep, data, steps=30)
+    assert found.stopped.startswith("the gradients were not finite at lr")
+
+
+def test_no_suggestion_where_the_loss_never_fell() -> None:
+    model, _, data = quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = lr_range_test(model, optimizer, lambda m, _: (m.weight * 0).sum() + 1, data, steps=20)
+    assert found.suggestion is None
+    assert "never fell" in found.reason
+    assert "suggestion: none" in str(found)
+    one = lr_range_test(model, optimizer, lambda m, _: m.weight.sum(), iter([1, 2]), steps=20)
+    assert (one.suggestion, one.stopped) == (None, "data ended after 2 batches")
+    assert "too few steps" in one.reason
+
+
+def test_noise_alone_is_no_fall_and_a_fall_within_noise_is_found() -> None:
+    lrs = np.geomspace(1e-7, 10, 100).tolist()
+    fall = 1 - 1 / (1 + np.exp(-(np.arange(100) - 50) / 5))
+    found: dict[float, list[Any]] = {0.0: [], 8.0: []}
+    for seed in range(20):
+        noise = np.random.default_rng(seed).normal(size=100)
+        for level, seen in found.items():
+            losses = (9 + noise + level * fall).tolist()
+            seen.append(suggestion_of(lrs, losses, smoothed(losses, 5), 5)[0])
+    assert sum(lr is not None for lr in found[0.0]) <= 1
+    # Steepest at step 50; noise in a mean of eleven losses may move it by as many.
+    assert all(lr is not None and lrs[38] < lr < lrs[62] for lr in found[8.0])
+
+
+def test_the_smoothed_loss_is_centred_and_of_a_constant_that_constant() -> None:
+    assert smoothed([2.0] * 7, 3).tolist() == [2.0] * 7
+    assert smoothed([3.0, 2.0, 1.0], 0).tolist() == [3.0, 2.0, 1.0]
+    line = np.linspace(5, 1, 21)
+    np.testing.assert_allclose(smoothed(line.tolist(), 4)[4:-4], line[4:-4], rtol=1e-12)
+    assert smoothed([1.0, 1.0, 1.0, 0.0, 1e30], 1)[-2] < 1  # what explodes is cut off
+
+
+def test_the_picture_has_axes_and_a_legend(tmp_path: Path) -> None:
+    model, loss, data = quadratic()
+    found = lr_range_test(model, torch.optim.SGD(model.parameters(), lr=0.1), loss, data)
+    figure = found.plot(tmp_path / "lr.png")
+    (axes,) = figure.axes
+    assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
+    assert axes.get_xscale() == "log"
+    assert axes.get_xlabel() == "learning rate (log scale)"
+    assert axes.get_ylabel() == "training loss"
+    legend = axes.get_legend()
+    assert legend is not None
+    assert len(legend.get_texts()) == 3
+    assert "steps, lr 1e-07 to" in str(found)
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> Iterator[None]:
+    """Leave the global generators to others as they were."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    yield
+    torch.set_rng_state(states[0])
+    random.setstate(states[1])
+    np.random.set_state(states[2])  # noqa: NPY002
