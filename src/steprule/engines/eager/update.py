@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steprule.distributed.shards import is_dtensor, spread_as
+from steprule.distributed.placing import placed
+from steprule.distributed.regions import region_of
+from steprule.distributed.shards import is_dtensor, local_of, spread_as, whole_of, wrapped
 from steprule.engines.engine import Leaf
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formats.floating import compute_dtype, real_view
@@ -36,8 +38,15 @@ def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -
     for name in form.rule.slots:
         is_array = name in form.array_slots and name in leaf.state
         slots.append(read_array(leaf, name, compute) if is_array else scalars.pop(name, None))
-    grad = real_view(leaf.grad).to(compute)
-    arrays = [leaf.storage.read("param", param, leaf.state, compute), grad]
+    arrays = [leaf.storage.read("param", param, leaf.state, compute), real_view(leaf.grad)]
+    if form.side_slots and is_dtensor(param):
+        # Every rank that has a part does the same work on the whole.
+        arrays = [whole_array(leaf, "param", compute), whole_of(leaf.grad)]
+        slots = [
+            whole_array(leaf, name, compute) if is_dtensor(leaf.state.get(name)) else slot
+            for name, slot in zip(form.rule.slots, slots, strict=True)
+        ]
+    arrays[1] = arrays[1].to(compute)
     returned = form(*arrays, *slots, **scalars)
     if not isinstance(returned, tuple):
         returned = (returned,)
@@ -56,10 +65,27 @@ def read_array(leaf: Leaf, name: str, compute: torch.dtype) -> Tensor:
     return leaf.storage.read(name, leaf.param, leaf.state, compute)
 
 
+def whole_array(leaf: Leaf, name: str, compute: torch.dtype) -> Tensor:
+    """Return all of an array of a sharded parameter, to which every rank must come."""
+    local, state = local_of(leaf.param), _local_state(leaf)
+    here = leaf.storage.read(name, local, state, compute)
+    return whole_of(wrapped(here, leaf.param)) if is_dtensor(leaf.param) else here
+
+
+def _local_state(leaf: Leaf) -> dict[str, Any]:
+    return {key: local_of(value) for key, value in leaf.state.items() if isinstance(value, Tensor)}
+
+
 def write_array(leaf: Leaf, name: str, value: Tensor) -> None:
     """Store an array of a leaf; its step is not yet advanced."""
+    target = leaf.param if name == "param" else leaf.state[name]
+    if is_dtensor(target) and not is_dtensor(value):  # all of a sharded parameter's
+        region = region_of(target) if leaf.storage[name].is_random else None
+        here = local_of(placed(value, leaf.param))
+        param, state = local_of(leaf.param), _local_state(leaf)
+        leaf.storage.write(name, param, state, here, leaf.random_key, region)
+        return
     if is_dtensor(value):  # of a rule that takes sharded parameters whole
-        target = leaf.param if name == "param" else leaf.state[name]
         value = spread_as(value, target)
     leaf.storage.write(name, leaf.param, leaf.state, value, leaf.random_key, leaf.region)
 
