@@ -325,9 +325,8 @@ def test_the_state_of_every_other_optimizer_is_refused_by_name(name: str) -> Non
     refused = 0
     for other in NAMES:
         saved = trained(other)[0].state_dict()
-        is_alike = other == name or (optimizer.rule and marks(other)[0] == own_state)
-        if is_alike and set(own_options or ()) <= saved["param_groups"][0].keys():
-            optimizer.load_state_dict(saved)  # Adam's and its kin's: slots are the same
+        if other == name or (optimizer.rule and marks(other) == (own_state, own_options)):
+            optimizer.load_state_dict(saved)  # Adam's and its kin's: slots and options are the same
             continue
         with unchanged(optimizer), pytest.raises(ValueError, match=f"is not one of {name}: "):
             optimizer.load_state_dict(saved)

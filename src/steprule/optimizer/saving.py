@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -363,12 +363,14 @@ class SavedOptimizer(torch.optim.Optimizer):
         kind = self._kind_of(self.param_groups[index])
         if kind is not None:
             name, options, extras = kind.name, kind.rule.options, kind.extras
+            slots: Collection[str] = kind.rule.slots
         elif self.state_keys:
             name, options, extras = type(self).__name__, (*self.defaults,), self.extras
+            slots = self.state_keys
         else:  # a subclass with a step of its own may have renamed anything
             return
         own = [x for x in options if x not in extras and x not in COMMON]
-        check_options_kind(name, own, saved, index)
+        check_options_kind(name, own, slots, saved, index)
 
     def _check_loaded_entry(self, entry: Any, label: str) -> None:
         """Refuse a saved entry of another optimizer, where this one has no rule."""

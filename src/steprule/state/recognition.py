@@ -39,13 +39,18 @@ KNOWN: dict[str, Marks] = {}
 
 
 def check_options_kind(
-    name: str, own: Collection[str], saved: Mapping[str, Any], index: int
+    name: str, own: Collection[str], slots: Collection[str], saved: Mapping[str, Any], index: int
 ) -> None:
-    """Refuse a saved group that lacks this optimizer's options and has another's.
+    """Refuse a saved group that lacks this optimizer's options or has another's.
+
+    Options are names that users give to things of their own, and a state dict may be an older one
+    that lacks some: neither tells anything alone. Both together do, and so do all the options of
+    another optimizer whose state would be taken for this one's.
 
     Args:
         name: the optimizer's.
         own: its options, but for :data:`COMMON` ones.
+        slots: its slots.
         saved: the group.
         index: which it is.
 
@@ -53,16 +58,40 @@ def check_options_kind(
         ValueError: saying whose it may be.
     """
     missing = [option for option in own if option not in saved]
-    if not missing:
-        return
     of_others = frozenset().union(*(marks.options for marks in KNOWN.values())) - {*own}
     foreign = sorted(of_others.intersection(saved))
-    if foreign:
+    if missing and foreign:
         likely = _likely((), [key for key in saved if isinstance(key, str)])
+    else:
+        likely = _alike(name, own, slots, saved)
+    if likely:
+        has = foreign or sorted(KNOWN[likely[0]].options)
+        lacks = f" and lacks {_listed(missing)}" if missing else ""
         raise ValueError(
             f"the state dict is not one of {name}: its group {index} has "
-            f"{_listed(foreign)} and lacks {_listed(missing)}{_says(likely)}"
+            f"{_listed(has)}{lacks}{_says(likely)}"
         )
+
+
+def _alike(
+    name: str, own: Collection[str], slots: Collection[str], saved: Mapping[str, Any]
+) -> list[str]:
+    """Return the optimizers all of whose options a group has, and whose state would do for this.
+
+    They have fewer options, the others missing here, or more.
+    """
+    options, state = {*own}, {*slots}
+    return [
+        other
+        for other, marks in KNOWN.items()
+        if other != name
+        and marks.options
+        and marks.options <= saved.keys()
+        and (
+            (state <= marks.state and not options <= saved.keys())
+            or (marks.state <= state and options < marks.options)
+        )
+    ]
 
 
 def check_entry_kind(
@@ -96,7 +125,10 @@ def check_entry_kind(
     foreign = [key for key in entry if isinstance(key, str) and key in of_others]
     # Users keep things of their own in the state, under any name: alone these tell nothing.
     has_none = own.isdisjoint(entry) and not foreign
-    is_others = bool(foreign) and bool(_foreign_options(rule, saved_group))
+    is_others = bool(foreign) and (
+        bool(_foreign_options(rule, saved_group))
+        or any({*needed} - {"step"} < marks.state <= entry.keys() for marks in KNOWN.values())
+    )
     if (missing and not has_none) or is_others:
         present = [key for key in entry if isinstance(key, str) and ":" not in key]
         likely = _likely(present, ())
