@@ -63,7 +63,7 @@ class Adan(Optimizer):
         n = beta3 * n + (1 - beta3) * (grad + beta2 * d)**2
         update = m / (1 - beta1**t) + beta2 * D / (1 - beta2**t)
         update = update / (sqrt(n / (1 - beta3**t)) + eps)
-        param = (param - lr * update) / (1 + lr * weight_decay)
+        param = param - lr * update;  param = param / (1 + lr * weight_decay)
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
