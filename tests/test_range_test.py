@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import steprule
 from steprule import lr_range_test
+from steprule.cli import main
 from steprule.range_test.suggestion import smoothed, suggestion_of
 from steprule.schedules import linear
 
@@ -336,6 +338,79 @@ def test_the_picture_has_axes_and_a_legend(tmp_path: Path) -> None:
     assert legend is not None
     assert len(legend.get_texts()) == 3
     assert "steps, lr 1e-07 to" in str(found)
+
+
+# ---- on the command line -------------------------------------------------------------------------
+PROBLEM = """
+import torch
+calls = 0
+
+def make_problem(seed):
+    model = torch.nn.Linear(4, 1)
+    x = torch.randn(64, 4)
+    return model, lambda m, b: ((m(b[0])[:, 0] - b[1]) ** 2).mean(), (x, x.sum(1))
+
+def interrupted():
+    model, loss, data = make_problem(0)
+
+    def failing(m, b):
+        global calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return loss(m, b)
+
+    return model, failing, data
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(PROBLEM)
+    return tmp_path
+
+
+def test_find_lr_suggests_one_for_the_users_own_problem(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "find-lr mine.py:make_problem --optimizer sgd+momentum=0.5@eager --steps 40"
+    assert main(shlex.split(f"{command} --batch-size 16 --out lr.svg")) == 0
+    out, err = capsys.readouterr()
+    assert "suggestion: lr 0." in out
+    assert "wrote lr.svg" in out
+    assert "\x1b" not in out + err
+    assert (folder / "lr.svg").read_text().rstrip().endswith("</svg>")
+    assert main(shlex.split(f"{command} --batch-size 16")) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == out.splitlines()[-2]  # the same seed
+
+
+def test_find_lr_interrupted_shows_what_there_is(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = "find-lr mine.py:interrupted --optimizer torch:sgd --steps 40"
+    assert main(shlex.split(command)) == 130
+    assert "7 of 40 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--optimizer adamx", "did you mean 'adamax'"),
+        ("--optimizer sgd,adam", "one at a time"),
+        ("--optimizer sgd --lr-max 1e-9", "lr_max must be above lr_min"),
+        ("--optimizer sgd --out lr.gif", ".png, .svg, .pdf"),
+        ("--optimizer sgd --steps 2", "from 5 to"),
+        ("--optimizer soap --engine numba", "numba"),
+    ],
+)
+def test_find_lr_refuses_in_one_line(
+    arguments: str, says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["find-lr", "mine.py:make_problem", *shlex.split(arguments)]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
 
 
 @pytest.fixture(autouse=True)

@@ -352,3 +352,5 @@ def warm_command(
 
 if find_spec("steprule.cli.plot") is not None:
     app.command("plot")(import_module("steprule.cli.plot").plot)
+if find_spec("steprule.cli.find_lr") is not None:
+    app.command("find-lr")(import_module("steprule.cli.find_lr").find_lr)

@@ -51,7 +51,7 @@ def suggestion_of(
             f"the loss never fell ({by}): is lr_min low enough, the loss the one that is trained "
             "on, do the parameters take gradients?"
         )
-    steepest = int(np.argmin(np.gradient(mean[: lowest + 1])))
+    steepest = _steepest(mean[: lowest + 1], half)
     if lowest == len(lrs) - 1:
         then = "still falling where the sweep ended: a higher lr_max may suggest more"
     else:
@@ -60,3 +60,16 @@ def suggestion_of(
         f"the loss falls fastest there: from {mean[0]:.4g} it comes down to {mean[lowest]:.4g} at "
         f"lr {lrs[lowest]:.2g}, {then}"
     )
+
+
+def _steepest(mean: Array, half: int) -> int:
+    """Return where a curve falls fastest, by slopes over as many points as each is a mean of.
+
+    Slopes from one point to the next are mostly noise, at the ends, where means are of fewer, most
+    of all.
+    """
+    reach = min(max(half, 1), (len(mean) - 1) // 2)
+    if not reach:
+        return len(mean) - 1
+    falls = mean[: -2 * reach] - mean[2 * reach :]
+    return reach + int(np.argmax(falls))
