@@ -27,10 +27,15 @@ def over_stacks(columns: Sequence[Sequence[Tensor]], work: Callable[..., Tensor]
     """
     found: list[Tensor] = list(columns[0])
     for places in _stacks(columns):
-        stacks = [torch.stack([column[i] for i in places]) for column in columns]
+        stacks = [_stacked([column[i] for i in places]) for column in columns]
         for i, made in zip(places, work(*stacks).unbind(), strict=True):
             found[i] = made
     return found
+
+
+def _stacked(matrices: Sequence[Tensor]) -> Tensor:
+    """Return a stack; of one matrix itself, which may be large."""
+    return torch.stack(list(matrices)) if len(matrices) > 1 else matrices[0].unsqueeze(0)
 
 
 def _stacks(columns: Sequence[Sequence[Tensor]]) -> Iterator[list[int]]:
