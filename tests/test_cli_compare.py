@@ -17,6 +17,7 @@ from pages import Links
 import steprule
 from steprule.cli import contenders as contenders_module
 from steprule.cli import main
+from steprule.cli import page as page_module
 from steprule.cli.charts import spread
 from steprule.cli.compare import Request, compare
 from steprule.cli.contenders import parse_contenders
@@ -34,6 +35,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     x = random.normal(size=(60, 4)) + 2 * np.eye(3, 4)[y]
     np.savez(tmp_path / "small.npz", x=x, y=y + 5)
     return tmp_path
+
+
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than training does here; for tests that don't look at the page."""
+    monkeypatch.setattr(page_module, "write", lambda *arguments: [])
 
 
 def request(**changes: Any) -> Request:
@@ -67,14 +74,17 @@ def runs_of(**changes: Any) -> list[Run]:
     return compare(request(**changes)).runs
 
 
+@pytest.mark.usefixtures("no_page")
 def test_same_seed_same_numbers() -> None:
     assert curves(runs_of()) == curves(runs_of())
 
 
+@pytest.mark.usefixtures("no_page")
 def test_another_seed_gives_other_numbers() -> None:
     assert curves(runs_of()) != curves(runs_of(seed=1))
 
 
+@pytest.mark.usefixtures("no_page")
 def test_everyone_starts_from_the_same_weights_and_learns() -> None:
     first, second = runs_of(lr=("adam=0.01",))
     assert losses(first)[0] == losses(second)[0]
@@ -82,6 +92,7 @@ def test_everyone_starts_from_the_same_weights_and_learns() -> None:
     assert all(len(run.step_seconds) == len(run.rates) == 3 * 3 for run in (first, second))
 
 
+@pytest.mark.usefixtures("no_page")
 def test_torchs_own_class_runs_in_the_same_table_and_agrees(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -139,6 +150,7 @@ class Muon(FromTorch, torch.optim.Adam):  # which every torch has
     only_2d = True
 
 
+@pytest.mark.usefixtures("no_page")
 def test_all_takes_closures_and_matrices_and_leaves_sparse_ones_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +166,7 @@ def test_all_takes_closures_and_matrices_and_leaves_sparse_ones_out(
     assert "muon takes matrices only" in printed
 
 
+@pytest.mark.usefixtures("no_page")
 def test_the_whole_registry_trains() -> None:
     runs = runs_of(optimizers="all", epochs=1)
     assert len(runs) == len({run.label for run in runs}) >= 3
@@ -176,6 +189,7 @@ def test_a_run_that_diverges_says_so(capsys: pytest.CaptureFixture[str]) -> None
     assert "diverged" in page()
 
 
+@pytest.mark.usefixtures("no_page")
 def test_the_callers_threads_and_random_state_are_left_alone() -> None:
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     compare(request(threads=threads + 1))

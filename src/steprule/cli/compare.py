@@ -19,10 +19,10 @@ from steprule.cli.rate_schedule import parse_rate_schedule
 from steprule.cli.request import Request as Request
 from steprule.cli.runs import Run
 from steprule.cli.search import Search, best_of, sweep
-from steprule.cli.standings import standings_of
 from steprule.cli.surroundings import console as console_of
 from steprule.cli.surroundings import make_folder, threads
-from steprule.cli.training import Settings, train
+from steprule.cli.training import HESSIAN_EVERY, Settings, train
+from steprule.optimizer.train_eval import TrainEval
 from steprule.problems import Maker, Problem, maker_of
 from steprule.problems.classifier import HIDDEN
 
@@ -236,22 +236,17 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = []
     if comparison.is_partial:
         notes.append(
-            "Interrupted: this is what there was until then; what was not trained to the end is "
-            "left out where whole seeds are there, and shown as far as it came where none is."
+            "Interrupted: this is what there was until then. Of seeds that everybody finished, if "
+            "there are any, and else of what is there, as far as it came."
         )
-    for standing in standings_of(comparison.runs):
+    for standing in comparison.standings:
         run, contender = standing.runs[0], standing.contender
         options = contender.options.items()
-        shown = [f"{key}={_short(value)}" for key, value in options if key not in SHOWN_ELSEWHERE]
+        hidden = {*SHOWN_ELSEWHERE, *({"weight_decay"} if comparison.is_search else ())}
+        shown = [f"{key}={_short(value)}" for key, value in options if key not in hidden]
         if shown:
             notes.append(f"{run.label} runs with {', '.join(shown)}.")
-        if contender.only_2d:
-            notes.append(f"{run.label} takes matrices only; the biases stay as they began.")
-        if contender.needs_closure:
-            notes.append(
-                f"{run.label} evaluates the loss itself, several times a step; "
-                "its step() time leaves those evaluations out."
-            )
+        notes += [f"{run.label} {remark}" for remark in _remarks(contender)]
         failed = {one.end for one in standing.runs if one.end not in ("", "diverged")}
         notes += [f"{run.label} failed: {end}" for end in sorted(failed)]
         if standing.broken_off and len(standing.runs) > 1:
@@ -259,6 +254,26 @@ def _notes(comparison: Comparison) -> list[str]:
                 f"{run.label} broke off with {standing.broken_off} of {len(standing.runs)} seeds."
             )
     return notes
+
+
+def _remarks(contender: Contender) -> list[str]:
+    """Return what is peculiar to how an optimizer is trained and judged here."""
+    remarks = []
+    if contender.only_2d:
+        remarks.append("takes matrices only; the biases stay as they began.")
+    if contender.needs_closure:
+        remarks.append(
+            "evaluates the loss itself, several times a step; its step() time leaves those "
+            "evaluations out."
+        )
+    if hasattr(contender.factory, "update_hessian"):
+        remarks.append(
+            f"renews its curvature every {HESSIAN_EVERY} steps by the batch's own gradient; drawn "
+            "labels, which its authors use, are not to be had from a loss alone."
+        )
+    if isinstance(contender.factory, type) and issubclass(contender.factory, TrainEval):
+        remarks.append("is judged by its averages, as eval() puts them in place.")
+    return remarks
 
 
 def _short(value: object) -> str:

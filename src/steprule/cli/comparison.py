@@ -54,13 +54,13 @@ class Comparison:
 
     @property
     def standings(self) -> list[Standing]:
-        """The contenders, the best first."""
-        return standings_of([run for run in self.runs if run.points])
+        """The contenders, the best first; those that took no step are not there."""
+        return standings_of([run for run in self.runs if run.step_seconds or run.end])
 
     @property
     def figures(self) -> list[str]:
         """The names of the figures, the one that ranks first."""
-        return next((list(run.points[-1].figures) for run in self.runs if run.points), [])
+        return next((list(run.points[-1].figures) for run in self.runs if run.points), ["loss"])
 
     def write_json(self, folder: Path) -> Path:
         """Write everything to a file in `folder` and return it; what isn't finite is null."""

@@ -14,6 +14,7 @@ from steprule.cli.labels import Label, check_engine, parse_label, split_labels
 from steprule.cli.numbers import learning_rate
 from steprule.optimizer.options import suggestion
 from steprule.rules import OPTIMIZERS
+from steprule.wrappers import SAM, Lookahead
 
 FAVOURITES = (
     *("sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam"),
@@ -21,14 +22,20 @@ FAVOURITES = (
 )
 
 # Where a class's own default is no sensible start for this network. torch's SGD and ASGD start
-# at steps so small that 20 epochs show nothing; RMSprop's 0.01 makes it bounce; without a line
-# search, L-BFGS on mini-batches leaves for infinity.
+# at steps so small that 20 epochs show nothing, and so do others whose defaults are of large
+# models; RMSprop's 0.01 makes it bounce; without a line search, L-BFGS on mini-batches leaves for
+# infinity.
 STARTING_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "sgd": {"lr": 0.05, "momentum": 0.9},
     "asgd": {"lr": 0.05},
     "rmsprop": {"lr": 1e-3},
     "lbfgs": {"line_search_fn": "strong_wolfe", "max_iter": 4},
     "muon": {"lr": 0.02},
+    "qhm": {"lr": 0.05},
+    "lion": {"lr": 3e-4},
+    "sophiag": {"lr": 1e-3},
+    "lamb": {"lr": 0.01},
+    "lars": {"lr": 1.0},
 }
 
 TORCH_OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
@@ -38,6 +45,8 @@ TORCH_OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     and issubclass(cls, torch.optim.Optimizer)
     and cls is not torch.optim.Optimizer
 }
+
+WRAPPERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {"sam": SAM, "lookahead": Lookahead}
 
 # What steprule's classes say of themselves, said here of torch's.
 TORCH_TRAITS: Mapping[str, str] = {
@@ -65,6 +74,7 @@ class Contender:
         is_torch: whether it is torch's own class.
         needs_closure: whether step() evaluates the loss itself.
         only_2d: whether it takes matrices only.
+        wrappers: what goes round it, with options, the innermost first.
     """
 
     label: str
@@ -74,6 +84,7 @@ class Contender:
     is_torch: bool
     needs_closure: bool
     only_2d: bool
+    wrappers: tuple[tuple[Callable[..., torch.optim.Optimizer], Mapping[str, Any]], ...] = ()
 
     def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer over `model`'s parameters, or say why it cannot be built."""
@@ -87,7 +98,10 @@ class Contender:
         # torch takes names from 2.6 on; steprule's plan is easier to read with them.
         params = [param for _, param in named] if self.is_torch else named
         try:
-            return self.factory(params, **self.options)
+            optimizer = self.factory(params, **self.options)
+            for wrap, options in self.wrappers:
+                optimizer = wrap(optimizer, **options)
+            return optimizer
         except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
             raise CommandError(f"{self.label}: {error}") from error
 
@@ -114,8 +128,9 @@ def parse_contenders(
     """Read `--optimizers`, `--lr` and `--engine`.
 
     Args:
-        optimizers: names joined by commas, each `[torch:]NAME[+OPTION[=VALUE]]...[@ENGINE]`; `all`
-            stands for the whole registry, None for a few favourites.
+        optimizers: names joined by commas, each
+            `[WRAPPER:][torch:]NAME[+OPTION[=VALUE]]...[@ENGINE]`; `all` stands
+            for the whole registry, None for a few favourites.
         rates: `NAME=VALUE` or one `VALUE` for everyone; a label beats a name beats a bare value.
         engine: for every steprule optimizer that does not name its own.
 
@@ -154,7 +169,7 @@ def _expand(optimizers: str | None) -> tuple[list[str], list[str]]:
 
 def _contender(label: Label, engine: str, rates: Mapping[str, float]) -> Contender:
     known: Mapping[str, Any] = TORCH_OPTIMIZERS if label.is_torch else OPTIMIZERS
-    if label.name not in known or label.wrappers:
+    if label.name not in known:
         raise CommandError(_unknown(label, known))
     name, cls = label.name, known[label.name]
     accepted = inspect.signature(cls).parameters
@@ -167,7 +182,8 @@ def _contender(label: Label, engine: str, rates: Mapping[str, float]) -> Contend
         raise CommandError(
             f"--optimizers: {label.text!r} takes sparse gradients only, and this network has none"
         )
-    options = {**STARTING_OPTIONS.get(name, {}), **label.options}
+    own, wrappers = _shared_out(label, accepted)
+    options = {**STARTING_OPTIONS.get(name, {}), **own}
     for key in (*label.keys, ""):
         if key in rates:
             options["lr"] = rates[key]
@@ -184,9 +200,28 @@ def _contender(label: Label, engine: str, rates: Mapping[str, float]) -> Contend
         factory=cls,
         options=options,
         is_torch=label.is_torch,
-        needs_closure=has("needs_closure"),
+        needs_closure=has("needs_closure") or "sam" in label.wrappers,
         only_2d=has("only_2d"),
+        wrappers=wrappers,
     )
+
+
+def _shared_out(
+    label: Label, accepted: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]], ...]]:
+    """Return the optimizer's own options, and its wrappers with those that are theirs."""
+    own = dict(label.options)
+    found = []
+    for name in reversed(label.wrappers):
+        if name not in WRAPPERS:
+            meant = suggestion(name, WRAPPERS)
+            raise CommandError(
+                f"--optimizers: unknown wrapper {name!r} in {label.text!r}{meant}; valid: "
+                f"{', '.join(WRAPPERS)}, and torch before a name"
+            )
+        takes = inspect.signature(WRAPPERS[name]).parameters.keys() - accepted.keys()
+        found.append((WRAPPERS[name], {key: own.pop(key) for key in takes & own.keys()}))
+    return own, tuple(found)
 
 
 def _torch_mode(label: Label, accepted: Mapping[str, Any]) -> Mapping[str, bool]:

@@ -47,27 +47,34 @@ class FigureCurves:
 
     def _key(self, figure: str) -> str:
         """Return the name of the chart's file: of the figure that ranks, always the same."""
-        ranks = next(iter(self.standings[0].runs[0].points[-1].figures))
+        looks = [
+            run.points[-1] for standing in self.standings for run in standing.runs if run.points
+        ]
+        ranks = next(iter(looks[0].figures))
         return "loss" if figure == ranks else _slug(figure)
 
     def _chart(self, figure: str, by: str, x_label: str, key: str) -> LineChart:
         series = [self._series(standing, figure, by == "step") for standing in self.standings]
+        log_x = by != "step" and _is_wide([one.x[-1] for one in series if one.x])
+        if log_x:
+            series = [_without_zero(one) for one in series]
         starts = [one.y[0] for one in series if one.y and math.isfinite(one.y[0])]
         values = [value for one in series for value in one.y if math.isfinite(value)]
         is_share = "accuracy" in figure
-        is_log = not is_share and bool(values) and min(values) > 0
+        is_log = not is_share and _is_positive(values)
         unit = "share" if is_share else "log scale" if is_log else "as the problem gives it"
         spread = ", median and range over seeds" if self.seeds > 1 else ""
         return LineChart(
             key,
             f"{figure.capitalize()} by {by}",
-            x_label,
+            f"{x_label}{', log scale' if log_x else ''}",
             f"{figure}, {unit}{spread}",
             series,
             log=is_log,
             percent=is_share,
             top=TOP * max(starts) if starts and is_log else math.inf,
             whole_x=by == "step",
+            log_x=log_x,
         )
 
     def _series(self, standing: Standing, figure: str, over_steps: bool) -> Series:
@@ -126,7 +133,7 @@ def sensitivity_chart(
             series.append(Series(label, styles[label], rates, values))
     values = [value for one in series for value in one.y if math.isfinite(value)]
     title = "trials of the search" if is_search else "sweep over lr"
-    is_log = bool(values) and min(values) > 0
+    is_log = _is_positive(values)
     return LineChart(
         "sensitivity",
         f"Sensitivity to the learning rate, {title}",
@@ -158,9 +165,21 @@ def lr_chart(runs: Sequence[Run], styles: Mapping[str, Style]) -> LineChart:
     )
 
 
+def _is_positive(values: Sequence[float]) -> bool:
+    """Whether values go on a logarithmic axis; a zero, a loss that could not be smaller, may."""
+    return bool(values) and min(values) >= 0 and max(values) > 0
+
+
 def _is_wide(values: Sequence[float]) -> bool:
     finite = [value for value in values if math.isfinite(value)]
     return bool(finite) and min(finite) > 0 and max(finite) > WIDE * min(finite)
+
+
+def _without_zero(series: Series) -> Series:
+    """Return a series without points before any time has passed."""
+    first = sum(x <= 0 for x in series.x)
+    band = series.band and (series.band[0][first:], series.band[1][first:])
+    return Series(series.label, series.style, series.x[first:], series.y[first:], band)
 
 
 def _at(run: Run, place: int) -> Point | None:

@@ -40,7 +40,7 @@ def write(folder: Path, comparison: Comparison) -> tuple[Path, list[Path]]:
                 )
                 for standing in comparison.standings
             ],
-            "ranked_by": comparison.figures[0] if comparison.figures else "",
+            "ranked_by": comparison.figures[0],
             "interval": interval_name(comparison.seeds),
             "plans": [(run.label, run.plan) for run in _first_runs(comparison) if run.plan],
             "facts": {**comparison.conditions, **page.versions()},
@@ -51,8 +51,6 @@ def write(folder: Path, comparison: Comparison) -> tuple[Path, list[Path]]:
 
 def columns(comparison: Comparison) -> list[str]:
     """Return the heads of the table's columns."""
-    if not comparison.figures:
-        return []
     first, *others = comparison.figures
     has_spread = comparison.seeds > 1
     decay = ["weight decay"] if _tunes_decay(comparison) else []
@@ -131,7 +129,7 @@ def _styles(comparison: Comparison) -> dict[str, Style]:
 
 
 def _charts(comparison: Comparison, styles: dict[str, Style]) -> list[Chart]:
-    standings = comparison.standings
+    standings = [one for one in comparison.standings if any(run.points for run in one.runs)]
     found: list[Chart] = []
     if standings:
         curves = FigureCurves(standings, styles, comparison.seeds)
@@ -141,8 +139,11 @@ def _charts(comparison: Comparison, styles: dict[str, Style]) -> list[Chart]:
         if comparison.seeds > 1:
             found.append(spread_chart(first, standings, styles, interval_name(comparison.seeds)))
     if any(comparison.trials.values()):
-        name = comparison.figures[0] if comparison.figures else "loss"
-        found.append(sensitivity_chart(name, comparison.trials, styles, comparison.is_search))
+        found.append(
+            sensitivity_chart(
+                comparison.figures[0], comparison.trials, styles, comparison.is_search
+            )
+        )
     if standings:
         found += _costs(_first_runs(comparison), styles)
         found.append(lr_chart(_first_runs(comparison), styles))

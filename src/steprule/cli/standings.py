@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -89,10 +89,11 @@ def interval_name(seeds: int) -> str:
 def standings_of(runs: Sequence[Run]) -> list[Standing]:
     """Return the contenders, the best first; those that broke off last, in the order given.
 
-    If some seeds were trained to the end, what was interrupted doesn't count. If none was, all
-    counts that has been looked at.
+    If everybody trained to the end with some seeds, only these count: medians are then of the
+    same seeds. If with none, everything counts.
     """
-    counting = [run for run in runs if run.is_over] if _has_whole_seed(runs) else list(runs)
+    unfinished = {run.seed for run in runs if not run.is_over}
+    counting = [run for run in runs if run.seed not in unfinished] or list(runs)
     by_label: dict[str, list[Run]] = {}
     for run in runs:
         by_label.setdefault(run.label, [])
@@ -101,14 +102,9 @@ def standings_of(runs: Sequence[Run]) -> list[Standing]:
     found = [_standing(tuple(mine)) for mine in by_label.values() if mine]
     found.sort(key=lambda standing: standing.median)
     return [
-        standing if math.isinf(standing.median) else _ranked(standing, place)
+        standing if math.isinf(standing.median) else replace(standing, rank=place)
         for place, standing in enumerate(found, start=1)
     ]
-
-
-def _has_whole_seed(runs: Sequence[Run]) -> bool:
-    seeds = {run.seed for run in runs}
-    return any(all(run.is_over for run in runs if run.seed == seed) for seed in seeds)
 
 
 def _standing(runs: tuple[Run, ...]) -> Standing:
@@ -117,14 +113,3 @@ def _standing(runs: tuple[Run, ...]) -> Standing:
     is_whole = all(math.isfinite(value) for value in values)
     median = statistics.median(values) if is_whole else statistics.median_high(values)
     return Standing(runs[0].contender, runs, None, median, *interval_of(values))
-
-
-def _ranked(standing: Standing, rank: int) -> Standing:
-    return Standing(
-        standing.contender,
-        standing.runs,
-        rank,
-        standing.median,
-        standing.low,
-        standing.high,
-    )

@@ -18,6 +18,7 @@ from steprule.cli.rate_schedule import RateSchedule
 from steprule.cli.runs import Point, Run
 from steprule.problems import Maker, Problem, ProblemError
 from steprule.problems.loading import seeded
+from steprule.wrappers import Lookahead
 
 # Contenders take turns of so many batches, which are held in memory meanwhile.
 TURN = 16
@@ -176,6 +177,8 @@ class _Trainer:
         done = (len(self.run.step_seconds), self.seconds, self.epochs)
         self.run.share = self.pace.share(*done)
         passed = self.pace.passed(*done)
+        if self.run.end == "diverged":
+            self._look()
         if self.run.end or passed == self.points:
             return
         self.points = passed
@@ -284,6 +287,8 @@ def _current_rate(optimizer: torch.optim.Optimizer) -> float:
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes of every tensor in the optimizer's state, lists and tuples included."""
+    if isinstance(optimizer, Lookahead):  # which keeps its weights elsewhere
+        return int(optimizer.state_bytes())
     return sum(tensor.nbytes for tensor in _tensors(optimizer.state.values()))
 
 
