@@ -178,6 +178,24 @@ def test_a_step_that_the_base_refuses_leaves_the_weights_in_place() -> None:
     same(param.detach(), torch.ones(3))
 
 
+def test_a_first_step_that_fails_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    param = torch.ones(3, requires_grad=True)
+    optimizer = steprule.SAM(steprule.SGD([param], lr=0.1))
+    param.grad = torch.ones(3)
+
+    def failing(tensors: list[Tensor], *_: Any, **__: Any) -> None:
+        tensors[0].fill_(7.0)
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "_foreach_add_", failing)
+    with pytest.raises(MemoryError):
+        optimizer.first_step()
+    same(param.detach(), torch.ones(3))
+    monkeypatch.undo()
+    optimizer.first_step()
+    optimizer.second_step()
+
+
 def test_parameters_without_gradients_stay() -> None:
     params = [torch.ones(2, requires_grad=True) for _ in range(2)] + [torch.ones(2)]
     optimizer = steprule.SAM(steprule.SGD(params, lr=0.1))

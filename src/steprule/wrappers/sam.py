@@ -151,10 +151,14 @@ class SAM(Wrapper):
             with uninterrupted:
                 _copy(kept, params)
                 self._kept = list(zip(found, kept, strict=True))
-                if found and math.isfinite(norm):
-                    self._climb(params, grads, self.rho / (norm + _EPS))
-                    for param in found:
-                        count_change(param)
+                try:
+                    if found and math.isfinite(norm):
+                        self._climb(params, grads, self.rho / (norm + _EPS))
+                        for param in found:
+                            count_change(param)
+                except BaseException:  # of memory, perhaps
+                    self.restore()
+                    raise
         if zero_grad:
             self.zero_grad()
 
