@@ -10,6 +10,7 @@ import torch
 
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.formats.choices import STORING
+from steprule.language.rule import Rule
 from steprule.optimizer.base import SHARED
 from steprule.planning.plan import Plan
 from steprule.planning.settings import Context, Kind
@@ -27,11 +28,13 @@ class SideRule:
     """Carries out a rule that updates some slots of an optimizer's state, and no parameter.
 
     Args:
-        kind: the optimizer's name, the rule, and the optimizer's extras.
+        name: the optimizer's, for messages.
+        rule: whose slots are among those of the optimizer's.
+        extras: the optimizer's options that torch has not.
     """
 
-    def __init__(self, kind: Kind) -> None:
-        self._kind = kind
+    def __init__(self, name: str, rule: Rule, extras: Mapping[str, Any]) -> None:
+        self._kind = Kind(name, rule, extras)
         self._groups: list[dict[str, Any]] = []
         self._plan: Plan | None = None
 

@@ -18,7 +18,6 @@ from steprule.optimizer import (
 )
 from steprule.optimizer.averaging import STEP_AMONG_AVERAGES
 from steprule.optimizer.side_rule import SideRule
-from steprule.planning.settings import Kind
 
 _SOURCE = "Liu et al.: Sophia: a scalable stochastic second-order optimizer, 2023"
 
@@ -135,8 +134,7 @@ class SophiaG(Optimizer):
 
     def _prepare(self) -> None:
         super()._prepare()
-        kind = Kind(type(self).__name__, hessian_average, self.extras)
-        self._hessian_updates = SideRule(kind)
+        self._hessian_updates = SideRule(type(self).__name__, hessian_average, self.extras)
 
     @uncompiled
     def update_hessian(self) -> None:
