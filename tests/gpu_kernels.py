@@ -42,9 +42,14 @@ def gathered() -> Iterator[list[Kernel]]:
 
 
 def kernels_of(name: str, dtype: torch.dtype = torch.float32, **options: Any) -> list[Kernel]:
-    """The kernels of an optimizer over a matrix and a vector (Muon: two matrices)."""
+    """The kernels of an optimizer over a matrix and a vector (Muon: two matrices).
+
+    Of rules with square matrices, whose parameters are not for kernels, over two vectors.
+    """
     cls: Any = OPTIMIZERS[name.lower()]
     shapes = [(40, 24), (8, 8)] if cls.only_2d else [(41, 101), (13,)]
+    if any(slot.is_square for slot in cls.rule.slots.values()):
+        shapes = [(41,), (13,)]
     params = [torch.ones(shape, dtype=dtype).requires_grad_() for shape in shapes]
     with gathered() as found:
         optimizer = cls(params, engine="triton", **options)

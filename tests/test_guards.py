@@ -39,6 +39,9 @@ def steps_of(engine: str) -> int:
 # What the same numbers, rounded at other places, may come to: torch's norm is float32's, and Muon's
 # iterations are in bfloat16.
 ROUGH = {"rtol": 2e-4, "atol": 2e-4}
+# A rounding of 6e-8 turns eigenvectors whose eigenvalues are a thousandth of the largest apart by
+# 6e-5, and others of SOAP's bases of 100 dimensions by more; 20 steps of 0.01 are of those.
+TURNED = {"rtol": 2e-3, "atol": 2e-3}
 
 
 def params_for(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Any]:
@@ -90,8 +93,8 @@ def test_a_clipped_step_is_torchs_clip_and_then_a_step(name: str, engine: str) -
         seen = clipped.last_step
         assert seen.grad_norm == pytest.approx(norm.item(), rel=1e-5)
         assert seen.clip_factor == pytest.approx(min(1.0, 1.0 / (seen.grad_norm + 1e-6)))
-    tolerance = ROUGH if name in ("Muon", "Rprop") else TOLERANCES[torch.float32]
-    torch.testing.assert_close(ours, theirs, **tolerance)
+    rough = {"Muon": ROUGH, "Rprop": ROUGH, "SOAP": TURNED}
+    torch.testing.assert_close(ours, theirs, **rough.get(name, TOLERANCES[torch.float32]))
     asked = {row.engine for row in clipped.explain().rows}
     assert asked <= {engine, "none"}
 
