@@ -108,6 +108,8 @@ def run(
         give(name, params, step, grads)
         try:
             optimizer.step()
+            if name == "SophiaG":
+                optimizer.update_hessian()
         except RuntimeError as error:
             errors.append(str(error).partition(":")[0])  # who names what, depends on who has it
     return {**result_of(params, optimizer), "errors": errors}
