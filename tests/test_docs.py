@@ -25,6 +25,11 @@ def test_its_python_runs_from_top_to_bottom(page: Path) -> None:
     exec(compile("\n".join(blocks), page.name, "exec"), names)
 
 
+def test_the_optimizer_that_is_shown_whole_is_the_one_there_is() -> None:
+    rule = ROOT / "src" / "steprule" / "rules" / "lion.py"
+    assert f"```python\n{rule.read_text()}```" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_its_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text(encoding="utf-8")):
