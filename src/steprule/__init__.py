@@ -39,6 +39,7 @@ from steprule.plotting import plot_schedule as plot_schedule
 from steprule.range_test import lr_range_test as lr_range_test
 from steprule.rules import *  # noqa: F403  # every optimizer in the registry
 from steprule.rules import OPTIMIZERS as OPTIMIZERS
+from steprule.step_log import log_to as log_to
 from steprule.training.runs import load_training as load_training
 from steprule.training.runs import save_training as save_training
 from steprule.warming import warm as warm
@@ -59,6 +60,7 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "build_optimizer",
         "combine",
         "load_training",
+        "log_to",
         "lr_range_test",
         "lr_scheduler",
         "make_optimizer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -337,7 +338,62 @@ def range_test_cases() -> Iterator[Case]:
         yield Case(ABOUT, where, argument, given, call, error, remedy, says, trained)
 
 
+class Unseen(torch.optim.Optimizer):
+    """A wrapper that runs no hooks, round nothing."""
+
+    def __init__(self) -> None:
+        self.param_groups = []
+
+
+def ignore(values: Any, step: int) -> None:
+    """Write nothing."""
+
+
+def log(subject: Any, **given: Any) -> object:
+    taken = {"writer": ignore, "optimizer": subject[1], **given}
+    return steprule.log_to(**taken)
+
+
+LOGS: tuple[tuple[str, str, Any, type[Exception], str, tuple[str, ...]], ...] = (
+    (
+        "writer",
+        "3",
+        3,
+        TypeError,
+        "Pass a SummaryWriter, a run of wandb, or lambda values, step: ....",
+        ("writer", "add_scalar", "int"),
+    ),
+    (
+        "writer",
+        "logging.getLogger()",
+        logging.getLogger("steprule"),
+        TypeError,
+        "Pass lambda values, step: logger.info(...).",
+        ("writer", "logging.Logger"),
+    ),
+    ("optimizer", "3", 3, TypeError, "Pass the optimizer second.", ("optimizer", "int")),
+    (
+        "optimizer",
+        "a wrapper that runs no hooks",
+        Unseen(),
+        TypeError,
+        "Pass the optimizer that it wraps.",
+        ("optimizer", "Unseen", "no hooks"),
+    ),
+    ("every", "0", 0, ValueError, "Pass 1 or more.", ()),
+    ("prefix", "None", None, TypeError, "Pass text, '' for no prefix.", ()),
+    ("start", "-1", -1, ValueError, "Pass the number of steps so far.", ()),
+)
+
+
+def log_cases() -> Iterator[Case]:
+    for argument, given, value, error, remedy, says in LOGS:
+        call = functools.partial(log, **{argument: value})
+        yield Case(ABOUT, "log_to", argument, given, call, error, remedy, says, trained)
+
+
 def cases() -> Iterator[Case]:
+    yield from log_cases()
     yield from group_cases()
     yield from CALLS
     yield from range_test_cases()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steprule.plotting import COLOURS
@@ -9,10 +10,13 @@ from steprule.plotting import COLOURS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from steprule.range_test.result import LRRangeTest
 
-
-def picture(test: LRRangeTest) -> Figure:
+def picture(
+    lrs: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float | None,
+) -> Figure:
     """Return losses over the lr, which rises by decades."""
     try:
         from matplotlib.figure import Figure
@@ -22,13 +26,13 @@ def picture(test: LRRangeTest) -> Figure:
     figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
-    axes.plot(test.lrs, test.losses, ".", color="0.6", markersize=4, label="loss of a batch")
-    axes.plot(test.lrs, test.smoothed, color=COLOURS[0], linewidth=1.9, label="smoothed")
-    if test.suggestion is not None:
-        label = f"suggestion: {test.suggestion:.2g}"
-        axes.axvline(test.suggestion, color=COLOURS[1], linestyle="--", label=label)
-    if test.smoothed:  # an explosion would leave nothing else to be seen
-        low, high = min(test.smoothed), max(test.smoothed)
+    axes.plot(lrs, losses, ".", color="0.6", markersize=4, label="loss of a batch")
+    axes.plot(lrs, smoothed, color=COLOURS[0], linewidth=1.9, label="smoothed")
+    if suggestion is not None:
+        label = f"suggestion: {suggestion:.2g}"
+        axes.axvline(suggestion, color=COLOURS[1], linestyle="--", label=label)
+    if smoothed:  # an explosion would leave nothing else to be seen
+        low, high = min(smoothed), max(smoothed)
         margin = 0.1 * (high - low) or 1.0
         axes.set_ylim(low - margin, high + margin)
     axes.set_xlabel("learning rate (log scale)")

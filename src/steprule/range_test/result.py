@@ -65,7 +65,7 @@ class LRRangeTest:
         """
         from steprule.range_test.picture import picture
 
-        figure = picture(self)
+        figure = picture(self.lrs, self.losses, self.smoothed, self.suggestion)
         if path is not None:
             figure.savefig(path)
         return figure
