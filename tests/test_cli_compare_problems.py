@@ -112,7 +112,7 @@ def test_seeds_are_ranked_by_medians_with_an_interval_on_the_page() -> None:
     assert [one["median"] for one in ranked] == sorted(one["median"] for one in ranked)
     assert all(one["low"] <= one["median"] <= one["high"] for one in ranked)
     text = Path("report/report.html").read_text(encoding="utf-8")
-    assert "least to greatest" in text
+    assert "from the least to the greatest" in text
     for name in ("loss", "loss_by_time", "spread", "step", "state", "lr"):
         assert Path(f"report/{name}.png").exists()
     assert "own.py --optimizers sgd,adam,torch:sgd --steps 6" in text

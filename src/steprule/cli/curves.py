@@ -63,7 +63,7 @@ class FigureCurves:
         is_share = "accuracy" in figure
         is_log = not is_share and _is_positive(values)
         unit = "share" if is_share else "log scale" if is_log else "as the problem gives it"
-        spread = ", median and range over seeds" if self.seeds > 1 else ""
+        spread = "; median, range" if self.seeds > 1 else ""
         return LineChart(
             key,
             f"{figure.capitalize()} by {by}",
@@ -102,8 +102,8 @@ def spread_chart(
     shown = [standing for standing in standings if standing.rank is not None]
     return SpreadChart(
         "spread",
-        f"Last {figure}, by seed",
-        f"{figure}; dots are seeds, bars medians, lines {interval}",
+        f"Last {figure} by seed",
+        f"{figure}; bar: median, line: {interval}",
         [
             (
                 standing.label,
@@ -132,17 +132,16 @@ def sensitivity_chart(
             rates, values = [t.lr for t in shown], [t.value for t in shown]
             series.append(Series(label, styles[label], rates, values))
     values = [value for one in series for value in one.y if math.isfinite(value)]
-    title = "trials of the search" if is_search else "sweep over lr"
     is_log = _is_positive(values)
     return LineChart(
         "sensitivity",
-        f"Sensitivity to the learning rate, {title}",
-        "lr, log scale",
-        f"last {figure}{', log scale' if is_log else ''}; crosses diverged",
+        f"Sensitivity to lr, {'trials of the search' if is_search else 'a sweep'}",
+        "lr, log scale (crosses: diverged)",
+        f"last {figure}{', log scale' if is_log else ''}",
         series,
         log=is_log,
         log_x=True,
-        top=TOP * statistics.median(values) if is_log else math.inf,
+        top=TOP**2 * statistics.median(values) if is_log else math.inf,
         has_markers=True,
         has_lines=not is_search,
     )

@@ -83,7 +83,7 @@ def interval_name(seeds: int) -> str:
     """Return what the interval over so many seeds is."""
     if seeds < FEWEST_FOR_BOOTSTRAP:
         return "least to greatest"
-    return "95% interval of the median, by the bootstrap"
+    return "95% bootstrap interval"
 
 
 def standings_of(runs: Sequence[Run]) -> list[Standing]:
