@@ -15,6 +15,9 @@ _STEPS = Range(low=0.0, low_included=False)
 
 @rule(
     exp_avg_sq=Slot(signed=False),
+    exp_avg_slow=Slot(
+        full_precision="a step moves it by a ten-thousandth, and roundings would add up that long"
+    ),
     ranges={"alpha": NON_NEGATIVE, "alpha_warmup": _STEPS, "beta3_warmup": _STEPS},
     optional=("alpha_warmup", "beta3_warmup"),
     decoupled=True,

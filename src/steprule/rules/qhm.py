@@ -37,7 +37,8 @@ class QHM(Optimizer):
             the arguments not listed here.
         lr: learning rate (default 1e-3). That of SGD with momentum, times 1 / (1 - momentum): the
             gradient's share of m is damped.
-        momentum: decay of m per step, in [0, 1) (default 0.999).
+        momentum: decay of m per step, in [0, 1) (default 0.999). For state in 4 bits take less:
+            so long a momentum is mostly rounding there.
         nu: share of m in the step (default 0.7).
         weight_decay: L2 penalty, or decoupled decay (default 0).
 
