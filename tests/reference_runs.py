@@ -32,6 +32,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "clip_grad_norm_over": "param",
     },
     "LAMB": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.05},
+    "LaProp": {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-15},
     "LARS": {
         "lr": 0.5,
         "momentum": 0.9,

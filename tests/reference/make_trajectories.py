@@ -92,6 +92,12 @@ def metas_shampoo(
     )
 
 
+def with_wide_scalars(make: Callable[..., Any]) -> Callable[..., Any]:
+    """LaProp of timm, whose bias corrections have torch's default dtype."""
+    torch.set_default_dtype(torch.float64)
+    return make
+
+
 def implementations(wheels: Path) -> dict[str, Theirs]:
     """Who else has each optimizer; a package is imported when one of its classes is made."""
 
@@ -142,6 +148,7 @@ def implementations(wheels: Path) -> dict[str, Theirs]:
                 p, always_adapt=True, trust_coeff=trust_coefficient, **o
             ),
         ),
+        "LaProp": Theirs(timms, lambda p, **o: with_wide_scalars(timm("laprop", "LaProp"))(p, **o)),
         "Lion": Theirs(
             "lion-pytorch 0.2.5", lambda p, **o: package("lion_pytorch", "Lion")(p, **o)
         ),

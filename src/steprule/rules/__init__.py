@@ -19,6 +19,7 @@ from steprule.rules.adopt import ADOPT as ADOPT
 from steprule.rules.asgd import ASGD as ASGD
 from steprule.rules.grokadamw import GrokAdamW as GrokAdamW
 from steprule.rules.lamb import LAMB as LAMB
+from steprule.rules.laprop import LaProp as LaProp
 from steprule.rules.lars import LARS as LARS
 from steprule.rules.lion import Lion as Lion
 from steprule.rules.mars import MARS as MARS
