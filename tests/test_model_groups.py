@@ -484,6 +484,14 @@ def test_groups_of_one_optimizer_make_that_one() -> None:
     )
 
 
+def test_groups_of_others_are_not_taken_in_silence() -> None:
+    groups = param_groups(made(Transformer), lr=0.1, rule={"blocks.*": "muon"})
+    with pytest.raises(ValueError, match=r"Muon is to update it, not AdamW: .*build_optimizer"):
+        steprule.AdamW(groups)
+    mine = {"params": [torch.ones(1, requires_grad=True)], "optimizer": "of the body"}
+    assert steprule.SGD([mine], lr=0.1).param_groups[0]["optimizer"] == "of the body"
+
+
 def test_a_group_of_an_optimizer_of_matrices_has_matrices_alone() -> None:
     groups = param_groups(made(ConvNet), lr=0.1, rule={"*": "muon"})
     (muon,) = [group for group in groups if group.get("optimizer") == "Muon"]

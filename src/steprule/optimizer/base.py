@@ -40,6 +40,7 @@ from steprule.optimizer.param_groups import (
     ParamsT,
     check_against_others,
     check_tensors,
+    check_updated_by,
     listed_groups,
     split_names,
 )
@@ -277,6 +278,7 @@ class Optimizer(SavedOptimizer):
         if "params" not in param_group:
             raise ValueError(f"{where}a parameter group needs the key 'params'")
         params, names = split_names(param_group["params"], where)
+        check_updated_by(param_group, type(self), KNOWN, where)
         check_spelling(
             (k for k in param_group if k not in ("params", "param_names", SCHEDULES, STEP)),
             [*self.defaults, *(k for k in self.extras if k not in self.defaults)],

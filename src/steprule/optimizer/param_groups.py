@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -117,6 +117,30 @@ def check_tensors(
             "once for every time it is listed; in future, this will cause an error; "
             "see github.com/pytorch/pytorch/issues/40967 for more information",
             stacklevel=5,
+        )
+
+
+def check_updated_by(
+    group: Mapping[str, Any], cls: type, known: Container[str], where: str
+) -> None:
+    """Refuse a group that says to be updated by another optimizer than ``cls``.
+
+    Args:
+        group: its ``"optimizer"`` says so; what is no name of ours is a key of the user's own.
+        cls: the class that it is given to.
+        known: names of optimizers.
+        where: put before the message.
+
+    Raises:
+        ValueError: naming both.
+    """
+    named = group.get("optimizer")
+    if not isinstance(named, str) or named in {base.__name__ for base in cls.__mro__}:
+        return
+    if named in known:
+        raise ValueError(
+            f"{where}'optimizer' says that {named} is to update it, not {cls.__name__}: "
+            "steprule.build_optimizer(groups) makes one optimizer of groups of several"
         )
 
 
