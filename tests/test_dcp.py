@@ -30,7 +30,7 @@ NAMES = [
     cls.__name__ for cls in OPTIMIZERS.values() if not cls.needs_closure and not cls.needs_sparse
 ]
 # Sums over the whole parameter are in another order on other ranks.
-SUMMED = {"LARS", "LAMB", "StableAdamW", "Adafactor", "Muon", "Prodigy"}
+SUMMED = {"LARS", "LAMB", "StableAdamW", "Adafactor", "Muon", "Prodigy", "SOAP", "Shampoo"}
 
 
 def cases() -> list[Case]:

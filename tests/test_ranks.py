@@ -34,10 +34,14 @@ ROUNDING = {"rtol": 1e-13, "atol": 1e-13}
 # Prodigy takes differences of weights that have moved by 3e-8 after a first step (d0 lr 3): of
 # these a rounding is 1e-8, which its estimate of d, and so the later steps, are off by.
 OF_DIFFERENCES = {"rtol": 1e-6, "atol": 1e-7}
+# Shampoo's inverse roots have eps = 1e-4 for an eigenvalue of 0, of which a rounding of 1e-16 is
+# 1e-12; eigenvectors turn by as much where eigenvalues are as near.
+OF_ROOTS = {"rtol": 1e-11, "atol": 1e-11}
 
 
 def tolerance_of(name: str) -> dict[str, float]:
-    return OF_DIFFERENCES if name == "Prodigy" else ROUNDING
+    rough = {"Prodigy": OF_DIFFERENCES, "Shampoo": OF_ROOTS, "SOAP": OF_ROOTS}
+    return rough.get(name, ROUNDING)
 
 
 def cases_of(name: str) -> list[tuple[str, dict[str, Any]]]:
@@ -215,9 +219,18 @@ def check_trained(
         check_is(of_ranks, expected, text, **tolerance_of(case[0]))
 
 
+# Of an average of gradients, rounded otherwise, those of SOAP's eigenvectors are others of which
+# the first gradient has nothing: only sides that it has all of may have some.
+WELL_DEFINED = {"even": {"max_precond_dim": 6}, "uneven": {"max_precond_dim": 1}}
+
+
 @pytest.mark.parametrize(("world", "strategy", "kind"), STRATEGIES)
 def test_a_model_trains_as_on_one_process(world: int, strategy: str, kind: str) -> None:
     cases = [case for name in NAMES for case in (cases_of(name)[0], cases_of(name)[-1])]
+    cases = [
+        (name, {**options, **(WELL_DEFINED[kind] if name == "SOAP" else {})})
+        for name, options in cases
+    ]
     check_trained(world, strategy, kind, cases)
 
 
