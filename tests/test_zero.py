@@ -15,7 +15,7 @@ import torch
 from helpers import rule_optimizers, torch_cases
 from processes import ranks
 from rank_programs import zero
-from test_ranks import tolerance_of
+from test_ranks import WELL_DEFINED, tolerance_of
 
 from steprule.distributed.byte_exchange import buckets_of
 from steprule.distributed.ownership import owners_of
@@ -201,7 +201,8 @@ def test_a_file_that_cannot_be_written_is_an_error_on_all(tmp_path: Path) -> Non
 
 def test_under_distributed_data_parallel() -> None:
     guards = {"clip_grad_norm": 0.1, "on_nonfinite": "skip"}
-    cases = [(name, options) for name in NAMES for options in ({}, guards)]
+    own = {"SOAP": WELL_DEFINED["even"]}
+    cases = [(name, {**options, **own.get(name, {})}) for name in NAMES for options in ({}, guards)]
     found = ranks(2).run(zero.each, [("trained", case, {}) for case in cases])
     for i, (name, options) in enumerate(cases):
         first, second = found[0][i], found[1][i]
@@ -225,6 +226,7 @@ RESUMED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("AdamW", {"param_rounding": "split"}, {"dtype": torch.bfloat16}),
     ("SparseAdam", {}, {}),
     ("Muon", {}, {}),
+    ("SOAP", {}, {}),
 ]
 
 
