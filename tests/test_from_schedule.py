@@ -370,3 +370,21 @@ def test_schedules_of_other_libraries_by_one_line(name: str) -> None:
     theirs, ours = BY_NAME[name]
     for step in range(T + 15):
         assert ours(step) == pytest.approx(theirs(step), rel=1e-12, abs=1e-15), step
+
+
+def test_timms_plateau_behind_a_warm_up() -> None:
+    metrics = [0.1, 0.2, 0.3] * W
+    theirs, ours = one_group(), one_group()
+    theirs.param_groups[0]["lr"] = 0.01
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, mode="max", patience=1)
+    warm = OURS.LinearLR(ours, start_factor=0.01 / LR, total_iters=W)
+    decay = OURS.ReduceLROnPlateau(ours, mode="max", patience=1)
+    scheduler = OURS.SequentialLR(ours, [warm, decay], [W + 1])
+    for epoch, metric in enumerate(metrics, start=1):
+        if epoch <= W:  # its step(): the metric is looked at behind the warm-up alone
+            theirs.param_groups[0]["lr"] = 0.01 + epoch * (LR - 0.01) / W
+        else:
+            plateau.step(metric)
+        ours.step()
+        scheduler.step(metric)
+        assert in_force(ours)[0] == pytest.approx(in_force(theirs)[0], rel=1e-12), epoch
