@@ -282,7 +282,7 @@ def test_memory_is_measured_in_a_process() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["adm"], "optimizers: unknown 'adm' (did you mean 'adam'?); valid: asgd, adadelta, "),
+        (["adm"], "optimizers: unknown 'adm' (did you mean 'adam'?); valid: adadelta, "),
         (["adam", "adam"], "optimizers: 'adam' is named more than once"),
         (["lbfgs"], "optimizers: unknown 'lbfgs'"),
         (["--sets", "huge"], "--sets: unknown 'huge'; valid: large, mlp, all"),

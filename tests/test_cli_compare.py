@@ -30,11 +30,15 @@ from steprule.problems.classifier import network
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    write_data(tmp_path / "small.npz")
+    return tmp_path
+
+
+def write_data(path: Path) -> None:
     random = np.random.default_rng(0)
     y = random.integers(0, 3, 60)
     x = random.normal(size=(60, 4)) + 2 * np.eye(3, 4)[y]
-    np.savez(tmp_path / "small.npz", x=x, y=y + 5)
-    return tmp_path
+    np.savez(path, x=x, y=y + 5)
 
 
 @pytest.fixture
@@ -210,14 +214,23 @@ def test_output_without_a_terminal_is_plain_and_says_where_the_report_is(
         assert column in out
 
 
-def test_the_page_stands_alone() -> None:
-    compare(request())
-    links = Links(page())
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report that several tests look at."""
+    place = tmp_path_factory.mktemp("report")
+    write_data(place / "small.npz")
+    compare(request(data=place / "small.npz", report=place / "report"))
+    return place / "report"
+
+
+def test_the_page_stands_alone(report: Path) -> None:
+    text = (report / "report.html").read_text(encoding="utf-8")
+    links = Links(text)
     assert [reference for reference in links.references if not reference.startswith("#")] == []
     assert {reference[1:] for reference in links.references} <= set(links.ids)
     assert len(links.ids) == len(set(links.ids))
     assert not {"script", "link", "img", "iframe"} & set(links.tags)
-    assert "@import" not in page()
+    assert "@import" not in text
 
 
 def test_the_page_tells_figures_versions_seed_and_how_to_repeat_it() -> None:
@@ -235,10 +248,9 @@ def test_the_page_tells_figures_versions_seed_and_how_to_repeat_it() -> None:
     assert not re.search(r"#00f[de]\d\d", text)
 
 
-def test_the_plots_are_png_files() -> None:
-    compare(request())
+def test_the_plots_are_png_files(report: Path) -> None:
     for name in ("loss", "loss_by_time", "test_accuracy", "step", "state", "lr"):
-        assert Path(f"report/{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
+        assert (report / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
 def test_names_from_the_user_are_escaped_in_the_page() -> None:

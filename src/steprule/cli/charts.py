@@ -15,14 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from steprule.cli.chart_labels import joined, neighbours
+from steprule.cli.chart_labels import spread as spread
+
 LINE_STYLES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (10, 3)))
 # The same in SVG, in widths of the line.
 DASH_ARRAYS = ("none", "5 1.5", "1.5 1.2", "6 1.5 1 1.5", "10 3")
 MARKERS = ("o", "s", "^", "D", "v")
 LABEL_GAP = 0.07
-SAME_PLACE = 0.0015
 OUTSIDE = 1.1
-LABEL_LENGTH = 22
 # Small enough that text of 9 points is read on a telephone, to whose width a chart is scaled.
 SIZE = (5.2, 3.4)
 
@@ -172,7 +173,7 @@ class LineChart:
     def _label_ends(self, axes: Axes, ink: Ink) -> None:
         if not self.series:
             return
-        groups = _neighbours([(self._end(one, axes.get_ylim()), one) for one in self.series])
+        groups = neighbours([(self._end(one, axes.get_ylim()), one) for one in self.series])
         places = [place for place, _ in groups]
         gap = min(LABEL_GAP * SIZE[1] / _height(len(self.series)), 1.0 / len(groups))
         for (place, group), label_place in zip(groups, spread(places, gap), strict=True):
@@ -190,7 +191,7 @@ class LineChart:
             axes.text(
                 1.04,
                 label_place,
-                _joined([one.label for one in group]) + gone,
+                joined([one.label for one in group]) + gone,
                 transform=axes.transAxes,
                 color=colour,
                 fontsize=9,
@@ -286,44 +287,6 @@ class SpreadChart:
 
 
 Chart = LineChart | BarChart | SpreadChart
-
-
-def _joined(names: Sequence[str]) -> str:
-    shown = 1
-    while shown < len(names) and len(", ".join(names[: shown + 1])) <= LABEL_LENGTH:
-        shown += 1
-    return ", ".join(names[:shown]) + (f" +{len(names) - shown}" if shown < len(names) else "")
-
-
-def _neighbours(ends: Sequence[tuple[float, Series]]) -> list[tuple[float, list[Series]]]:
-    """Join, from the bottom up, the curves whose ends the eye cannot tell apart."""
-    groups: list[tuple[float, list[Series]]] = []
-    for place, one in sorted(ends, key=lambda end: end[0]):
-        if groups and place - groups[-1][0] < SAME_PLACE:
-            groups[-1][1].append(one)
-        else:
-            groups.append((place, [one]))
-    return groups
-
-
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Move sorted `places` in [0, 1] as little as makes them `gap` apart, keeping their order."""
-    clusters: list[list[float]] = []
-    for place in places:
-        clusters.append([place])
-        while len(clusters) > 1 and _start(clusters[-1], gap) < (
-            _start(clusters[-2], gap) + gap * len(clusters[-2])
-        ):
-            clusters[-2:] = [clusters[-2] + clusters[-1]]
-    return [
-        _start(cluster, gap) + gap * index for cluster in clusters for index in range(len(cluster))
-    ]
-
-
-def _start(cluster: Sequence[float], gap: float) -> float:
-    extent = gap * (len(cluster) - 1)
-    centred = sum(cluster) / len(cluster) - extent / 2
-    return min(max(centred, 0.0), 1.0 - extent)
 
 
 def _height(rows: int) -> float:

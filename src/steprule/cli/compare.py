@@ -14,6 +14,7 @@ from steprule.cli.contenders import Contender, parse_contenders
 from steprule.cli.data import load
 from steprule.cli.errors import CommandError
 from steprule.cli.labels import split_labels
+from steprule.cli.notes import notes_of
 from steprule.cli.progress import RunProgress
 from steprule.cli.rate_schedule import parse_rate_schedule
 from steprule.cli.request import Request as Request
@@ -21,14 +22,12 @@ from steprule.cli.runs import Run
 from steprule.cli.search import Search, best_of, sweep
 from steprule.cli.surroundings import console as console_of
 from steprule.cli.surroundings import make_folder, threads
-from steprule.cli.training import HESSIAN_EVERY, Settings, train
-from steprule.optimizer.train_eval import TrainEval
+from steprule.cli.training import Settings, train
 from steprule.problems import Maker, Problem, maker_of
 from steprule.problems.classifier import HIDDEN
 
 # Where no terminal sets a width, a row of the table stays one line.
 PLAIN_WIDTH = 132
-SHOWN_ELSEWHERE = frozenset({"lr", "engine", "foreach", "fused"})
 
 
 def compare(request: Request) -> Comparison:
@@ -167,7 +166,7 @@ def _carry_out(
             def on_step(run: Run) -> None:
                 share = 1.0 if run.is_over else run.share
                 loss = run.batch_losses[-1] if run.batch_losses else float("nan")
-                progress.advance(id(run), share, f"{run.label}, {what}, loss {loss:.4g}")
+                progress.advance(run, share, f"{run.label}, {what}, loss {loss:.4g}")
 
             return on_step
 
@@ -215,7 +214,7 @@ def _check_some_ran(comparison: Comparison) -> None:
 
 
 def _show(request: Request, comparison: Comparison, console: Console) -> None:
-    comparison.notes += _notes(comparison)
+    comparison.notes += notes_of(comparison)
     if comparison.standings:
         console.print(_table(comparison))
     for note in comparison.notes:
@@ -230,54 +229,6 @@ def _show(request: Request, comparison: Comparison, console: Console) -> None:
         f"Raw:    {raw.name} beside it",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _notes(comparison: Comparison) -> list[str]:
-    notes = []
-    if comparison.is_partial:
-        notes.append(
-            "Interrupted: this is what there was until then. Of seeds that everybody finished, if "
-            "there are any, and else of what is there, as far as it came."
-        )
-    for standing in comparison.standings:
-        run, contender = standing.runs[0], standing.contender
-        options = contender.options.items()
-        hidden = {*SHOWN_ELSEWHERE, *({"weight_decay"} if comparison.is_search else ())}
-        shown = [f"{key}={_short(value)}" for key, value in options if key not in hidden]
-        if shown:
-            notes.append(f"{run.label} runs with {', '.join(shown)}.")
-        notes += [f"{run.label} {remark}" for remark in _remarks(contender)]
-        failed = {one.end for one in standing.runs if one.end not in ("", "diverged")}
-        notes += [f"{run.label} failed: {end}" for end in sorted(failed)]
-        if standing.broken_off and len(standing.runs) > 1:
-            notes.append(
-                f"{run.label} broke off with {standing.broken_off} of {len(standing.runs)} seeds."
-            )
-    return notes
-
-
-def _remarks(contender: Contender) -> list[str]:
-    """Return what is peculiar to how an optimizer is trained and judged here."""
-    remarks = []
-    if contender.only_2d:
-        remarks.append("takes matrices only; the biases stay as they began.")
-    if contender.needs_closure:
-        remarks.append(
-            "evaluates the loss itself, several times a step; its step() time leaves those "
-            "evaluations out."
-        )
-    if hasattr(contender.factory, "update_hessian"):
-        remarks.append(
-            f"renews its curvature every {HESSIAN_EVERY} steps by the batch's own gradient; drawn "
-            "labels, which its authors use, are not to be had from a loss alone."
-        )
-    if isinstance(contender.factory, type) and issubclass(contender.factory, TrainEval):
-        remarks.append("is judged by its averages, as eval() puts them in place.")
-    return remarks
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _table(comparison: Comparison) -> Table:

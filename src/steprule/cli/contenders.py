@@ -12,8 +12,11 @@ import torch
 from steprule.cli.errors import CommandError
 from steprule.cli.labels import Label, check_engine, parse_label, split_labels
 from steprule.cli.numbers import learning_rate
+from steprule.optimizer import Optimizer
+from steprule.optimizer.combined import combine
 from steprule.optimizer.options import suggestion
 from steprule.rules import OPTIMIZERS
+from steprule.rules.adam import AdamW
 from steprule.wrappers import SAM, Lookahead
 
 FAVOURITES = (
@@ -73,7 +76,8 @@ class Contender:
         options: as it is built.
         is_torch: whether it is torch's own class.
         needs_closure: whether step() evaluates the loss itself.
-        only_2d: whether it takes matrices only.
+        only_2d: whether it takes matrices only. AdamW with its defaults then updates the rest,
+            beside one of ours; beside torch's, the rest stays as it began.
         wrappers: what goes round it, with options, the innermost first.
     """
 
@@ -88,17 +92,17 @@ class Contender:
 
     def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer over `model`'s parameters, or say why it cannot be built."""
-        named = [
-            (name, param)
-            for name, param in model.named_parameters()
-            if param.requires_grad and (param.ndim == 2 or not self.only_2d)
-        ]
-        if not named:
+        named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+        taken = [one for one in named if one[1].ndim == 2] if self.only_2d else named
+        if not taken:
             raise CommandError(f"{self.label}: takes matrices only, and the model has none")
         # torch takes names from 2.6 on; steprule's plan is easier to read with them.
-        params = [param for _, param in named] if self.is_torch else named
+        params = [param for _, param in taken] if self.is_torch else taken
         try:
             optimizer = self.factory(params, **self.options)
+            if isinstance(optimizer, Optimizer) and len(taken) < len(named):
+                rest = [one for one in named if one[1].ndim != 2]
+                optimizer = combine(optimizer, AdamW(rest, engine=optimizer.engine))
             for wrap, options in self.wrappers:
                 optimizer = wrap(optimizer, **options)
             return optimizer

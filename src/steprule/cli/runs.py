@@ -31,7 +31,7 @@ class Point:
         return next(iter(self.figures.values()))
 
 
-@dataclass
+@dataclass(eq=False)  # a run is itself, whatever it has seen
 class Run:
     """What was seen of one contender with one seed.
 

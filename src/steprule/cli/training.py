@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,12 +15,11 @@ from steprule.cli.budget import Budget, Pace
 from steprule.cli.contenders import Contender
 from steprule.cli.rate_schedule import RateSchedule
 from steprule.cli.runs import Point, Run
-from steprule.problems import Maker, Problem, ProblemError
+from steprule.cli.turns import Turn, mixed, turns
+from steprule.problems import Maker, Problem
 from steprule.problems.loading import seeded
 from steprule.wrappers import Lookahead
 
-# Contenders take turns of so many batches, which are held in memory meanwhile.
-TURN = 16
 # A run has diverged when the mean of some losses in a row is so many times the first one.
 DIVERGED = 50.0
 IN_A_ROW = 8
@@ -74,51 +72,20 @@ def train(
     batches = problem.batches(settings.batch_size, seed)
     pace = settings.budget.pace(batches, problem.evaluate is not None)
     factors = settings.schedule.factors(pace.steps) if settings.schedule else None
-    with seeded(_mixed(seed, 1)):
+    with seeded(mixed(seed, 1)):
         trainers = [_Trainer(one, seed, problem, pace, factors) for one in contenders]
     runs += [trainer.run for trainer in trainers]
     try:
-        for number, turn in enumerate(_turns(batches, seed)):
+        for number, turn in enumerate(turns(batches, seed)):
             for trainer in trainers:
                 if not trainer.run.is_over:
-                    with seeded(_mixed(seed, 2 * number + 3)):
+                    with seeded(mixed(seed, 2 * number + 3)):
                         trainer.take(turn, on_step, goes_on)
             if all(trainer.run.is_over for trainer in trainers):
                 break
     finally:
         for trainer in trainers:
             trainer.close()
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """Some batches, and whether an epoch ends with them."""
-
-    batches: list[Any]
-    ends_epoch: bool
-
-
-def _turns(batches: Iterable[Any], seed: int) -> Iterator[_Turn]:
-    """Yield the batches of epoch after epoch, their random numbers drawn from `seed`."""
-    place = itertools.count(2, 2)
-    while True:
-        with seeded(_mixed(seed, next(place))):
-            source = iter(batches)
-            taken = list(itertools.islice(source, TURN + 1))
-        if not taken:
-            raise ProblemError("data gave no batch")
-        while taken:
-            # One more than a turn is drawn, to know whether it is the last of its epoch.
-            yield _Turn(taken[:TURN], len(taken) <= TURN)
-            taken = taken[TURN:]
-            if taken:
-                with seeded(_mixed(seed, next(place))):
-                    taken += itertools.islice(source, TURN)
-
-
-def _mixed(seed: int, place: int) -> int:
-    """Return a seed of its own for each place in a run."""
-    return (seed * 1_000_003 + place) % 2**63
 
 
 class _Trainer:
@@ -150,7 +117,7 @@ class _Trainer:
             self._look()
 
     def take(
-        self, turn: _Turn, on_step: Callable[[Run], None], goes_on: Callable[[Run], bool] | None
+        self, turn: Turn, on_step: Callable[[Run], None], goes_on: Callable[[Run], bool] | None
     ) -> None:
         """Go through the batches of a turn, or as many as there is budget for."""
         for batch in turn.batches:

@@ -1,0 +1,45 @@
+"""Turns: some batches at a time, loaded once and handed to every contender."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from steprule.problems import ProblemError
+from steprule.problems.loading import seeded
+
+# So many batches are held in memory.
+TURN = 16
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Some batches, and whether an epoch ends with them."""
+
+    batches: list[Any]
+    ends_epoch: bool
+
+
+def turns(batches: Iterable[Any], seed: int) -> Iterator[Turn]:
+    """Yield the batches of epoch after epoch, their random numbers drawn from `seed`."""
+    place = itertools.count(2, 2)
+    while True:
+        with seeded(mixed(seed, next(place))):
+            source = iter(batches)
+            taken = list(itertools.islice(source, TURN + 1))
+        if not taken:
+            raise ProblemError("data gave no batch")
+        while taken:
+            # One more than a turn is drawn, to know whether it is the last of its epoch.
+            yield Turn(taken[:TURN], len(taken) <= TURN)
+            taken = taken[TURN:]
+            if taken:
+                with seeded(mixed(seed, next(place))):
+                    taken += itertools.islice(source, TURN)
+
+
+def mixed(seed: int, place: int) -> int:
+    """Return a seed of its own for each place in a run."""
+    return (seed * 1_000_003 + place) % 2**63
