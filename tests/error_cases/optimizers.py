@@ -29,7 +29,15 @@ WORDS = (
     "param_rounding",
 )
 #: Options that are integers: for what they mean, a fraction is no less wrong than text.
-INTEGERS = ("ns_steps", "state_format_min_size", "rounding_seed")
+INTEGERS = (
+    "ns_steps",
+    "state_format_min_size",
+    "rounding_seed",
+    "precondition_frequency",
+    "start_preconditioning_step",
+    "max_precond_dim",
+    "max_preconditioner_dim",
+)
 #: Running averages have cases of their own.
 ELSEWHERE = ("ema_decay", "ema_format")
 #: LBFGS has cases of its own (lbfgs.py).
@@ -100,6 +108,7 @@ def cases() -> Iterator[Case]:
                 shown.add((str(kind), bad.text))
         yield from of_groups(cls)
     yield third_beta()
+    yield exponent_of_roots()
 
 
 def of_groups(cls: Any) -> Iterator[Case]:
@@ -138,6 +147,21 @@ def third_beta() -> Case:
         TypeError,
         "Pass a number, or None for the square root of beta2.",
         ("betas[2]", "'0.9'"),
+        params,
+    )
+
+
+def exponent_of_roots() -> Case:
+    """Shampoo's exponent, which is a number or None."""
+    return Case(
+        f"Options of optimizers: {NUMBER}",
+        "Shampoo",
+        "exponent",
+        "'1/4'",
+        call_of(OPTIMIZERS["shampoo"], "exponent", "1/4"),
+        TypeError,
+        "Pass a number, or None for what follows from how many sides have roots.",
+        ("exponent", "'1/4'"),
         params,
     )
 

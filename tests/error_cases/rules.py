@@ -58,6 +58,9 @@ FUNCTIONS: tuple[tuple[str, Any, tuple[str, ...], str], ...] = (
 SLOTS: tuple[tuple[str, str, Any, type[Exception], str], ...] = (
     ("init", "None", None, TypeError, "Pass a number, or the name of the option that holds it."),
     ("when", "3", 3, TypeError, "Pass the name of an option."),
+    ("when_is", "3", 3, TypeError, "Pass the word that the option must be."),
+    ("longest", "3", 3, TypeError, "Pass the name of the option that has the length."),
+    ("of_vectors", "True", True, TypeError, "Pass the name of an option."),
     ("full_precision", "3", 3, TypeError, "Pass the reason as text."),
     ("precise_when", "3", 3, TypeError, "Pass the name of an option."),
     ("shape", "'matrix'", "matrix", ValueError, "Pass a word that the message lists."),

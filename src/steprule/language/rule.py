@@ -133,7 +133,8 @@ class Slot:
         for name in ("when", "when_is", "precise_when", "longest", "of_vectors"):
             option = getattr(self, name)
             if option is not None and not isinstance(option, str):
-                raise TypeError(f"Slot: {name} must be the name of an option, got {option!r}")
+                what = "a word" if name == "when_is" else "the name of an option"
+                raise TypeError(f"Slot: {name} must be {what}, got {option!r}")
         if not isinstance(self.full_precision, (bool, str)):
             raise TypeError(
                 f"Slot: full_precision must be True, False or a reason, got {self.full_precision!r}"
