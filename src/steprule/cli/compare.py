@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -28,6 +29,8 @@ from steprule.problems.classifier import HIDDEN
 
 # Where no terminal sets a width, a row of the table stays one line.
 PLAIN_WIDTH = 132
+# They are in the report all the same.
+LEFT_OUT_FIRST = ("step() total", "steps", "engine", "a step", "state", "interval")
 
 
 def compare(request: Request) -> Comparison:
@@ -216,7 +219,7 @@ def _check_some_ran(comparison: Comparison) -> None:
 def _show(request: Request, comparison: Comparison, console: Console) -> None:
     comparison.notes += notes_of(comparison)
     if comparison.standings:
-        console.print(_table(comparison))
+        console.print(_table(comparison, console.width))
     for note in comparison.notes:
         console.print(f"Note: {note}", markup=False, highlight=False, soft_wrap=True)
     raw = comparison.write_json(request.report)
@@ -231,17 +234,17 @@ def _show(request: Request, comparison: Comparison, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(comparison: Comparison) -> Table:
+def _table(comparison: Comparison, width: int) -> Table:
+    """Return the table, without the columns that a narrow terminal has no room for."""
+    rows = [report.row(comparison, standing) for standing in comparison.standings]
+    columns = dict(zip(report.columns(comparison), zip(*rows, strict=True), strict=True))
+    for name in LEFT_OUT_FIRST:
+        if 2 + sum(2 + max(map(len, (head, *cells))) for head, cells in columns.items()) > width:
+            columns.pop(name, None)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    columns = report.columns(comparison)
-    for column in columns:
-        is_name = column in ("optimizer", "engine")
-        table.add_column(
-            column,
-            justify="left" if is_name else "right",
-            overflow="fold",
-            no_wrap=column in ("optimizer", "interval"),
-        )
-    for standing in comparison.standings:
-        table.add_row(*report.row(comparison, standing))
+    for name in columns:
+        justify: Literal["left", "right"] = "left" if name in ("optimizer", "engine") else "right"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "optimizer")
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     return table

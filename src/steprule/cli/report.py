@@ -74,7 +74,7 @@ def row(comparison: Comparison, standing: Standing) -> list[str]:
     what = "failed" if standing.failure not in ("", "diverged") else "diverged"
     cells.append(figure(first, standing.median) if standing.rank is not None else what)
     if comparison.seeds > 1:
-        ends = (f"{end:.4g}" for end in (standing.low, standing.high))
+        ends = (f"{end:#.4g}".rstrip(".") for end in (standing.low, standing.high))
         cells.append("-" if math.isinf(standing.low) else EN_DASH.join(ends).replace("inf", "∞"))
     cells += [figure(name, standing.figure(name)) for name in others]
     return [
