@@ -29,8 +29,9 @@ def test_the_python_runs_from_top_to_bottom(
 
 @pytest.mark.parametrize("command", re.findall(r"steprule compare[^\n`]*", README))
 def test_the_comparisons_name_optimizers_and_rates_that_exist(command: str) -> None:
-    words = shlex.split(command)
-    options = dict(zip(words[2::2], words[3::2], strict=True))
+    words = shlex.split(command.partition(" > ")[0])
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    options = {name: value for name, value in pairs if name.startswith("--")}
     found, _ = parse_contenders(
         options.get("--optimizers"), [options["--lr"]] if "--lr" in options else [], "auto"
     )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import ENGINES, engines_of, has_reductions
 from reference_runs import OTHER_SHAPES, RUNS, SHAPES, groups_of, trained
+from torch.testing._internal.common_optimizers import optim_db
 
 from steprule.rules import OPTIMIZERS
 
@@ -57,3 +58,10 @@ def test_a_parameter_of_zeros_moves(name: str) -> None:
     param.grad = torch.zeros(4)
     optimizer.step()
     assert param.isfinite().all()
+
+
+def test_whatever_torch_has_not_is_compared() -> None:
+    """By the classes that the newest torch has; an older one may lack some of them."""
+    torchs = {"Adafactor", "Muon", *(info.optim_cls.__name__ for info in optim_db)}
+    ours = {cls.__name__ for cls in OPTIMIZERS.values()}
+    assert ours - torchs <= {name_of(run) for run in RUNS}
