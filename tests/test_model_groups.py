@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -184,6 +184,15 @@ CASES: dict[str, Case] = {
     "conv-net": (conv_net, conv_net_by_hand, {"lr_scale": {"fc.*": 10}}),
     "tied": (Autoencoder, autoencoder_by_hand, {"no_decay": "1d"}),
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several would wait for each other most of the time in nets so small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def made(build: Callable[[], Any]) -> Any:

@@ -415,9 +415,12 @@ def test_find_lr_refuses_in_one_line(
 
 @pytest.fixture(autouse=True)
 def seeds() -> Iterator[None]:
-    """Leave the global generators to others as they were."""
+    """Leave the global generators to others as they were; small nets are fastest on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     yield
     torch.set_rng_state(states[0])
     random.setstate(states[1])
     np.random.set_state(states[2])  # noqa: NPY002
+    torch.set_num_threads(threads)

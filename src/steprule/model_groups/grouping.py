@@ -87,7 +87,8 @@ def param_groups(
     Returns:
         The groups: a list of dicts with ``params``, ``param_names``, a ``name`` of their own, the
         options, ``"lr_factor"`` (what the lr was multiplied by, where anything is), and
-        ``"optimizer"`` where ``rule`` says so. torch's optimizers take them as well.
+        ``"optimizer"`` where ``rule`` says so. torch's optimizers take them as well (and would
+        pass over what ``rule`` says; those of this library refuse such groups).
 
     Raises:
         TypeError: no module, a pattern that is no text, something that is no optimizer.
