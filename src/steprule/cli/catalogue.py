@@ -48,7 +48,11 @@ def state_bytes_of(cls: type[Optimizer]) -> str:
     present = [s for s in cls.rule.slots.values() if s.is_present(options)]
     if any(s.shape in ("row", "column") for s in present):
         return "4 (rows + columns) / (rows * columns)"
-    return str(sum(4 for s in present if s.shape == "param"))
+    of_elements = str(sum(4 for s in present if s.shape == "param"))
+    squares = sum(4 for s in present if s.shape == "left")
+    if not squares:
+        return of_elements
+    return f"{of_elements} + {squares} (rows**2 + columns**2) / (rows * columns)"
 
 
 def _cost_cells(cost: StepCost | None) -> tuple[str, str, str]:

@@ -33,7 +33,6 @@ LEFT, RIGHT = Slot(shape="left", **_OF_SIDES), Slot(shape="right", **_OF_SIDES)
     },
     elementwise=False,
     batched=True,
-    decoupled=True,
     takes_complex=False,
     source="Vyas et al.: SOAP: Improving and stabilizing Shampoo using Adam, 2024",
 )
