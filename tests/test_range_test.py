@@ -250,6 +250,21 @@ def test_losses_are_those_of_steps_at_rising_rates() -> None:
     assert 0.05 < found.suggestion < 1
 
 
+def test_a_criterion_is_of_the_models_output_and_the_target() -> None:
+    found = []
+    for loss_fn in (
+        nn.CrossEntropyLoss(),
+        nn.functional.cross_entropy,
+        lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]),
+    ):
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        found.append(lr_range_test(model, optimizer, loss_fn, batches(), steps=5).losses)
+    assert found[0] == found[1] == found[2]
+    with pytest.raises(TypeError, match=r"criterion CrossEntropyLoss, for batches \(x, y\)"):
+        lr_range_test(model, optimizer, nn.CrossEntropyLoss(), [torch.ones(2, 4)])
+
+
 def test_groups_keep_their_proportions() -> None:
     model = net()
     optimizer = torch.optim.SGD(groups_of(model), lr=1.0)

@@ -40,8 +40,9 @@ def lr_range_test(
         optimizer: any of this library or torch's, LBFGS and SAM included, over the model's
             parameters. Where groups have different lrs, they keep their proportions: the lr of the
             sweep is the largest. Schedulers are not stepped.
-        loss_fn: called as ``loss_fn(model, batch)``, returns the loss of a batch; or a module as
-            ``nn.CrossEntropyLoss()``, called as ``loss_fn(model(x), y)`` for batches ``(x, y)``.
+        loss_fn: called as ``loss_fn(model, batch)``, returns the loss of a batch; or a criterion, a
+            module as ``nn.CrossEntropyLoss()`` or a function of ``torch.nn.functional``, called as
+            ``loss_fn(model(x), y)`` for batches ``(x, y)``.
         data: batches, gone through again and again; an iterator's end is the sweep's.
         lr_min: first lr (default 1e-7).
         lr_max: last lr (default 10).
@@ -131,7 +132,7 @@ def checked_sweep(
     return Sweep(
         model,
         optimizer,
-        _as_criterion(loss_fn) if isinstance(loss_fn, nn.Module) else loss_fn,
+        _as_criterion(loss_fn) if _is_criterion(loss_fn) else loss_fn,
         data,
         low,
         high,
@@ -141,14 +142,19 @@ def checked_sweep(
     )
 
 
-def _as_criterion(module: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
+def _is_criterion(loss_fn: Any) -> bool:
+    return isinstance(loss_fn, nn.Module) or loss_fn in vars(nn.functional).values()
+
+
+def _as_criterion(criterion: Any) -> Callable[[nn.Module, Any], Tensor]:
     def loss(model: nn.Module, batch: Any) -> Tensor:
         if not isinstance(batch, (list, tuple)) or len(batch) != 2:
+            name = getattr(criterion, "__name__", type(criterion).__name__)
             raise TypeError(
-                f"loss_fn is the module {type(module).__name__}, for batches (x, y), and a batch "
-                f"is {type(batch).__name__}: pass a function of model and batch"
+                f"loss_fn is the criterion {name}, for batches (x, y), and a batch is "
+                f"{type(batch).__name__}: pass a function of model and batch"
             )
-        value: Tensor = module(model(batch[0]), batch[1])
+        value: Tensor = criterion(model(batch[0]), batch[1])
         return value
 
     return loss
