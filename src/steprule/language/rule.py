@@ -349,7 +349,8 @@ def rule(
         elementwise: False if the rule needs more than operations on elements and reductions of
             all of them: matrix products, means over one axis. Such a rule may use
             :mod:`steprule.matrix_ops` and runs on the eager engine alone,
-        batched: unless all that it takes from there is ``orthogonalized``: then the engine
+        batched: unless all that it takes from there can be recorded (``orthogonalized``,
+            ``sandwiched``, ``gram``, ``eigenbasis``, ``inverse_root``): then the engine
             ``foreach`` carries that out for many matrices at once.
         decoupled: weight decay shrinks the parameter instead of adding to the gradient.
         takes_complex: whether complex parameters (as pairs of reals) make sense.
