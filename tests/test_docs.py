@@ -36,6 +36,12 @@ def test_its_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_the_file_shown_to_contributors_is_the_one_there_is() -> None:
+    shown = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    whole = (ROOT / "src" / "steprule" / "rules" / "lion.py").read_text(encoding="utf-8")
+    assert f"```python\n{whole}```" in shown
+
+
 @pytest.mark.parametrize(
     "module",
     [
