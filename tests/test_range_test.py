@@ -136,15 +136,10 @@ OPTIMIZERS: dict[str, Make] = {
     "torch.SGD": lambda m: torch.optim.SGD(groups_of(m), momentum=0.9),
     "torch.Adam": lambda m: torch.optim.Adam(groups_of(m), amsgrad=True),
     "torch.LBFGS": lambda m: torch.optim.LBFGS(m.parameters(), max_iter=3),
+    "SAM": lambda m: steprule.SAM(steprule.SGD(groups_of(m), momentum=0.9)),
+    "Lookahead": lambda m: steprule.Lookahead(steprule.SGD(groups_of(m), momentum=0.9), k=2),
+    "ScheduleFree": lambda m: steprule.ScheduleFreeAdamW(groups_of(m)),
 }
-for _name, _wrap in (
-    ("SAM", lambda o: steprule.SAM(o)),
-    ("Lookahead", lambda o: steprule.Lookahead(o, k=2)),
-):  # type: ignore[attr-defined]
-    if hasattr(steprule, _name):
-        OPTIMIZERS[_name] = lambda m, wrap=_wrap: wrap(steprule.SGD(groups_of(m), momentum=0.9))
-if hasattr(steprule, "ScheduleFreeAdamW"):
-    OPTIMIZERS["ScheduleFree"] = lambda m: steprule.ScheduleFreeAdamW(groups_of(m))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +211,18 @@ def test_a_loader_draws_the_same_batches_afterwards() -> None:
     before = all_of(model, optimizer, loader)
     lr_range_test(model, optimizer, nn.CrossEntropyLoss(), loader, steps=7)
     assert all_of(model, optimizer, loader) == before
+
+
+def test_what_was_in_eval_mode_is_in_it_again() -> None:
+    model = net()
+    optimizer = steprule.ScheduleFreeAdamW(groups_of(model))
+    steps(model, optimizer)
+    model.eval()
+    optimizer.eval()  # which moves the parameters to their average
+    before = all_of(model, optimizer)
+    found = lr_range_test(model, optimizer, loss_of, batches(), steps=8)
+    assert len(found.losses) == 8
+    assert all_of(model, optimizer) == before
 
 
 def test_gradients_that_were_there_stay() -> None:
