@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from steprule.cli import compare as compare_module
 from steprule.cli import main, training
 from steprule.cli import page as page_module
+from steprule.cli import report as report_module
 from steprule.cli import search as search_module
 from steprule.cli.budget import Budget
 from steprule.cli.compare import Request, compare
@@ -316,6 +318,21 @@ def test_a_run_that_diverges_ends_there(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.usefixtures("no_page")
+def test_losses_that_grow_without_end_are_divergence_while_they_are_numbers_yet() -> None:
+    Path("square.py").write_text(
+        "import torch\n"
+        "def make_problem():\n"
+        "    model = torch.nn.Linear(1, 1)\n"
+        "    return model, lambda model, batch: model.weight.square().sum(), [0] * 100\n"
+    )
+    words = {"problem": "square.py", "optimizers": "sgd+momentum=0", "lr": ("1.2",), "steps": 400}
+    (run,) = compare(request(**words)).runs  # each loss is twice the one before
+    assert run.end == "diverged"
+    assert len(run.step_seconds) < 400
+    assert math.isfinite(run.batch_losses[-1])
+
+
+@pytest.mark.usefixtures("no_page")
 def test_one_that_fails_leaves_the_others(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,6 +388,29 @@ def test_wrappers_and_options_are_part_of_a_name() -> None:
     assert found[3].options["betas"] == (0.8, 0.9)
     runs = compare(request(optimizers=text)).runs
     assert all(math.isfinite(run.value) and len(run.step_seconds) == 6 for run in runs)
+
+
+def test_what_takes_matrices_only_has_adamw_beside_it() -> None:
+    model = load_problem("own.py").model
+    ours, theirs = parse_contenders("muon,torch:adam", [], "eager")[0]
+    groups = ours.build(model).param_groups
+    assert [group["optimizer"] for group in groups] == ["Muon", "AdamW"]
+    assert [[param.ndim for param in group["params"]] for group in groups] == [[2, 2], [1, 1]]
+    assert len(theirs.build(model).param_groups) == 1
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_narrow_terminal_has_fewer_columns() -> None:
+    found = compare(request())
+    wide, narrow = (compare_module._table(found, width) for width in (200, 60))
+    assert [str(column.header) for column in wide.columns] == report_module.columns(found)
+    assert [str(column.header) for column in narrow.columns][:4] == [
+        "rank",
+        "optimizer",
+        "lr",
+        "loss",
+    ]
+    assert len(narrow.columns) < len(wide.columns)
 
 
 # ---- searches ------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from steprule.problems.classifier import HIDDEN
 # Where no terminal sets a width, a row of the table stays one line.
 PLAIN_WIDTH = 132
 # They are in the report all the same.
-LEFT_OUT_FIRST = ("step() total", "steps", "engine", "a step", "state", "interval")
+LEFT_OUT_FIRST = ("step() total", "steps", "engine", "a step", "state", "step() median")
 
 
 def compare(request: Request) -> Comparison:

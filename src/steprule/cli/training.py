@@ -243,7 +243,7 @@ class _Trainer:
 
 def _now(model: torch.nn.Module) -> float:
     """Return the time, when all that was asked of a device is done."""
-    if torch.cuda.is_available() and next(model.parameters()).is_cuda:
+    if next(model.parameters()).is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter()
 

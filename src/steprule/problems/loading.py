@@ -77,7 +77,10 @@ def maker_of(source: str) -> Maker:
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch's, NumPy's and Python's own random numbers; put them back after the block."""
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # users' code
-    with torch.random.fork_rng():
+    # By default it warns where there are several cards.
+    has_begun: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if has_begun else ()
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed % 2**64)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)

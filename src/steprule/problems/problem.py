@@ -29,7 +29,8 @@ class Problem:
         evaluate: called as ``evaluate(model)`` without gradients, the model in `eval` mode, at the
             start and some twenty times in a run; returns a number or a dict of them. Runs are
             ranked by the number, by ``"loss"`` of a dict or, without that, by its first: smaller
-            is better. None (default): runs are ranked by the loss of their last batches.
+            is better. Those with "accuracy" in their names are shown in percent. None (default):
+            runs are ranked by the loss of their last batches.
         name: what pages call it.
 
     Raises:
