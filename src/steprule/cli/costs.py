@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,8 @@ def step_cost_of(cls: type[Optimizer]) -> StepCost | None:
 def default_group_of(cls: type[Optimizer]) -> dict[str, object]:
     """Return the options of a group that an optimizer was made of without any."""
     param = torch.zeros(_SHAPE, device="meta", requires_grad=True)
-    return dict(cls([param]).param_groups[0])
+    make: Callable[..., Optimizer] = cls
+    return dict(make([param]).param_groups[0])
 
 
 def _arrays_read(operations: Sequence[Operation]) -> int:
