@@ -145,7 +145,7 @@ class SophiaG(Optimizer):
         predictions; then ``zero_grad()`` again. Gradients are taken as they are: not clipped, and
         not divided by a gradient scaler's factor (``scaler.unscale_(optimizer)`` does that). With
         :func:`~steprule.step_in_backward` that backward pass belongs inside
-        :func:`~steprule.accumulating`.
+        :func:`~steprule.accumulating`. What :func:`~steprule.combine` makes has no such method.
 
         Raises:
             RuntimeError: a gradient that can't be taken, named; nothing is changed. Or running
