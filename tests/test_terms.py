@@ -23,12 +23,11 @@ from helpers import (
 from torch import Tensor
 
 import steprule
-from steprule.optimizer.train_eval import TrainEval
 from steprule.rules import OPTIMIZERS
 
 STEPS = 4
-#: Those that keep averages of their steps, which a mask of the parameter's alone would spoil.
-AVERAGING = [n for n in rule_optimizers() if issubclass(OPTIMIZERS[n.lower()], TrainEval)]
+#: Those whose state follows the new parameter, which a mask afterwards would leave behind.
+AVERAGING = rule_optimizers(lambda rule: rule.averages_param)
 TIGHT = {"rtol": 1e-12, "atol": 1e-13}
 #: Rules of each kind: elements alone, sums of a parameter, of all, along axes, whole matrices.
 KINDS = ("SGD", "AdamW", "LAMB", "Prodigy", "Adafactor", "Muon")
@@ -102,7 +101,7 @@ def test_decoupled_decay_shrinks_by_its_rate_whatever_the_rule(
     torch.testing.assert_close(params, plain, **TIGHT)
 
 
-@pytest.mark.parametrize("name", WITH_DECAY)
+@pytest.mark.parametrize("name", [n for n in WITH_DECAY if n not in AVERAGING])
 def test_cautious_decay_is_of_elements_that_the_step_shrinks(name: str) -> None:
     options = {"decoupled_weight_decay": True} if name != "AdamW" else {}
     params, plain = doubles(name), doubles(name)
@@ -222,6 +221,8 @@ def test_other_dtypes_go_on(dtype: torch.dtype, engine: str) -> None:
 @pytest.mark.parametrize("name", WITHOUT)
 def test_where_decay_is_not_the_shared_term_its_options_are_refused(name: str, option: str) -> None:
     params, value = make_params(name), 1.0 if option == "peak_lr" else True
+    if option == "decoupled_weight_decay":
+        value = not OPTIMIZERS[name.lower()].extras[option]
     with pytest.raises(ValueError, match=rf"{option}=.* says nothing here: {name} .*leave it out"):
         made(name, params, **{option: value})
     optimizer = made(name, params)
@@ -235,10 +236,62 @@ def test_caution_is_refused_where_a_masked_step_would_spoil_an_average(name: str
     params = make_params(name)
     with pytest.raises(ValueError, match=f"cautious=True would mask .*{name}.*leave it out"):
         made(name, params, cautious=True)
+    with pytest.raises(ValueError, match="cautious_weight_decay=True"):
+        made(name, params, cautious_weight_decay=True)
     optimizer = made(name, params)
     with pytest.raises(ValueError, match="group 1: cautious=True"):
         optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], "cautious": True})
     assert len(optimizer.param_groups) == 1
+
+
+#: Of a group in the midst of a run: an optimizer, its options, what is changed, the message.
+CHANGES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("SGD", {"weight_decay": 0.5}, {"cautious_weight_decay": True}, "set decoupled_weight_decay"),
+    ("SGD", {"weight_decay": 0.5}, {"peak_lr": 1.0}, "set decoupled_weight_decay"),
+    ("AdamW", {"peak_lr": 0.1}, {"peak_lr": 0.0}, "peak_lr must be a finite number > 0, got 0.0"),
+    ("AdamW", {"peak_lr": 0.1}, {"peak_lr": -1.0}, "peak_lr must be a finite number > 0, got -1.0"),
+    ("AdamW", {}, {"cautious": "no"}, "cautious must be True or False, got 'no'"),
+    ("LAMB", {}, {"cautious_weight_decay": True}, "says nothing here: LAMB scales"),
+    ("ScheduleFreeAdamW", {}, {"cautious": True}, "cautious=True would mask"),
+    ("ASGD", {}, {"cautious": True}, "cautious=True would mask"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "change", "message"), CHANGES)
+def test_what_is_changed_in_mid_run_is_checked_before_anything_moves(
+    name: str, options: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    params = make_params(name)
+    optimizer = made(name, params, **options)
+    for _ in gradients(params, 2):
+        optimizer.step()
+    before = [p.detach().clone() for p in params]
+    saved = copy.deepcopy(optimizer.state_dict()["state"])
+    optimizer.param_groups[0].update(change)
+    with pytest.raises((ValueError, TypeError), match=f"group 0: .*{message}"):
+        optimizer.step()
+    torch.testing.assert_close([p.detach() for p in params], before, rtol=0, atol=0)
+    torch.testing.assert_close(optimizer.state_dict()["state"], saved, rtol=0, atol=0)
+
+
+def test_none_leaves_the_kind_of_decay_to_the_rule() -> None:
+    found = []
+    for asked in ({}, {"decoupled_weight_decay": None}, {"decoupled_weight_decay": False}):
+        param = torch.ones(3, requires_grad=True)
+        optimizer = steprule.Lion([param], lr=0.1, weight_decay=0.5, **asked)  # type: ignore[arg-type]
+        param.grad = torch.zeros(3)
+        optimizer.step()
+        found.append(param.tolist())
+    assert found[0] == found[1] != found[2]
+
+
+def test_of_a_sparse_gradient_the_share_is_of_the_rows_that_it_has() -> None:
+    table = torch.nn.Embedding(100, 2, sparse=True)
+    torch.nn.init.ones_(table.weight)
+    optimizer = steprule.SGD(table.parameters(), lr=0.1, cautious=True)
+    table(torch.tensor([3])).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(table.weight[3].detach(), torch.full((2,), 0.9))
 
 
 def test_caution_about_decay_asks_for_decoupled_decay() -> None:
@@ -253,7 +306,7 @@ def test_caution_about_decay_asks_for_decoupled_decay() -> None:
         steprule.AdamW([param], peak_lr="0.1")
     with pytest.raises(TypeError, match="cautious must be True or False"):
         steprule.AdamW([param], cautious="yes")
-    with pytest.raises(TypeError, match="decoupled_weight_decay"):
+    with pytest.raises(TypeError, match="AdamW has decoupled_weight_decay=True for good"):
         steprule.AdamW([param], decoupled_weight_decay=False)
 
 

@@ -46,6 +46,7 @@ DESCRIBED: tuple[tuple[str, str, Any, type[Exception], str], ...] = (
             "decoupled",
             "takes_complex",
             "keeps_denormals",
+            "averages_param",
         )
     ),
 )

@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 from steprule.language.rule import Range, Rule
 
-# L2 adds to the gradient; the others shrink the parameter, by ``lr * weight_decay`` or by
-# ``lr / peak_lr * weight_decay``.
-Decay = Literal["none", "l2", "decoupled", "scheduled"]
+# By ``lr * weight_decay``, or by ``lr / peak_lr * weight_decay``.
+Decoupled = Literal["decoupled", "scheduled"]
+# L2 adds to the gradient; the others shrink the parameter.
+Decay = Literal["none", "l2"] | Decoupled
 
-#: The options that say how a group's parameters decay, and their defaults. What ``None`` says of
-#: ``decoupled_weight_decay`` is the rule's own.
+#: The options that say how a group's parameters decay, and their defaults; where
+#: ``decoupled_weight_decay`` is None, or not there, the rule's own holds.
 DECAYING: Mapping[str, Any] = {
     "decoupled_weight_decay": False,
-    "cautious_weight_decay": False,
     "peak_lr": None,
 }
 #: The numbers that each kind computes with.
@@ -42,7 +42,8 @@ def decay_of(rule: Rule, options: Mapping[str, Any]) -> Decay:
 
 def is_decoupled(rule: Rule, options: Mapping[str, Any]) -> bool:
     """Tell whether weight decay shrinks the parameters of a group with these options."""
-    return bool(options.get("decoupled_weight_decay", rule.decoupled))
+    asked = options.get("decoupled_weight_decay")
+    return rule.decoupled if asked is None else bool(asked)
 
 
 def shrunk(param: Any, decay: Decay, numbers: Mapping[str, Any]) -> Any:
@@ -57,7 +58,7 @@ def decay_rate(decay: Decay, numbers: Mapping[str, Any]) -> Any:
 
 
 def check_decay(name: str, rule: Rule, options: Mapping[str, Any], where: str) -> None:
-    """Check the options that say how parameters decay.
+    """Check the options that say more of decoupled weight decay.
 
     Args:
         name: the optimizer's.
@@ -74,20 +75,35 @@ def check_decay(name: str, rule: Rule, options: Mapping[str, Any], where: str) -
         return
     if peak is not None and float(peak) not in PEAK:
         raise ValueError(f"{where}peak_lr must be {PEAK}, got {peak}")
-    asked = [option for option in ("cautious_weight_decay", "peak_lr") if options.get(option)]
-    is_changed = is_decoupled(rule, options) != rule.decoupled
-    if "weight_decay" in rule.needs or "weight_decay" not in options:
-        for option in [*asked, *(["decoupled_weight_decay"] if is_changed else [])]:
-            why = (
-                "scales its weight decay itself"
-                if "weight_decay" in rule.needs
-                else "has no weight decay"
-            )
+    for option in ("cautious_weight_decay", "peak_lr"):
+        if not options.get(option):
+            continue
+        _refuse_without_shared_decay(name, rule, options, option, where)
+        if not is_decoupled(rule, options):
             raise ValueError(
-                f"{where}{option}={options[option]!r} says nothing here: {name} {why}; leave it out"
+                f"{where}{option}={options[option]!r} is of decoupled weight decay: set "
+                "decoupled_weight_decay=True as well"
             )
-    if asked and not is_decoupled(rule, options):
+
+
+def check_kind_of_decay(name: str, rule: Rule, options: Mapping[str, Any], where: str) -> None:
+    """Check that ``decoupled_weight_decay`` means something in a group that is made, if it is said.
+
+    In one that is loaded it may be another optimizer's word, whose state is taken.
+
+    Raises:
+        ValueError: the rule has a decay of its own or none.
+    """
+    if is_decoupled(rule, options) != rule.decoupled:
+        _refuse_without_shared_decay(name, rule, options, "decoupled_weight_decay", where)
+
+
+def _refuse_without_shared_decay(
+    name: str, rule: Rule, options: Mapping[str, Any], option: str, where: str
+) -> None:
+    if "weight_decay" in rule.needs or "weight_decay" not in options:
+        has_own = "weight_decay" in rule.needs
+        why = "scales its weight decay itself" if has_own else "has no weight decay"
         raise ValueError(
-            f"{where}{asked[0]}={options[asked[0]]!r} is of decoupled weight decay: set "
-            "decoupled_weight_decay=True as well"
+            f"{where}{option}={options[option]!r} says nothing here: {name} {why}; leave it out"
         )

@@ -105,6 +105,8 @@ class Slot:
             be made dense.
         is_float64: a scalar slot is kept in float64 (others are as torch's step counts: float32,
             unless float64 is torch's default dtype).
+        is_wide: where no format is asked for, it is stored in the dtype in which the rule computes
+            (float32 for parameters of 16 bits), not in the parameter's own.
         is_average: it is the parameter's running average: it starts at the parameter, and is stored
             as the option ``ema_format`` says.
     """
@@ -120,6 +122,7 @@ class Slot:
     of_vectors: str | None = None
     needs_every_step: bool = False
     is_float64: bool = False
+    is_wide: bool = False
     is_average: bool = False
 
     def __post_init__(self) -> None:
@@ -221,6 +224,7 @@ class Rule:
     decoupled: bool = False
     takes_complex: bool = True
     keeps_denormals: bool = False
+    averages_param: bool = False
     optional: tuple[str, ...] = ()
     # A rule made of another: by what, and of which.
     made_by: tuple[Callable[..., Rule], tuple[Any, ...]] | None = None
@@ -302,6 +306,7 @@ def rule(
     decoupled: bool = False,
     takes_complex: bool = True,
     keeps_denormals: bool = False,
+    averages_param: bool = False,
     optional: tuple[str, ...] = (),
     **slots: Slot,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
@@ -321,6 +326,7 @@ def rule(
     decoupled: bool = False,
     takes_complex: bool = True,
     keeps_denormals: bool = False,
+    averages_param: bool = False,
     optional: tuple[str, ...] = (),
     **slots: Slot,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
@@ -357,6 +363,9 @@ def rule(
         keeps_denormals: compute with numbers below the normal range too. Otherwise the fused engine
             takes them as 0: state that decays towards 0 would stay among them, and make every
             step many times slower.
+        averages_param: state follows what the rule makes of the parameter, so that a step which is
+            masked afterwards would leave it behind: ``cautious`` and ``cautious_weight_decay`` are
+            refused.
         optional: numbers that may be None: the rule gets nan (``where(eps == eps, eps, ...)``).
         **slots: a :class:`Slot` for each slot that is not simply signed and 0 at first.
 
@@ -388,6 +397,7 @@ def rule(
                 "decoupled": decoupled,
                 "takes_complex": takes_complex,
                 "keeps_denormals": keeps_denormals,
+                "averages_param": averages_param,
                 "optional": optional,
             },
         )

@@ -27,8 +27,8 @@ from steprule.formats.choices import (
     storing_of,
 )
 from steprule.formats.storage import ROUNDING_STEP
-from steprule.language.caution import CAUTION
-from steprule.language.decay import DECAYING, check_decay
+from steprule.language.caution import CAUTION, check_caution
+from steprule.language.decay import DECAYING, check_decay, check_kind_of_decay
 from steprule.language.form import form_of
 from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
@@ -296,6 +296,10 @@ class Optimizer(SavedOptimizer):
                 )
         self._check_group({**self.extras, **group}, where)
         check_tensors(params, names, where, bool(group.get("differentiable")))
+        kind = self._kind_of(group)
+        if kind is not None:
+            options = kind.options_of(group)
+            check_kind_of_decay(type(self).__name__, kind.rule.root, options, where)
         self._check_storable(group, len(self.param_groups))
         self._check_params(params, names, where)
         return group
@@ -308,6 +312,7 @@ class Optimizer(SavedOptimizer):
             check_options(kind.rule, given, where)
             check_guards(guards_of(given, kind.rule.options), where)
             check_decay(type(self).__name__, kind.rule.root, given, where)
+            check_caution(type(self).__name__, kind.rule.root, given, where)
             storing = storing_of(given, kind.rule.options)
             check_storing(storing, given, where)
             if kind.rule.sparse == "only" and not storing.is_default:
@@ -817,7 +822,12 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     shared = arguments.get("shared", {})
     fixed = getattr(arguments["self"], "fixed", {})
     for name in shared:
-        if name not in SHARED or name in fixed:
+        if name in fixed:
+            raise TypeError(
+                f"{type(arguments['self']).__name__} has {name}={fixed[name]!r} for good: leave it "
+                "out, or say otherwise in a group"
+            )
+        if name not in SHARED:
             raise TypeError(
                 f"{type(arguments['self']).__name__}.__init__() got an unexpected keyword argument "
                 f"{name!r}{suggestion(name, [*arguments, *SHARED])}"

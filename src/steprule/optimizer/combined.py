@@ -15,7 +15,7 @@ from steprule.optimizer.base import Optimizer
 from steprule.optimizer.options import suggestion
 from steprule.optimizer.param_groups import check_against_others
 from steprule.optimizer.scheduled import replace_schedule, steps_seen
-from steprule.optimizer.shared_options import SharedOptions
+from steprule.optimizer.shared_options import Guards
 from steprule.optimizer.train_eval import TrainEval
 from steprule.planning.settings import KIND, Kind
 from steprule.schedules import Schedule
@@ -32,7 +32,7 @@ class Combined(TrainEval):
 
     _members: dict[str, Optimizer]
 
-    def __init__(self, *optimizers: Optimizer, **shared: Unpack[SharedOptions]) -> None:
+    def __init__(self, *optimizers: Optimizer, **shared: Unpack[Guards]) -> None:
         torch._C._log_api_usage_once("python.optimizer")
         _check_optimizers(optimizers)
         for name in shared:
@@ -103,7 +103,7 @@ class Combined(TrainEval):
         return {**super().__getstate__(), "_members": self._members}
 
 
-def combine(*optimizers: Optimizer, **shared: Unpack[SharedOptions]) -> Combined:
+def combine(*optimizers: Optimizer, **shared: Unpack[Guards]) -> Combined:
     """Make one optimizer of several: one object for schedulers, scalers, clipping, checkpoints.
 
     ::

@@ -9,13 +9,18 @@ from torch import Tensor
 from steprule.schedules import Schedule
 
 
-class SharedOptionsBesideDecay(TypedDict, total=False):
-    """Those of :class:`SharedOptions` but ``decoupled_weight_decay``, which some classes name."""
+class Guards(TypedDict, total=False):
+    """The guards among :class:`SharedOptions`."""
 
     clip_grad_norm: float | Tensor | Schedule | None
     clip_grad_norm_over: Literal["all", "group", "param"]
     clip_grad_value: float | Tensor | Schedule | None
     on_nonfinite: Literal["propagate", "skip", "raise"]
+
+
+class SharedOptionsBesideDecay(Guards, total=False):
+    """Those of :class:`SharedOptions` but ``decoupled_weight_decay``, which some classes name."""
+
     state_format: str
     state_format_min_size: int
     param_rounding: Literal["nearest", "stochastic", "kahan", "split", "split24"]

@@ -114,11 +114,6 @@ class TrainEval(Optimizer):
         super()._check_group(options, where)
         if TRAIN_MODE in options:
             check_flag(TRAIN_MODE, options[TRAIN_MODE], where)
-            if options.get("cautious"):
-                raise ValueError(
-                    f"{where}cautious=True would mask the step of y and not that of z, from which "
-                    f"{type(self).__name__} tells the average x: leave it out"
-                )
 
     def _check_scheduled(self, keys: Any, where: str) -> None:
         keys = list(keys)

@@ -13,8 +13,8 @@ from steprule.engines import registry
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.formats.choices import STORING, StoringOptions, check_storing, storing_of
 from steprule.language.averaging import DECAY, with_average
-from steprule.language.caution import CAUTION, cautious_rule_of
-from steprule.language.decay import DECAYING, NUMBERS
+from steprule.language.caution import CAUTION, cautious_rule_of, check_caution
+from steprule.language.decay import DECAYING, NUMBERS, check_decay
 from steprule.language.form import Form, form_of
 from steprule.language.guards import GUARDS, check_guards, guards_of
 from steprule.language.rule import Rule, derived_rule
@@ -178,14 +178,14 @@ class Settings:
         """Take over new values if nothing but plain numbers has changed, as a schedule does.
 
         A weight decay of 0 is another form than one above, and so is whatever a slot depends on
-        (momentum); pairs are taken apart elsewhere.
+        (momentum); pairs are taken apart elsewhere, what may not be 0 is checked there.
         """
         if self.is_mutable:
             return False
         changed = {}
         for key, new, old in zip(self.keys, now, self.signature, strict=True):
             if new is not old:
-                makes_form = key == "weight_decay" or key in self.form.switches
+                makes_form = key in ("weight_decay", "peak_lr") or key in self.form.switches
                 if key not in self.numbers or makes_form or type(new) is not float:
                     return False
                 changed[key] = new
@@ -258,6 +258,8 @@ def settings_of(context: Context, index: int) -> Settings:
     check_storing(storing, options, f"group {index}: ")
     guards = guards_of(options, rule.options)
     check_guards(guards, f"group {index}: ")
+    check_decay(kind.name, rule.root, options, f"group {index}: ")
+    check_caution(kind.name, rule.root, options, f"group {index}: ")
     form = form_of(rule, options)
     may_be_called_off, is_scaled = kind_of(context.scaling)
     # A step is passed over in all groups, if it is in one.

@@ -15,6 +15,7 @@ from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_op
     eta=Slot(shape="scalar", init="lr"),
     mu=Slot(shape="scalar", init=1.0),
     ax=Slot(full_precision="an average of weights, whose steps are smaller than a code"),
+    averages_param=True,
     ranges={"lambd": FINITE, "alpha": FINITE, "t0": FINITE},
     source="Polyak, Juditsky: Acceleration of stochastic approximation by averaging, 1992",
 )

@@ -15,7 +15,7 @@ from steprule.optimizer.train_eval import TRAIN_MODE, TrainEval
 _SOURCE = "Defazio et al.: The road less scheduled, 2024"
 # At 0 the parameters are z, from which the average x cannot be told; at 1 they are x itself.
 _INSIDE = Range(0.0, 1.0, low_included=False, high_included=False)
-_Z = Slot(full_precision="weights, which steps are taken of")
+_Z = Slot(is_wide=True, full_precision="weights, which steps are taken of")
 _SUM = Slot(shape="scalar", is_float64=True)
 _X_WEIGHT = Slot(shape="scalar", init=1.0, is_float64=True)
 _RANGES = {"warmup_steps": NON_NEGATIVE, "r": NON_NEGATIVE, "weight_lr_power": NON_NEGATIVE}
@@ -59,6 +59,7 @@ def _moved(
     lr_max=_SUM,
     x_weight=_X_WEIGHT,
     ranges={**_RANGES, "momentum": _INSIDE},
+    averages_param=True,
     source=_SOURCE,
 )
 def schedule_free_sgd(
@@ -103,6 +104,7 @@ def schedule_free_sgd(
     x_weight=_X_WEIGHT,
     exp_avg_sq=Slot(signed=False),
     ranges={**_RANGES, "beta1": _INSIDE},
+    averages_param=True,
     source=_SOURCE,
 )
 def schedule_free_adamw(
