@@ -34,19 +34,18 @@ def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -
     """Return the new param and slots of a leaf by name, in the computing dtype."""
     compute = VOCABULARY.dtype = compute_dtype(leaf.param)
     LABELS.of = (leaf.label,)
+    # What rules with square matrices do is done on the whole, by every rank that has a part.
+    is_gathered = bool(form.side_slots) and is_dtensor(leaf.param)
+    read = whole_array if is_gathered else read_array
     slots = []
     for name in form.rule.slots:
         is_array = name in form.array_slots and name in leaf.state
-        slots.append(read_array(leaf, name, compute) if is_array else scalars.pop(name, None))
-    arrays = [leaf.storage.read("param", param, leaf.state, compute), real_view(leaf.grad)]
-    if form.side_slots and is_dtensor(param):
-        # Every rank that has a part does the same work on the whole.
-        arrays = [whole_array(leaf, "param", compute), whole_of(leaf.grad)]
-        slots = [
-            whole_array(leaf, name, compute) if is_dtensor(leaf.state.get(name)) else slot
-            for name, slot in zip(form.rule.slots, slots, strict=True)
-        ]
-    arrays[1] = arrays[1].to(compute)
+        slots.append(read(leaf, name, compute) if is_array else scalars.pop(name, None))
+    if is_gathered:
+        arrays = [whole_array(leaf, "param", compute), whole_of(leaf.grad).to(compute)]
+    else:
+        grad = real_view(leaf.grad).to(compute)
+        arrays = [leaf.storage.read("param", param, leaf.state, compute), grad]
     returned = form(*arrays, *slots, **scalars)
     if not isinstance(returned, tuple):
         returned = (returned,)
@@ -67,9 +66,10 @@ def read_array(leaf: Leaf, name: str, compute: torch.dtype) -> Tensor:
 
 def whole_array(leaf: Leaf, name: str, compute: torch.dtype) -> Tensor:
     """Return all of an array of a sharded parameter, to which every rank must come."""
-    local, state = local_of(leaf.param), _local_state(leaf)
-    here = leaf.storage.read(name, local, state, compute)
-    return whole_of(wrapped(here, leaf.param)) if is_dtensor(leaf.param) else here
+    here = leaf.storage.read(name, local_of(leaf.param), _local_state(leaf), compute)
+    is_spread = name == "param" or is_dtensor(leaf.state[name])
+    param = leaf.param
+    return whole_of(wrapped(here, param)) if is_spread and is_dtensor(param) else here
 
 
 def _local_state(leaf: Leaf) -> dict[str, Any]:
@@ -79,8 +79,8 @@ def _local_state(leaf: Leaf) -> dict[str, Any]:
 def write_array(leaf: Leaf, name: str, value: Tensor) -> None:
     """Store an array of a leaf; its step is not yet advanced."""
     target = leaf.param if name == "param" else leaf.state[name]
-    if is_dtensor(target) and not is_dtensor(value):  # all of a sharded parameter's
-        region = region_of(target) if leaf.storage[name].is_random else None
+    if is_dtensor(target) and is_dtensor(leaf.param) and not is_dtensor(value):  # it was gathered
+        region = region_of(leaf.param) if leaf.storage[name].is_random else None
         here = local_of(placed(value, leaf.param))
         param, state = local_of(leaf.param), _local_state(leaf)
         leaf.storage.write(name, param, state, here, leaf.random_key, region)
