@@ -10,7 +10,6 @@ from steprule.language.decay import NUMBERS, Decoupled, decay_of, decay_rate
 from steprule.language.rule import Rule, derived_rule
 from steprule.ops import maximum, mean_of, sign
 from steprule.ops import where as chosen
-from steprule.schedules import checks
 
 #: The options that make updates and weight decay cautious, and their defaults.
 CAUTION: Mapping[str, Any] = {"cautious": False, "cautious_weight_decay": False}
@@ -29,7 +28,7 @@ def cautious_rule_of(rule: Rule, options: Mapping[str, Any]) -> Rule:
 
 
 def check_caution(name: str, rule: Rule, options: Mapping[str, Any], where: str) -> None:
-    """Check that options which mask a step are on or off, and that the rule takes them.
+    """Check that a rule takes options which mask its step.
 
     Args:
         name: the optimizer's.
@@ -38,11 +37,10 @@ def check_caution(name: str, rule: Rule, options: Mapping[str, Any], where: str)
         where: put before the message, as ``"group 1: "``.
 
     Raises:
-        TypeError: an option that says neither on nor off.
         ValueError: the rule keeps averages of its parameter.
     """
     for option in CAUTION:
-        if checks.switch(f"{where}{option}", options.get(option)) and rule.averages_param:
+        if options.get(option) and rule.averages_param:
             raise ValueError(
                 f"{where}{option}=True would mask what {name} makes of the parameter after its "
                 "state has followed it: leave it out"

@@ -22,6 +22,7 @@ from steprule.planning.lagged_norms import LaggedNorms
 from steprule.planning.owners import Owners
 from steprule.planning.scaling import Scaling, kind_of
 from steprule.planning.step_record import StepRecord
+from steprule.schedules import checks
 from steprule.state.labels import label_of
 
 _ENGINE_OPTIONS = ("foreach", "fused", "capturable", "differentiable")
@@ -258,6 +259,8 @@ def settings_of(context: Context, index: int) -> Settings:
     check_storing(storing, options, f"group {index}: ")
     guards = guards_of(options, rule.options)
     check_guards(guards, f"group {index}: ")
+    for name in CAUTION:
+        checks.switch(f"group {index}: {name}", options[name])
     check_decay(kind.name, rule.root, options, f"group {index}: ")
     check_caution(kind.name, rule.root, options, f"group {index}: ")
     form = form_of(rule, options)
