@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import has_reductions, recording_of
 from processes import ranks
 from rank_programs import dcp
 from rank_programs.dcp import Case, Run
@@ -30,7 +31,12 @@ NAMES = [
     cls.__name__ for cls in OPTIMIZERS.values() if not cls.needs_closure and not cls.needs_sparse
 ]
 # Sums over the whole parameter are in another order on other ranks.
-SUMMED = {"LARS", "LAMB", "StableAdamW", "Adafactor", "Muon", "Prodigy", "SOAP", "Shampoo"}
+SUMMED = {
+    name
+    for name in NAMES
+    if OPTIMIZERS[name.lower()].rule is not None
+    and (has_reductions(name) or recording_of(name).matrix_operations)
+}
 
 
 def cases() -> list[Case]:
