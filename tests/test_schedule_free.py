@@ -118,6 +118,98 @@ def test_train_puts_back_bit_for_bit_what_eval_found(
     same(tensors_of(optimizer, params), tensors_of(other, others))
 
 
+SIXTEEN_BITS = [
+    *((torch.bfloat16, rounding, "ScheduleFreeSGD") for rounding in ROUNDINGS),
+    (torch.float16, "stochastic", "ScheduleFreeAdamW"),
+]
+
+
+@pytest.mark.parametrize("engine", FAST_ENGINES)
+@pytest.mark.parametrize(("dtype", "rounding", "name"), SIXTEEN_BITS, ids=str)
+def test_steps_too_small_for_16_bits_are_taken(
+    dtype: torch.dtype, rounding: str, name: str, engine: str
+) -> None:
+    """Of 1e-4, where numbers near 1 are 2**-8 apart: z has them all, and so has the average x."""
+    param = params_of(dtype)[:1]
+    wide = [p.detach().float().requires_grad_() for p in param]
+    start = wide[0].detach().clone()
+    options = {"lr": 1e-4, "warmup_steps": 0, "engine": engine}
+    optimizer = made(name, param, param_rounding=rounding, **options)
+    other = made(name, wide, **options)
+    for _ in range(20):
+        for p in (*param, *wide):
+            p.grad = torch.ones_like(p)
+        for one in (optimizer, other):
+            one.step()
+    z = optimizer.state[param[0]]["z"]
+    assert z.dtype is torch.float32
+    # AdamW's v is of 16 bits, to 2**-9 of itself: so are 20 steps of 1e-4.
+    torch.testing.assert_close(z, other.state[wide[0]]["z"], rtol=0, atol=4e-6)
+    if rounding == "nearest":
+        return  # y is where it was, as that of any optimizer: docs/memory.md
+    other.eval()
+    entry = {**optimizer.state[param[0]], "param": param[0]}
+    y = train_eval._read("param", entry, param[0])
+    x = y + (1 - 1 / 0.9) * (z - y)
+    wanted, found = (wide[0] - start).mean().item(), (x - start).mean().item()
+    # 20 steps of 4290 elements, rounded at random by 2**-8 at most: to 1e-4 on average.
+    assert abs(found - wanted) < 3e-4, (found, wanted)
+    assert wanted < -9e-4
+
+
+def test_z_of_16_bits_is_loaded_as_what_it_is_now(tmp_path: Path) -> None:
+    param = params_of(torch.bfloat16)[0]
+    optimizer = made("ScheduleFreeSGD", [param])
+    train(optimizer, [param], 0, 2)
+    rows = {row.slot: row for row in optimizer.state_bytes().rows}
+    assert (rows["z"].format, rows["z"].bytes) == ("float32", 4 * param.numel())
+    saved = copy.deepcopy(optimizer.state_dict())
+    z = saved["state"][0]["z"]
+    for old in (z, z.bfloat16()):
+        saved["state"][0]["z"] = old
+        other = made("ScheduleFreeSGD", [param.detach().clone().requires_grad_()])
+        other.load_state_dict(saved)
+        (entry,) = other.state.values()
+        assert entry["z"].dtype is torch.float32
+        same(entry["z"], old.float())
+    optimizer.state[param]["z"] = z.bfloat16()
+    train(optimizer, [param], 2, 3)
+    assert optimizer.state[param]["z"].dtype is torch.float32
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [0.0, 1.0, float("nan")])
+def test_a_weight_of_x_that_loses_it_is_refused_at_the_step(name: str, value: float) -> None:
+    params = params_of()
+    optimizer = made(name, params)
+    train(optimizer, params, 0, 2)
+    before = tensors_of(optimizer, params)
+    group = optimizer.param_groups[0]
+    kept = {key: group[key] for key in ("momentum", "betas") if key in group}
+    group.update({"momentum": value} if "momentum" in group else {"betas": (value, 0.9)})
+    option = "momentum" if "momentum" in group else r"betas\[0\]"
+    with pytest.raises(ValueError, match=rf"group 0: {option} must be in \(0, 1\), got"):
+        train(optimizer, params, 2, 3)
+    same(tensors_of(optimizer, params), before)
+    group.update(kept)
+    optimizer.eval()
+
+
+def test_a_schedule_that_loses_x_is_refused_when_it_is_given() -> None:
+    params, cosine = params_of(), steprule.schedules.cosine
+    with pytest.raises(ValueError, match=r"momentum must be in .* is 0 at step 4 of its schedule"):
+        made("ScheduleFreeSGD", params, momentum=cosine(0.9, 0.0, steps=4))
+    with pytest.raises(ValueError, match=r"betas\[0\] must be in .* is 0 at step 2048"):
+        made("ScheduleFreeAdamW", params, betas=(cosine(0.9, 0.0, steps=1100), 0.9))
+    optimizer = made("ScheduleFreeSGD", params, momentum=cosine(0.9, 0.1, steps=4))
+    train(optimizer, params, 0, 6)
+    assert optimizer.param_groups[0]["momentum"] == 0.1
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["schedules"]["momentum"] = cosine(0.9, 0.0, steps=4).to_json()
+    with pytest.raises(ValueError, match="momentum must be in"):
+        optimizer.load_state_dict(saved)
+
+
 def test_a_new_optimizer_trains_and_its_average_is_where_it_is() -> None:
     params = params_of()
     optimizer = made("ScheduleFreeSGD", params)
@@ -210,7 +302,7 @@ def test_what_is_changed_in_eval_mode_is_the_new_average(rounding: str) -> None:
     assert torch.equal(other, y)
     z = optimizer.state[param]["z"]
     # What is kept beside the parameter may be all of its rounding, to 2**-8.
-    torch.testing.assert_close(param.detach(), 0.1 * z + 0.9 * 2, rtol=0, atol=2**-7)
+    torch.testing.assert_close(param.detach().float(), 0.1 * z + 0.9 * 2, rtol=0, atol=2**-7)
     assert "y" not in optimizer.state[param]
 
 
@@ -323,6 +415,9 @@ def test_steps_in_the_backward_pass_are_refused_as_well() -> None:
     model.zero_grad()
     optimizer.train()
     same(values(list(model.parameters())), y)
+    optimizer.param_groups[0]["momentum"] = 0.0
+    with pytest.raises(ValueError, match="momentum must be in"):
+        model(torch.ones(2, 3)).sum().backward()
 
 
 def test_a_scaler_skips_a_step_and_goes_on() -> None:
@@ -379,6 +474,7 @@ def test_state_dicts_of_the_authors_package_are_taken(mode: bool) -> None:
     optimizer.load_state_dict(saved)
     assert saved["param_groups"][0]["k"] == 1  # it is the caller's
     assert "k" not in optimizer.param_groups[0]
+    assert optimizer.param_groups[0]["foreach"] is None  # theirs asks for no engine of ours
     optimizer.eval()
     x = 3 + (1 - 3) / 0.8 if mode else 1.0
     torch.testing.assert_close(param.detach(), torch.full((3,), x))
@@ -389,6 +485,16 @@ def test_state_dicts_of_the_authors_package_are_taken(mode: bool) -> None:
     optimizer.step()
     assert optimizer.state[param]["step"] == 2
     torch.testing.assert_close(optimizer.state[param]["z"], torch.full((3,), 2.9))
+
+
+def test_another_optimizer_of_that_package_is_refused() -> None:
+    param = torch.ones(3, requires_grad=True)
+    saved = theirs(0.8, param, True)
+    saved["param_groups"][0]["silent_sgd_phase"] = True
+    optimizer = steprule.ScheduleFreeSGD([param], lr=0.5)
+    with pytest.raises(ValueError, match="RAdamScheduleFree"):
+        optimizer.load_state_dict(saved)
+    assert not optimizer.state
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steprule.distributed.shards import is_dtensor, is_sharded
 from steprule.formats import Column, Format
-from steprule.formats.floating import FLOATING, compute_dtype
+from steprule.formats.floating import FLOATING, compute_dtype, wide_dtype
 from steprule.formats.kahan import KahanFormat
 from steprule.formats.mini_floats import MiniFloat
 from steprule.formats.split import SplitFormat
@@ -262,6 +262,7 @@ def slot_format(
     *,
     is_signed: bool,
     is_precise: bool,
+    is_wide: bool = False,
     is_average: bool = False,
 ) -> Format | None:
     """Return the format of an array slot; None for whatever floating dtype it has.
@@ -271,15 +272,15 @@ def slot_format(
         param: the parameter.
         is_signed: whether the slot may be negative.
         is_precise: whether it must be kept in full precision.
+        is_wide: whether it is to be kept so where nothing is asked for, too.
         is_average: whether it is the parameter's running average.
     """
     word = storing.ema_format if is_average else storing.state_format
     state = None if word is None else _STATE_FORMATS.get(word)
     if state is None:
-        return None
+        return FLOATING[wide_dtype(param)] if is_wide else None
     if param.is_complex():
-        wide = torch.complex128 if compute_dtype(param) is torch.float64 else torch.complex64
-        return FLOATING[wide]
+        return FLOATING[wide_dtype(param)]
     is_small = param.numel() < storing.state_format_min_size
     if is_precise or is_small or (is_average and word == "float32"):
         return FLOATING[compute_dtype(param)]

@@ -82,6 +82,12 @@ def compute_dtype(param: Tensor) -> torch.dtype:
     return torch.float64 if is_double else torch.float32
 
 
+def wide_dtype(param: Tensor) -> torch.dtype:
+    """Return the dtype of an array that loses nothing of what a rule computes: complex or not."""
+    dtype = compute_dtype(param)
+    return dtype.to_complex() if param.is_complex() else dtype
+
+
 def has_memory(tensor: Tensor) -> bool:
     """Tell whether a tensor's elements are somewhere: its storage may have been freed.
 

@@ -17,7 +17,7 @@ from steprule.engines.uninterrupted import uninterrupted
 from steprule.language.form import form_of
 from steprule.optimizer.averaging import STEP_AMONG_AVERAGES
 from steprule.optimizer.base import Optimizer
-from steprule.optimizer.train_eval import STEP_IN_EVAL_MODE, TRAIN_MODE
+from steprule.optimizer.train_eval import check_in_train_mode
 from steprule.planning.assignment import NO_ENGINE, Assignment
 from steprule.planning.lagged_norms import LaggedNorms
 from steprule.planning.plan import Plan
@@ -208,8 +208,7 @@ class BackwardSteps:
         place = self._place_now(single, param)
         if place is None:  # it is in no group any more
             return
-        if not place.groups[place.group].get(TRAIN_MODE, True):
-            raise RuntimeError(STEP_IN_EVAL_MODE)
+        check_in_train_mode(place.groups[place.group], f"group {place.group}: ")
         if param.grad.requires_grad:
             raise RuntimeError(
                 "step_in_backward frees gradients in the backward pass, which create_graph=True "

@@ -20,6 +20,8 @@ from steprule.formats.floating import compute_dtype, real_view
 from steprule.optimizer.averaging import count_change
 from steprule.optimizer.base import Optimizer
 from steprule.optimizer.options import check_flag
+from steprule.optimizer.scheduled import SCHEDULES
+from steprule.schedules import Schedule, checks
 from steprule.state.storing import columns_in, format_in
 
 #: The group's option that says whether its parameters are y.
@@ -32,6 +34,15 @@ STEP_IN_EVAL_MODE = (
     "optimizer.train() first, where model.train() is called (a state dict that was saved in eval "
     "mode is loaded in it)"
 )
+
+
+# At 0 the parameters are z, and at 1 they are x: they do not tell the other one.
+_LOST = (
+    "the parameters would not tell the average x from z any more. Let it fall to 0.1, say, or rise "
+    "to 0.99"
+)
+# Up to where schedules are looked at: their last value is held for ever.
+_SEEN_OF_SCHEDULES = [*range(1000), *(2**k for k in range(10, 41))]
 
 
 class TrainEval(Optimizer):
@@ -95,9 +106,8 @@ class TrainEval(Optimizer):
             self._let_go_of_plans()
 
     def _step(self, closure: Callable[[], float] | None = None) -> float | None:
-        for group in self.param_groups:
-            if not group.get(TRAIN_MODE, True):
-                raise RuntimeError(STEP_IN_EVAL_MODE)
+        for i, group in enumerate(self.param_groups):
+            check_in_train_mode(group, f"group {i}: ")
         return super()._step(closure)
 
     def _new_group(self, param_group: Mapping[str, Any], where: str, step: int) -> dict[str, Any]:
@@ -114,12 +124,64 @@ class TrainEval(Optimizer):
         super()._check_group(options, where)
         if TRAIN_MODE in options:
             check_flag(TRAIN_MODE, options[TRAIN_MODE], where)
+            _check_scheduled_weight(options, where)
 
     def _check_scheduled(self, keys: Any, where: str) -> None:
         keys = list(keys)
         super()._check_scheduled(keys, where)
         if TRAIN_MODE in keys:
             raise TypeError(f"{where}{TRAIN_MODE} is a flag, not a number: it cannot be scheduled")
+
+
+def check_in_train_mode(group: Mapping[str, Any], where: str) -> None:
+    """Refuse a step of a group whose parameters are x, or would not tell x afterwards.
+
+    Raises:
+        RuntimeError: it is in eval mode.
+        ValueError: the weight of x in y is none.
+    """
+    if TRAIN_MODE not in group:
+        return
+    if not group[TRAIN_MODE]:
+        raise RuntimeError(STEP_IN_EVAL_MODE)
+    name, weight = _weight_in(group)
+    if isinstance(weight, Tensor):
+        if not weight.is_cpu:  # which would be waited for
+            return
+        weight = weight.item()
+    number = checks.real_number(weight)
+    if number is None or not 0.0 < number < 1.0:
+        raise ValueError(f"{where}{name} must be in (0, 1), got {weight!r}: {_LOST}")
+
+
+def _weight_in(group: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return the option that says how much of x is in y, by its name."""
+    if "momentum" in group:
+        return "momentum", group["momentum"]
+    return "betas[0]", group["betas"][0]
+
+
+def _check_scheduled_weight(group: Mapping[str, Any], where: str) -> None:
+    """Refuse a schedule by which the weight of x would come to be none.
+
+    Raises:
+        ValueError: naming the value and its step.
+    """
+    found = group.get(SCHEDULES)
+    for name in ("momentum", "betas[0]"):
+        schedule = found.get(name) if isinstance(found, Mapping) else None
+        if not isinstance(schedule, Schedule):
+            continue
+        try:
+            values = schedule(_SEEN_OF_SCHEDULES)
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            continue  # a function of the user's that knows where it ends: its steps are looked at
+        for step, value in zip(_SEEN_OF_SCHEDULES, values.tolist(), strict=True):
+            if not 0.0 < value < 1.0:
+                raise ValueError(
+                    f"{where}{name} must be in (0, 1), and is {value:g} at step {step} of its "
+                    f"schedule: {_LOST}"
+                )
 
 
 def _put_average(param: Tensor, entry: MutableMapping[str, Any]) -> Callable[[], None]:

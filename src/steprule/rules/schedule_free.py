@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from steprule.language.rule import NON_NEGATIVE, Range, Slot, rule
 from steprule.ops import maximum, minimum, sqrt, where
-from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptionsBesideDecay, own_options
+from steprule.optimizer import Number, ParamsT, SharedOptionsBesideDecay, own_options
 from steprule.optimizer.train_eval import TRAIN_MODE, TrainEval
 
 _SOURCE = "Defazio et al.: The road less scheduled, 2024"
@@ -148,15 +148,25 @@ def schedule_free_adamw(
     return (y, z, exp_avg_sq, *scalars)
 
 
+# What groups of the package schedulefree count for all of their parameters, and what they ask for
+# that would be an engine here.
+_THEIR_COUNTS = ("k", "weight_sum", "lr_max")
+_THEIRS = (*_THEIR_COUNTS, "scheduled_lr", "foreach")
+
+
 class _ScheduleFree(TrainEval):
     """Takes the state dicts of the package schedulefree, too."""
 
     def _prepared_load(self, state_dict: Any, **how: Any) -> Any:
         groups = state_dict.get("param_groups") if isinstance(state_dict, Mapping) else None
         is_theirs = isinstance(groups, list) and all(
-            isinstance(group, Mapping) and {"k", "weight_sum", "lr_max"} <= group.keys()
-            for group in groups
+            isinstance(group, Mapping) and group.keys() >= {*_THEIR_COUNTS} for group in groups
         )
+        if is_theirs and any("silent_sgd_phase" in group for group in groups or ()):
+            raise ValueError(
+                f"the state dict is one of schedulefree's RAdamScheduleFree, not of "
+                f"{type(self).__name__}: its steps are others, and z would not be this one's"
+            )
         return super()._prepared_load(_as_ours(state_dict) if is_theirs else state_dict, **how)
 
 
@@ -173,8 +183,7 @@ def _as_ours(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         for key in group["params"]:
             if "z" in state.get(key, ()):
                 state[key] = {**state[key], **scalars}
-        theirs = ("k", "weight_sum", "lr_max", "scheduled_lr")
-        groups.append({key: value for key, value in group.items() if key not in theirs})
+        groups.append({key: value for key, value in group.items() if key not in _THEIRS})
     return {**state_dict, "state": state, "param_groups": groups}
 
 
@@ -201,16 +210,17 @@ class ScheduleFreeSGD(_ScheduleFree):
         lr: learning rate (default 1.0): larger than that of SGD with momentum and a schedule, of
             which 10 to 50 times is to be tried.
         momentum: how much of x is in y, inside (0, 1) (default 0.9). It may change during training,
-            as under a one-cycle schedule.
+            as under a one-cycle schedule, within these bounds.
         weight_decay: L2 penalty, on y (default 0).
         warmup_steps: steps over which lr rises from 0 (default 0).
         r: x is weighted by t**r (default 0.0: as the two below say).
         weight_lr_power: x is weighted by the largest lr so far to this power (default 2.0), so that
             steps of a warm-up count less.
 
-    State: ``step`` (t), ``z``, ``weight_sum`` (of w), ``lr_max`` (the largest eta), ``x_weight``
-    (the momentum by which y was made; 1 before the first step). x is not stored: it follows from y
-    and z. While in eval mode ``y``, a copy.
+    State: ``step`` (t), ``z`` (float32 for parameters of 16 bits, which need a ``param_rounding``
+    for small steps), ``weight_sum`` (of w), ``lr_max`` (the largest eta), ``x_weight`` (the
+    momentum by which y was made; 1 before the first step). x is not stored: it follows from y and
+    z. While in eval mode ``y``, a copy.
 
     Groups: ``train_mode``, whether the parameters are y; saved and loaded, so that a run goes on in
     the mode in which it was saved.
@@ -221,7 +231,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     for running statistics at x.
 
     Raises:
-        ValueError: an option out of its range.
+        ValueError: an option out of its range; momentum also at a step, or as its schedule has it.
         RuntimeError: a step in eval mode, or a change of mode within ``optimizer.averaged()``.
 
     Source: Defazio, Yang, Mehta, Mishchenko, Khaled, Cutkosky, "The road less scheduled", 2024, as
@@ -250,7 +260,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         **shared: Unpack[SharedOptionsBesideDecay],
     ) -> None:
         defaults = {**own_options(locals()), TRAIN_MODE: True}
-        Optimizer.__init__(self, params, defaults, engine=engine)
+        super().__init__(params, defaults, engine=engine)
 
 
 class ScheduleFreeAdamW(_ScheduleFree):
@@ -314,4 +324,4 @@ class ScheduleFreeAdamW(_ScheduleFree):
         **shared: Unpack[SharedOptionsBesideDecay],
     ) -> None:
         defaults = {**own_options(locals()), TRAIN_MODE: True}
-        Optimizer.__init__(self, params, defaults, engine=engine)
+        super().__init__(params, defaults, engine=engine)

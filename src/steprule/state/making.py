@@ -78,7 +78,7 @@ def ensure_state(
         if slot.is_square:
             formats.append((name, _make_square(name, entry, value, shape, param)))
             continue
-        if is_plain and value is None:
+        if is_plain and value is None and not slot.is_wide:
             formats.append((name, FLOATING[entry[name].dtype]))
             continue
         wanted = wanted_format(slot, options, storing, param)

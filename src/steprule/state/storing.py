@@ -140,6 +140,7 @@ def wanted_format(
         param,
         is_signed=slot.signed,
         is_precise=slot.is_precise(options),
+        is_wide=slot.is_wide,
         is_average=slot.is_average,
     )
 
