@@ -238,7 +238,7 @@ class ScheduleFreeSGD(_ScheduleFree):
     their package schedulefree 1.4.1 has it, except that a new optimizer is in train mode, that
     ``weight_sum`` and ``lr_max`` are kept for each parameter (t counts its own updates, where
     theirs counts the group's), and that a change of momentum does not move x. Their state dicts are
-    taken, too.
+    taken, too; those of its RAdamScheduleFree are not.
     """
 
     rule = schedule_free_sgd
