@@ -81,8 +81,9 @@ class AdaBelief(Optimizer):
         rectify: RAdam's warm-up: plain momentum until s can be trusted (default True).
 
     When to use: for convolutional networks and GANs, where it is often as good as SGD with
-    momentum, from Adam's lr. Its state and operations are AdamW's. The authors give
-    each task an eps of its own: 1e-8 for images, 1e-16 for transformers.
+    momentum, from Adam's lr. Its state is AdamW's, its operations are about as many. The authors
+    give each task an eps of its own: 1e-8 for images, 1e-16 for transformers. State in 4 bits is
+    coarse for it, since m is taken from the gradient.
 
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_var`` (s), ``max_exp_avg_var`` with amsgrad.
 

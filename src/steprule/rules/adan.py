@@ -13,6 +13,7 @@ from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_op
 
 @rule(
     exp_avg_sq=Slot(signed=False),
+    previous_grad=Slot(full_precision="of a difference of gradients, 4 bits leave rounding alone"),
     source="Xie et al.: Adan: adaptive Nesterov momentum algorithm, 2022",
 )
 def adan(

@@ -80,7 +80,7 @@ class AdEMAMix(Optimizer):
         a = alpha * min(1, t / alpha_warmup)
         log(b) = 1 / ((1 - w) / log(beta1) + w / log(beta3)),  w = min(1, t / beta3_warmup)
 
-    so that the half-life of s grows evenly from that of m.
+    so that the half-life of s grows evenly from that of m; b is never above beta3.
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has

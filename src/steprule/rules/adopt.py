@@ -66,7 +66,8 @@ class ADOPT(Optimizer):
         weight_decay: L2 penalty, or decoupled decay (default 0).
 
     When to use: in Adam's place where it does not converge, or where beta2 can't be tuned, from
-    Adam's lr. State and operations are AdamW's; one step more is needed.
+    Adam's lr. Its state is AdamW's, its operations are about as many; one step
+    more is needed.
 
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v).
 

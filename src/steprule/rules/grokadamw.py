@@ -90,8 +90,8 @@ class GrokAdamW(Optimizer):
         grokking_signal_decay_rate: how much the signal shortens s, >= 0 (default 0.1).
 
     When to use: where a model fits its training data long before it generalises (small
-    algorithmic data sets). It has one and a half times AdamW's state. Start from AdamW's lr, or
-    less, down to ``1 / (1 + lamb)`` of it.
+    algorithmic data sets). It has one and a half times AdamW's state. Start from AdamW's lr:
+    amplified gradients are divided by their own size. State in 4 bits is coarse for it.
 
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``grok_ema`` (s).
 

@@ -56,8 +56,8 @@ class LaProp(Optimizer):
         weight_decay: decoupled decay (default 0).
 
     When to use: in Adam's place where a small beta2 or noisy gradients make it unstable: the betas
-    may be chosen independently of each other. State and operations are AdamW's. Start from
-    AdamW's lr, or a little less.
+    may be chosen independently of each other. Its state is AdamW's, its operations are about as
+    many. Start from AdamW's lr, or a little less.
 
     State: ``step`` (t), ``exp_avg_normed`` (m), ``exp_avg_sq`` (v).
 

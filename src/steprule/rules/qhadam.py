@@ -68,8 +68,8 @@ class QHAdam(Optimizer):
         weight_decay: L2 penalty, or decoupled decay (default 0).
 
     When to use: in Adam's place where a long average is to count without its delay: the authors
-    start from ``nus=(0.7, 1.0), betas=(0.995, 0.999)`` at Adam's lr. State and operations are
-    AdamW's.
+    start from ``nus=(0.7, 1.0), betas=(0.995, 0.999)`` at Adam's lr. Its state is AdamW's,
+    its operations are a third more.
 
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), both free of bias as they stand.
 

@@ -35,8 +35,8 @@ class QHM(Optimizer):
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here.
-        lr: learning rate (default 1e-3). That of SGD with momentum, times 1 / (1 - momentum): the
-            gradient's share of m is damped.
+        lr: learning rate (default 1e-3). SGD's with momentum b, times 1 / (1 - b), for the
+            gradient's share of m is damped here: ten times for b = 0.9.
         momentum: decay of m per step, in [0, 1) (default 0.999). For state in 4 bits take less:
             so long a momentum is mostly rounding there.
         nu: share of m in the step (default 0.7).

@@ -50,7 +50,8 @@ class Yogi(Optimizer):
         v = v - (1 - beta2) * sign(v - grad**2) * grad**2
         param = param - lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)
 
-    so that v falls slowly where gradients have become small, where Adam's falls at once.
+    so that v falls slowly where gradients have become small: by their squares, where Adam's falls by
+    a share of its own.
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
@@ -62,8 +63,8 @@ class Yogi(Optimizer):
         initial_accumulator: what m and v are before the first step, >= 0 (default 1e-6).
 
     When to use: where gradients are rare or of very different sizes (embeddings, federated
-    learning), and Adam's steps grow too large in between. State and operations are AdamW's. Start
-    from ten times Adam's lr, for eps is larger too.
+    learning), and Adam's steps grow too large in between. Its state is AdamW's, its
+    operations are about as many. Start from ten times Adam's lr, for eps is larger too.
 
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v).
 
@@ -71,8 +72,9 @@ class Yogi(Optimizer):
         ValueError: an option out of its range.
 
     Source: Zaheer, Reddi, Sachan, Kale, Kumar, "Adaptive methods for nonconvex optimization", 2018,
-    algorithm 2. As in TensorFlow Addons, optax and pytorch-optimizer, whose defaults these are,
-    both averages start at a small number and are corrected as Adam's, which the paper's are not.
+    algorithm 2. As in optax and pytorch-optimizer, whose defaults these are, both averages start at
+    a small number and are corrected as Adam's, which the paper's are not (TensorFlow Addons starts
+    m at 0). Gradients of 0 move parameters a little at first, therefore.
     """
 
     rule = yogi
