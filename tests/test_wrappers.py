@@ -5,19 +5,23 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from formats import ROUNDINGS
 from processes import ranks
 from rank_programs import wrapped
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as dcp
 from wrapper_runs import BASE, LOOKAHEAD, SAMS, closure_of, loss_of, start, trained
 
 import steprule
 from steprule.optimizer import register_optimizer_step_post_hook
+from steprule.wrappers import sam
 
 TRAJECTORIES = Path(__file__).parent / "reference" / "trajectories" / "wrappers"
 BASES: dict[str, Callable[..., Any]] = {
@@ -119,6 +123,20 @@ def test_half_precision_norms_do_not_overflow() -> None:
     torch.testing.assert_close(param.detach(), torch.full_like(param, 0.25))
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("size", [1e30, 1e-25])
+def test_gradients_of_any_size_move_by_rho(size: float, adaptive: bool) -> None:
+    """Squares of these are infinite in float32, or 0."""
+    param = torch.ones(4, requires_grad=True)
+    param.grad = torch.full_like(param, size)
+    steprule.SAM(torch.optim.SGD([param]), rho=1.0, adaptive=adaptive).first_step()
+    torch.testing.assert_close(param.detach(), torch.full_like(param, 1.5))
+    least = torch.ones(1, requires_grad=True)
+    least.grad = torch.full_like(least, 1e-44)
+    steprule.SAM(torch.optim.SGD([least]), rho=1.0, adaptive=adaptive).first_step()
+    assert least.isfinite().all()
+
+
 # -- SAM's two evaluations --------------------------------------------------------------------
 
 
@@ -160,6 +178,45 @@ def test_a_second_evaluation_that_fails_leaves_all_as_it_was(
     same(values(params), before)
     same(optimizer.state_dict(), state)
     step(optimizer, params, 2, 3)
+
+
+def test_an_interrupt_at_any_line_leaves_no_weight_moved() -> None:
+    """One after the other, each line of a step."""
+    lines = 0
+    while True:
+        param = torch.ones(3, requires_grad=True)
+        inner = steprule.SGD([param], lr=0.0)
+        optimizer = steprule.SAM(inner, rho=0.5)
+        left = [lines]
+
+        def interrupt(frame: Any, event: str, _: Any, left: list[int] = left) -> Any:
+            if event == "line" and frame.f_code.co_filename == sam.__file__:
+                left[0] -= 1
+                if left[0] < 0:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+            return interrupt
+
+        def closure(optimizer: Any = optimizer, param: Tensor = param) -> Tensor:
+            optimizer.zero_grad()
+            loss = param.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        before, mode = sys.gettrace(), torch.is_grad_enabled()
+        sys.settrace(interrupt)
+        try:
+            optimizer.step(closure)
+        except KeyboardInterrupt:
+            same(param.detach(), torch.ones(3))
+            torch.set_grad_enabled(mode)  # the line before a `with` has begun may have set it
+            inner.step()
+            lines += 1
+            continue
+        finally:
+            sys.settrace(before)
+        break
+    assert lines > 40
 
 
 def test_a_step_that_the_base_refuses_leaves_the_weights_in_place() -> None:
@@ -239,6 +296,61 @@ def test_steps_out_of_order_say_what_is_due() -> None:
     same(param.detach(), moved)
     optimizer.step()  # is the second one
     same(param.detach(), torch.full((2,), 0.9))
+    with pytest.raises(RuntimeError, match=r"no parameter has a gradient: have it call loss"):
+        optimizer.step(lambda: optimizer.zero_grad())
+
+
+@EACH_BASE
+def test_what_is_wrapped_refuses_to_work_on_moved_weights(base: Any) -> None:
+    params = start()
+    inner = base(params)
+    ahead = steprule.Lookahead(inner, **LOOKAHEAD)
+    optimizer = steprule.SAM(ahead, rho=0.3)
+    step(optimizer, params, 0, 1)
+    before, state = values(params), copy.deepcopy(optimizer.state_dict())
+    loss_of(params, 1).backward()
+    optimizer.first_step()
+    moved = values(params)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(loss_of(params, 1)).backward()
+    for one in (inner, ahead):
+        for call in (
+            one.step,
+            lambda one=one: scaler.step(one),
+            one.state_dict,
+            lambda one=one: one.load_state_dict(state),
+        ):
+            with pytest.raises(RuntimeError, match=r"SAM's first_step\(\) and second_step\(\)"):
+                call()
+            same(values(params), moved)
+    optimizer.restore()
+    same(values(params), before)
+    same(optimizer.state_dict(), state)
+    for one in (inner, ahead, optimizer):
+        one.load_state_dict(one.state_dict())
+    inner.step()
+
+
+def test_modes_and_averages_wait_for_the_second_step() -> None:
+    params = start()
+    inner = steprule.ScheduleFreeAdamW(params, ema_decay=0.9)
+    optimizer: Any = steprule.SAM(inner, rho=0.3)
+    step(optimizer, params, 0, 2)
+    loss_of(params, 2).backward()
+    optimizer.first_step()
+    moved = values(params)
+    for call in (
+        *(optimizer.train, optimizer.eval, optimizer.averaged, optimizer.init_state),
+        *(inner.train, inner.eval, lambda: optimizer.save("nowhere")),
+    ):
+        with pytest.raises(RuntimeError, match=r"restore\(\)"):
+            call()
+    same(values(params), moved)
+    optimizer.second_step()
+    optimizer.eval()
+    optimizer.train()
+    with optimizer.averaged():
+        pass
 
 
 def test_a_scaler_unscales_skips_and_puts_back() -> None:
@@ -278,6 +390,29 @@ def test_gradients_that_were_unscaled_are_not_divided_again() -> None:
     torch.nn.utils.clip_grad_norm_([param], 0.5)
     scaler.step(optimizer)
     torch.testing.assert_close(param.detach(), torch.tensor([0.95]))
+
+
+def test_first_gradients_that_were_unscaled_are_refused() -> None:
+    """Of the second ones the scaler believes the same: the step would be 4 times too long."""
+    param = torch.ones(1, requires_grad=True)
+    optimizer = steprule.SAM(torch.optim.SGD([param], lr=0.1))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for is_early in (True, False):
+        scaler.scale(param.sum()).backward()
+        if is_early:
+            scaler.unscale_(optimizer)
+        optimizer.first_step(zero_grad=True)
+        scaler.scale(param.sum()).backward()
+        if is_early:
+            with pytest.raises(RuntimeError, match="after the second backward pass"):
+                scaler.step(optimizer)
+            same(param.detach(), torch.ones(1))
+        else:
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            torch.testing.assert_close(param.detach(), torch.tensor([0.9]))
+        optimizer.zero_grad()
+        scaler.update(4.0)
 
 
 # -- what they share with the wrapped optimizer -----------------------------------------------
@@ -390,7 +525,14 @@ def test_the_wrapped_optimizer_and_the_wrapper_take_each_others_state(base: Any)
 def test_copies_go_their_own_way() -> None:
     model = nn.ParameterList(start())
     optimizer = steprule.SAM(steprule.Lookahead(steprule.SGD(model.parameters(), lr=0.1), k=2))
+    # torch's puts a step of its own on the optimizer, bound to it.
+    schedulers = [
+        torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=1.0),
+        torch.optim.lr_scheduler.StepLR(optimizer.optimizer, step_size=1, gamma=1.0),
+    ]
     step(optimizer, list(model), 0, 3)
+    for scheduler in schedulers:
+        scheduler.step()
     for copied, its_model in (
         copy.deepcopy((optimizer, model)),
         pickle.loads(pickle.dumps((optimizer, model))),
@@ -401,6 +543,20 @@ def test_copies_go_their_own_way() -> None:
         step(twin, list(its), 3, 5)
         same(values(list(its_model)), values(list(its)))
         same(values(list(model)), kept)
+
+
+@EACH_BASE
+@EACH_WRAPPER
+def test_of_a_step_for_state_alone_nothing_is_left(wrap: Any, base: Any) -> None:
+    """torch.distributed.checkpoint takes one where there is no state yet."""
+    model = nn.ParameterList(start())
+    optimizer = wrap(base(model.parameters()))
+    before, state = values(list(model)), copy.deepcopy(optimizer.state_dict())
+    if not isinstance(optimizer, steprule.SAM):
+        dcp.get_optimizer_state_dict(model, optimizer)
+        assert optimizer.state
+        assert optimizer.state_dict()["lookahead"] == state["lookahead"]
+    same(values(list(model)), before)
 
 
 @EACH_BASE
@@ -440,6 +596,9 @@ def test_what_ours_can_is_passed_through() -> None:
     assert repr(optimizer).startswith("SAM(rho=0.05, adaptive=False) round Lookahead(k=5, alpha=")
     with pytest.raises(AttributeError, match="nonsense"):
         _ = optimizer.nonsense
+    optimizer.engine = "eager"
+    assert optimizer.engine == optimizer.optimizer.optimizer.engine == "eager"
+    assert {row.engine for row in optimizer.explain().rows} == {"eager"}
     free: Any = steprule.SAM(steprule.ScheduleFreeAdamW(params))
     step(free, params, 0, 2)
     free.eval()
@@ -472,16 +631,122 @@ def test_lookahead_goes_round_lbfgs() -> None:
     assert all(p.isfinite().all() for p in params)
 
 
-@pytest.mark.parametrize("rounding", ["kahan", "split"])
-def test_lookahead_leaves_no_bits_of_what_a_parameter_was(rounding: str) -> None:
-    param = torch.ones(300, dtype=torch.bfloat16, requires_grad=True)
-    optimizer = steprule.Lookahead(steprule.SGD([param], lr=0.013, param_rounding=rounding), k=2)
-    for _ in range(2):
+EACH_ROUNDING = pytest.mark.parametrize("rounding", ROUNDINGS)
+
+
+def descend(optimizer: Any, param: Tensor, steps: int) -> None:
+    for _ in range(steps):
         param.grad = torch.ones_like(param)
         optimizer.step()
-    parts = [value for key, value in optimizer.state[param].items() if key.startswith("param:")]
-    assert parts
-    assert not any(part.any() for part in parts)
+
+
+@EACH_ROUNDING
+def test_a_move_by_nothing_changes_no_bit(rounding: str) -> None:
+    """With k=1 and alpha=1 it is the wrapped optimizer, what is kept beside weights included."""
+    params = [torch.linspace(-2, 2, 999).bfloat16().requires_grad_() for _ in range(2)]
+    plain, inner = (steprule.AdamW([p], lr=1e-4, param_rounding=rounding) for p in params)
+    descend(plain, params[0], 30)
+    descend(steprule.Lookahead(inner, k=1, alpha=1.0), params[1], 30)
+    same(params[1], params[0])
+    same(inner.state[params[1]], plain.state[params[0]])
+
+
+@EACH_ROUNDING
+def test_moves_too_small_for_16_bits_are_made(rounding: str) -> None:
+    # Where numbers near 1 are 2**-8 apart; a step to the nearest has to be as long to be made.
+    lr, steps = (1 / 64, 10) if rounding == "nearest" else (1e-4, 100)
+    param = torch.linspace(0.9, 1.1, 999).bfloat16().requires_grad_()
+    start_at = param.detach().float()
+    optimizer = steprule.Lookahead(steprule.SGD([param], lr=lr, param_rounding=rounding))
+    descend(optimizer, param, steps)
+    (slow,) = optimizer._slow.values()
+    assert slow.dtype is torch.float32
+    moved = (slow - start_at).mean().item()
+    # 999 weights rounded at random, by 2**-8 at most, are off by 1e-4 on average.
+    assert abs(moved / (-lr * steps / 2) - 1) < 0.1, moved
+
+
+def test_moves_of_sharded_weights_are_rounded_alike() -> None:
+    ((one, whole), (other, _)) = ranks(2).run(wrapped.rounded)
+    same(one, whole)
+    same(other, whole)
+
+
+@pytest.mark.parametrize("module", [steprule, torch.optim])
+def test_lookahead_round_lbfgs_loads_what_it_saved(module: Any, tmp_path: Path) -> None:
+    params, others = start(), start()
+    optimizer, other = (
+        steprule.Lookahead(module.LBFGS(each, lr=0.1, max_iter=2), k=3) for each in (params, others)
+    )
+    step(optimizer, params, 0, 4)
+    optimizer.save(tmp_path / "state")
+    with torch.no_grad():
+        for p, q in zip(params, others, strict=True):
+            q.copy_(p)
+    other.load(tmp_path / "state")
+    step(optimizer, params, 4, 7)
+    step(other, others, 4, 7)
+    same(values(others), values(params))
+
+
+@pytest.mark.parametrize("module", [steprule, torch.optim])
+def test_a_parameter_without_state_has_none_in_the_state_dict(module: Any) -> None:
+    """torch's optimizers would take an entry with slow weights alone for one of theirs."""
+    params = start()
+    optimizer = steprule.Lookahead(module.AdamW(params))
+    params[0].grad = torch.ones_like(params[0])
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    assert saved["state"].keys() == {0}
+    assert saved["lookahead"]["slow_param"].keys() == {0, 1, 2}
+    for other in (steprule.AdamW, torch.optim.AdamW):
+        alone = other(params)
+        alone.load_state_dict(copy.deepcopy(saved))
+        for p in params:
+            p.grad = torch.ones_like(p)
+        alone.step()
+        assert "lookahead" not in alone.state_dict()  # nothing stale to go back to
+
+
+def test_steps_that_guards_skip_are_not_counted() -> None:
+    param = torch.ones(2, requires_grad=True)
+    optimizer = steprule.Lookahead(steprule.SGD([param], lr=0.1, on_nonfinite="skip"), k=2)
+    for factor in (float("nan"), 1.0, float("nan"), float("nan"), 1.0):
+        param.grad = torch.full((2,), factor)
+        optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.full((2,), 0.9))
+    assert optimizer.state_dict()["lookahead"]["steps"] == 2
+
+
+def test_a_step_that_fails_starts_no_slow_weights() -> None:
+    param = torch.ones(2, requires_grad=True)
+    inner = steprule.SGD([param], lr=0.1, on_nonfinite="raise", ema_decay=0.9)
+    optimizer = steprule.Lookahead(inner, k=1)
+    param.grad = torch.full((2,), float("nan"))
+    with pytest.raises(RuntimeError, match="not finite"):
+        optimizer.step()
+    assert (optimizer._steps, optimizer._slow) == (0, {})
+    inner.init_state()
+    with torch.no_grad():
+        inner.state[param]["param_ema"].fill_(100.0)
+    param.grad = torch.ones(2)
+    with inner.averaged(), pytest.raises(RuntimeError, match="running averages"):
+        optimizer.step()
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.full((2,), 0.95))
+
+
+@EACH_BASE
+def test_slow_weights_follow_a_model_that_is_cast(base: Any) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = steprule.Lookahead(base(model.parameters()), k=2)
+    for dtype in (torch.float32, torch.float64, torch.float64):
+        optimizer.zero_grad()
+        optimizer.state.clear()  # a momentum's is the wrapped optimizer's business
+        model.to(dtype)
+        model(torch.ones(1, 3, dtype=dtype)).sum().backward()
+        optimizer.step()
+    assert {slow.dtype for slow in optimizer._slow.values()} == {torch.float64}
 
 
 def test_parameters_that_join_or_thaw_later_start_where_they_are() -> None:
@@ -547,20 +812,90 @@ def test_numbers_out_of_their_range_are_refused(
         make(steprule.SGD(start()))
 
 
-def test_a_state_dict_that_is_refused_changes_nothing() -> None:
+@pytest.mark.parametrize("module", [steprule, torch.optim])
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"k": 0}, "k must be"),
+        (3, "must be a dict"),
+        ({"steps": -1}, "steps must be"),
+        ({"bogus": 1}, "has 'bogus', which is nothing of a 'lookahead'"),
+        ({"slow_param": 3}, "slow weights must be a dict"),
+        ({"slow_param": {7: torch.ones(3)}}, "7 is no parameter"),
+        ({"slow_param": {1: torch.ones(2)}}, r"parameter 1 of group 0: saved with shape \(2,\)"),
+        ({"slow_param": {1: torch.ones(3, dtype=torch.int32)}}, "saved as torch.int32"),
+        ({"slow_param": {1: torch.ones(3, dtype=torch.complex64)}}, "saved as torch.complex64"),
+        ({"slow_param": {1: torch.ones(3, device="meta")}}, "is on meta"),
+        ({"slow_param": {1: [1.0, 2.0]}}, "is no tensor"),
+    ],
+    ids=str,
+)
+def test_a_state_dict_that_is_refused_changes_nothing(own: Any, message: str, module: Any) -> None:
+    params = start()
+    optimizer = steprule.Lookahead(module.AdamW(params), k=2)
+    step(optimizer, params, 0, 3)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises((TypeError, ValueError), match=message):
+        optimizer.load_state_dict({**before, "lookahead": own})
+    for bad in ({**before, "param_groups": []}, "nothing"):
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            optimizer.load_state_dict(bad)  # type: ignore[arg-type]
+    same(optimizer.state_dict(), before)
+
+
+def test_slow_weights_that_do_not_fit_are_left_out_where_that_is_asked_for() -> None:
     params = start()
     optimizer = steprule.Lookahead(steprule.AdamW(params), k=2)
     step(optimizer, params, 0, 3)
-    before = copy.deepcopy(optimizer.state_dict())
-    for bad in (
-        {**before, "lookahead": {"k": 0}},
-        {**before, "lookahead": 3},
-        {**before, "param_groups": []},
-        "nothing",
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["lookahead"]["slow_param"][1] = torch.ones(2)
+    optimizer.load_state_dict(saved, strict=False)
+    assert list(optimizer._slow) == [params[0], params[2]]
+
+
+@EACH_WRAPPER
+def test_autograd_is_not_to_see_half_of_a_step(wrap: Any) -> None:
+    params = [p.detach().clone().requires_grad_() for p in start()]
+    inner = steprule.SGD([p * 1 for p in params], lr=0.1, differentiable=True)
+    with pytest.raises(ValueError, match="differentiable=True lets autograd through"):
+        wrap(inner)
+    later = wrap(steprule.SGD(params, lr=0.1))
+    later.param_groups[0]["differentiable"] = True
+    with pytest.raises(ValueError, match="gradients would be wrong"):
+        later.step(closure_of(later, params, 0))
+
+
+def test_what_is_set_later_is_checked_as_well() -> None:
+    for optimizer, name, value in (
+        (steprule.SAM(steprule.SGD(start())), "rho", float("nan")),
+        (steprule.SAM(steprule.SGD(start())), "rho", "0.1"),
+        (steprule.SAM(steprule.SGD(start())), "adaptive", "no"),
+        (steprule.Lookahead(steprule.SGD(start())), "k", 0),
+        (steprule.Lookahead(steprule.SGD(start())), "alpha", 2.0),
     ):
-        with pytest.raises((TypeError, ValueError)):
-            optimizer.load_state_dict(bad)  # type: ignore[arg-type]
-        same(optimizer.state_dict(), before)
+        before = getattr(optimizer, name)
+        with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+            setattr(optimizer, name, value)
+        assert getattr(optimizer, name) == before
+
+
+@EACH_WRAPPER
+def test_what_is_wanted_of_another_optimizer_says_which_has_it(wrap: Any) -> None:
+    params = start()
+    optimizer = wrap(torch.optim.AdamW(params))
+    name = type(optimizer).__name__
+    with pytest.raises(TypeError, match=f"{name}.*strict: only .* AdamW, which is none of these"):
+        optimizer.load_state_dict(optimizer.state_dict(), strict=True)
+    with pytest.raises(AttributeError, match=f"{name} has no .*'explain', nor has AdamW.*steprule"):
+        optimizer.explain()
+    with pytest.raises(AttributeError, match="no attribute 'engine'"):
+        optimizer.engine = "eager"
+    with pytest.raises(
+        TypeError, match=rf"{name}\.step: closure must be a function or None, got 3"
+    ):
+        optimizer.step(3)
+    with pytest.raises(TypeError, match=rf"wrap what combine\(\) returns, {name}\(combine"):
+        steprule.combine(optimizer, steprule.SGD(params))
 
 
 def test_sparse_gradients_are_refused_by_name() -> None:

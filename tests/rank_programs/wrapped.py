@@ -32,6 +32,20 @@ def on_one_process() -> list[torch.Tensor]:
     return _run(lambda x: x, lambda x: x)
 
 
+def rounded(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slow weights written into rows of bfloat16 at random; and the same in one piece."""
+    found = []
+    for spread in (lambda x: placed(x, "world", (ROWS,)), lambda x: x):
+        param: Any = nn.Parameter(spread(numbers((7, 5), 0).bfloat16()))
+        inner = steprule.SGD([param], lr=1e-3, param_rounding="stochastic", engine="eager")
+        optimizer = steprule.Lookahead(inner, k=2)
+        for step in range(6):
+            param.grad = spread(numbers((7, 5), step + 1).bfloat16())
+            optimizer.step()
+        found.append(param.full_tensor() if hasattr(param, "full_tensor") else param)
+    return found[0].detach().clone(), found[1].detach().clone()
+
+
 def sharded(rank: int) -> list[torch.Tensor]:
     """Rows of parameters and gradients on two ranks."""
     return _run(lambda x: placed(x, "world", (ROWS,)), lambda x: x.full_tensor())

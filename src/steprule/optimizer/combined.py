@@ -142,6 +142,11 @@ def _check_optimizers(optimizers: Sequence[Any]) -> None:
     for one in optimizers:
         name = type(one).__name__
         if not isinstance(one, Optimizer):
+            if isinstance(getattr(one, "optimizer", None), torch.optim.Optimizer):
+                raise TypeError(
+                    f"combine() takes optimizers as they are, {name} goes round one: wrap what "
+                    f"combine() returns, {name}(combine(...))"
+                )
             where = "torch's" if isinstance(one, torch.optim.Optimizer) else "no optimizer"
             raise TypeError(f"combine() takes optimizers of steprule, {name} is {where}")
         if one._owners is not None:

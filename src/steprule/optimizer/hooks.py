@@ -14,6 +14,16 @@ from steprule.optimizer.scheduled import advance_schedules, schedule_steps
 #: The attribute by which a step of ours says that schedules are where they belong.
 MOVED_ON = "_schedules_moved_on"
 
+#: The attributes in which torch's optimizers keep what is registered.
+HOOKS = (
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+    "_optimizer_state_dict_pre_hooks",
+    "_optimizer_state_dict_post_hooks",
+    "_optimizer_load_state_dict_pre_hooks",
+    "_optimizer_load_state_dict_post_hooks",
+)
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 

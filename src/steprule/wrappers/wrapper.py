@@ -5,22 +5,16 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
 
-from steprule.optimizer.hooks import between_hooks, uncompiled
+from steprule.optimizer.base import Optimizer
+from steprule.optimizer.hooks import HOOKS, between_hooks, uncompiled
 from steprule.optimizer.saving import SavedOptimizer
 
-_HOOKS = (
-    "_optimizer_step_pre_hooks",
-    "_optimizer_step_post_hooks",
-    "_optimizer_state_dict_pre_hooks",
-    "_optimizer_state_dict_post_hooks",
-    "_optimizer_load_state_dict_pre_hooks",
-    "_optimizer_load_state_dict_post_hooks",
-)
+_Loss = TypeVar("_Loss")
 
 
 class Wrapper(torch.optim.Optimizer):
@@ -40,10 +34,13 @@ class Wrapper(torch.optim.Optimizer):
 
     Raises:
         TypeError: it is none, or one that can't be wrapped.
+        ValueError: one of its groups has ``differentiable=True``; then a step raises this, too.
     """
 
     #: The key under which a state dict has what is the wrapper's.
     key: ClassVar[str]
+    #: The attributes that copies have, beside the wrapped optimizer.
+    attributes: ClassVar[tuple[str, ...]]
     optimizer: torch.optim.Optimizer
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -63,11 +60,26 @@ class Wrapper(torch.optim.Optimizer):
                 "no moment before or after all parameters; step as usual"
             )
         self.optimizer = optimizer
+        self._check_differentiable()
         self._make_hooks()
 
     def _make_hooks(self) -> None:
-        for name in _HOOKS:
+        for name in HOOKS:
             setattr(self, name, OrderedDict())
+
+    def _check_differentiable(self) -> None:
+        """Refuse steps that autograd is to see: it would not see the wrapper's moves.
+
+        Raises:
+            ValueError: a group asks for it.
+        """
+        if any(group.get("differentiable") for group in self.param_groups):
+            name = type(self).__name__
+            raise ValueError(
+                f"{name}: differentiable=True lets autograd through the step of "
+                f"{type(self.optimizer).__name__}, but not through what {name} does to the "
+                "parameters: gradients would be wrong. Leave one of the two out"
+            )
 
     # -- what is the wrapped optimizer's --------------------------------------------------
 
@@ -87,10 +99,27 @@ class Wrapper(torch.optim.Optimizer):
         return self.optimizer.defaults
 
     def __getattr__(self, name: str) -> Any:
-        inner = self.__dict__.get("optimizer")
+        inner, mine = self.__dict__.get("optimizer"), type(self).__name__
         if inner is None or (name.startswith("__") and name.endswith("__")):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(f"{mine!r} object has no attribute {name!r}")
+        if not hasattr(inner, name):
+            is_ours = hasattr(Optimizer, name) or name in ("engine", "train", "eval")
+            raise AttributeError(
+                f"{mine} has no attribute {name!r}, nor has {_innermost(self)}, round which it goes"
+                f"{': some of the optimizers of steprule have it, wrap such a one' * is_ours}"
+            )
         return getattr(inner, name)
+
+    @property
+    def engine(self) -> str:
+        """The wrapped optimizer's engine; may be set."""
+        return cast(str, self.optimizer.engine)  # type: ignore[attr-defined]
+
+    @engine.setter
+    def engine(self, value: str) -> None:
+        if not hasattr(self.optimizer, "engine"):  # the message is that of asking for it
+            self.__getattr__("engine")
+        self.optimizer.engine = value  # type: ignore[attr-defined]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, as the wrapped optimizer does."""
@@ -102,8 +131,29 @@ class Wrapper(torch.optim.Optimizer):
 
     # -- steps ----------------------------------------------------------------------------
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Carry out a step of the wrapper's, within its hooks."""
+        """Carry out a step of the wrapper's, within its hooks.
+
+        Args:
+            closure: clears the gradients, computes the loss and its gradients, returns the loss.
+
+        Returns:
+            What the closure returned (the first time); None without one.
+
+        Raises:
+            TypeError: the closure is no function.
+        """
+        if closure is not None and not callable(closure):
+            raise TypeError(
+                f"{type(self).__name__}.step: closure must be a function or None, got "
+                f"{closure!r:.80}"
+            )
         return _hooked_step(self, closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # torch's base class need not wrap it
@@ -114,38 +164,52 @@ class Wrapper(torch.optim.Optimizer):
 
     # -- saving and loading ---------------------------------------------------------------
 
-    def _own_state(self) -> dict[str, Any]:
-        """Return what is saved under the wrapper's key: numbers."""
+    def _numbers(self) -> dict[str, Any]:
+        """Return the wrapper's arguments."""
         raise NotImplementedError
 
-    def _check_own(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what is to be set of what was saved under the wrapper's key, checked.
+    def _own_state(self, groups: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what is saved under the wrapper's key.
+
+        Args:
+            groups: those of the state dict, in which parameters are their keys.
+        """
+        return self._numbers()
+
+    def _loaded(
+        self, own: Mapping[str, Any], state_dict: Mapping[str, Any], **how: Any
+    ) -> dict[str, Any]:
+        """Return the attributes to be set of what was saved under the wrapper's key, checked.
+
+        Args:
+            own: that; nothing where the state dict is one of the wrapped optimizer alone.
+            state_dict: all of it.
+            **how: as of :meth:`load_state_dict`.
 
         Raises:
-            TypeError, ValueError: a number that is none, or out of its range.
+            TypeError, ValueError: a number that is none, or out of its range, or what is no part of
+                it.
         """
         raise NotImplementedError
 
     def _refuse_if_moved(self, what: str) -> None:
         """Refuse what makes no sense while the parameters are elsewhere."""
 
-    def _entries(self, packed: Mapping[Any, Any]) -> Mapping[Any, Any]:
-        """Return the entries of a state dict with what the wrapper keeps for each parameter."""
-        return packed
-
-    def _take_entries(self) -> None:
-        """Take what the wrapper keeps out of the state that the wrapped optimizer has loaded."""
+    @property
+    def _is_round_ours(self) -> bool:
+        """Whether the optimizer within all wrappers is one of this library."""
+        return isinstance([*layers(self)][-1], SavedOptimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the wrapped optimizer's state dict, with a key more for what is the wrapper's.
 
-        The wrapped optimizer alone can load it too.
+        The wrapped optimizer alone can load it, too, which leaves that key.
         """
         self._refuse_if_moved("state_dict()")
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         packed = self.optimizer.state_dict()
-        packed = {**packed, "state": self._entries(packed["state"]), self.key: self._own_state()}
+        packed = {**packed, self.key: self._own_state(packed["param_groups"])}
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             returned = post_hook(self, packed)
             packed = packed if returned is None else returned
@@ -170,13 +234,21 @@ class Wrapper(torch.optim.Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             returned = pre_hook(self, given)
             given = given if returned is None else returned
+        if how and not self._is_round_ours:
+            name = type(self).__name__
+            raise TypeError(
+                f"{name}.load_state_dict: {', '.join(how)}: only optimizers of steprule know that, "
+                f"{name} goes round {_innermost(self)}, which is none of these. Leave it out, or "
+                "wrap one of steprule's"
+            )
         own = given.get(self.key, {}) if isinstance(given, Mapping) else {}
         if not isinstance(own, Mapping):
             raise TypeError(f"state_dict[{self.key!r}] must be a dict, got {own!r:.80}")
-        checked = self._check_own(own)
+        loaded = self._loaded(own, given, **how)
+        if isinstance(given, Mapping):
+            given = {key: value for key, value in given.items() if key != self.key}
         report = self.optimizer.load_state_dict(given, **how)
-        self.__dict__.update(checked)
-        self._take_entries()
+        self.__dict__.update(loaded)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
         return report
@@ -191,14 +263,15 @@ class Wrapper(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_if_moved("a copy")
-        return {key: value for key, value in self.__dict__.items() if key not in _HOOKS}
+        # Hooks, and what schedulers and scalers put here, belong to this object.
+        return {name: self.__dict__[name] for name in ("optimizer", *self.attributes)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._make_hooks()
 
     def __repr__(self) -> str:
-        numbers = ", ".join(f"{key}={value}" for key, value in self._own_state().items())
+        numbers = ", ".join(f"{key}={value}" for key, value in self._numbers().items())
         return f"{type(self).__name__}({numbers}) round {self.optimizer!r}"
 
 
@@ -210,12 +283,31 @@ def layers(optimizer: torch.optim.Optimizer) -> Iterator[torch.optim.Optimizer]:
         yield optimizer
 
 
+def _innermost(optimizer: torch.optim.Optimizer) -> str:
+    return type([*layers(optimizer)][-1]).__name__
+
+
 def params_of(groups: list[dict[str, Any]]) -> list[Tensor]:
     """Return the parameters of groups, each once."""
     return list(dict.fromkeys(param for group in groups for param in group["params"]))
 
 
+def check_keys(key: str, own: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse what a wrapper does not save under its key.
+
+    Raises:
+        ValueError: naming it.
+    """
+    unknown = [name for name in own if name not in known]
+    if unknown:
+        raise ValueError(
+            f"state_dict[{key!r}] has {', '.join(map(repr, unknown))}, which is nothing of a "
+            f"{key!r}: it has {', '.join(map(repr, known))}"
+        )
+
+
 def _run(wrapper: Wrapper, closure: Callable[[], Any] | None = None) -> Any:
+    wrapper._check_differentiable()
     return wrapper._step(closure)
 
 
