@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -335,6 +336,7 @@ def test_frozen_parameters_are_no_reason_to_refuse_their_pattern() -> None:
     model = conv_net()
     groups = param_groups(model, lr=1.0, lr_scale={"conv1.*": 2})
     assert {group["lr"] for group in groups} == {1.0}
+    assert "note: lr_scale: 'conv1.*' matches frozen parameters alone" in str(groups)
 
 
 def test_names_are_those_of_the_model_within_its_wrapper() -> None:
@@ -349,6 +351,34 @@ def test_names_are_those_of_the_model_within_its_wrapper() -> None:
     assert str(wrapped) == str(plain)
 
 
+def test_what_wraps_a_module_within_is_left_out_of_names() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self, module: nn.Module, name: str) -> None:
+            super().__init__()
+            self.add_module(name, module)
+
+    plain = str(param_groups(made(Transformer), lr=1.0, layer_decay=0.5))
+    model = made(Transformer)
+    model.blocks[0] = Wrapped(model.blocks[0], "_orig_mod")
+    model.blocks[1].mlp = Wrapped(model.blocks[1].mlp, "_checkpoint_wrapped_module")
+    model.blocks[2] = Wrapped(Wrapped(model.blocks[2], "_fsdp_wrapped_module"), "_orig_mod")
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    assert str(param_groups(averaged, lr=1.0, layer_decay=0.5)) == plain
+    # A module of the model's own keeps its name.
+    own = param_groups(nn.ModuleDict({"module": nn.Linear(2, 2)}))
+    assert own[0]["param_names"] == ["module.weight"]
+
+
+def test_what_the_model_says_to_have_no_weight_decay_has_none() -> None:
+    class Vit(Transformer):
+        def no_weight_decay(self) -> set[str]:
+            return {"wpe", "cls_token"}
+
+    groups = param_groups(made(Vit), weight_decay=0.1)
+    assert "wpe" in {n for g in groups if not g["weight_decay"] for n in g["param_names"]}
+    assert "note: no weight decay, as the model's no_weight_decay() says: wpe" in str(groups)
+
+
 def test_a_schedule_is_scaled_for_each_group() -> None:
     model, lr = made(ConvNet), cosine(0.1, 0, steps=10)
     optimizer = steprule.SGD(param_groups(model, lr=lr, lr_scale={"fc.*": 10}))
@@ -357,8 +387,13 @@ def test_a_schedule_is_scaled_for_each_group() -> None:
 
 
 # ---- depth ---------------------------------------------------------------------------------------
-def depths(model: nn.Module, **options: Any) -> dict[str, int]:
-    return depths_of(model, named_params(model), options.get("layer_depth"))
+def depths(model: nn.Module) -> dict[str, int]:
+    return dict(depths_of(model, named_params(model), None).by_name)
+
+
+def weights(model: nn.Module) -> dict[str, int]:
+    found = {name.removesuffix(".weight"): depth for name, depth in depths(model).items()}
+    return {name: depth for name, depth in found.items() if not name.endswith("bias")}
 
 
 def layers(names: list[str], count: int) -> dict[str, nn.Module]:
@@ -379,31 +414,101 @@ def test_depths_go_by_numbered_layers() -> None:
     }
 
 
-def test_ends_of_a_model_are_told_by_name_whatever_their_order() -> None:
-    model = nn.ModuleDict(
+class Parts(nn.Module):
+    """A model of these parts, in this order."""
+
+    def __init__(self, parts: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+
+def test_what_is_round_the_layers_is_told_by_its_place() -> None:
+    model = Parts(
         {
-            "heads": nn.ModuleList([nn.Linear(2, 2)]),
+            "heads": nn.ModuleList([nn.Linear(2, 2)]),  # before the layers: no head
+            "fc1": nn.Linear(2, 2),
+            "patch_embed": nn.Sequential(nn.Linear(2, 2)),
             **layers(["encoder"], 2),
-            "token_embed": nn.Linear(2, 2),
+            "decoder_embed": nn.Linear(2, 2),
             "mixer": nn.Linear(2, 2),
+            "aux_head": nn.Linear(2, 2),
             **layers(["decoder"], 2),
             "norm": nn.LayerNorm(2),
             "positions": nn.Embedding(2, 2),
-            "patch_embed": nn.Sequential(nn.Linear(2, 2)),
+            "bbox_embed": nn.Sequential(nn.Linear(2, 2)),
+            "fc2": nn.Linear(2, 2),
         }
     )
-    assert {name: depth for name, depth in depths(model).items() if name.endswith("weight")} == {
-        "heads.0.weight": 5,
-        "encoder.0.weight": 1,
-        "encoder.1.weight": 2,
-        "token_embed.weight": 0,
-        "mixer.weight": 2,  # between the rows: with the layer before it
-        "decoder.0.weight": 3,
-        "decoder.1.weight": 4,
-        "norm.weight": 5,
-        "positions.weight": 0,
-        "patch_embed.0.weight": 0,
+    assert weights(model) == {
+        "heads.0": 0,
+        "fc1": 0,
+        "patch_embed.0": 0,
+        "encoder.0": 1,
+        "encoder.1": 2,
+        "decoder_embed": 2,  # between the rows: with the layer before it
+        "mixer": 2,
+        "aux_head": 5,
+        "decoder.0": 3,
+        "decoder.1": 4,
+        "norm": 5,
+        "positions": 0,
+        "bbox_embed.0": 5,
+        "fc2": 5,
     }
+
+
+@pytest.mark.parametrize("is_head_first", [False, True])
+def test_a_head_that_shares_the_embedding_is_at_0_whichever_comes_first(
+    is_head_first: bool,
+) -> None:
+    parts = {"wte": nn.Embedding(3, 2), **layers(["h"], 2), "lm_head": nn.Linear(2, 3, bias=False)}
+    parts["lm_head"].weight = parts["wte"].weight
+    model = nn.ModuleDict(dict(reversed(parts.items())) if is_head_first else parts)
+    assert weights(model) == {"lm_head" if is_head_first else "wte": 0, "h.0": 1, "h.1": 2}
+
+
+class PreNormBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(2)
+        self.fc = nn.Linear(2, 2)
+
+
+def test_a_layer_that_is_named_for_its_norm_is_a_layer() -> None:
+    model = nn.ModuleDict({"blocks": nn.ModuleList(PreNormBlock() for _ in range(3))})
+    assert [weights(model)[f"blocks.{i}.fc"] for i in range(3)] == [1, 2, 3]
+
+
+def tower(count: int) -> nn.Module:
+    return nn.ModuleDict({"embed": nn.Embedding(2, 2), **layers(["blocks"], count)})
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (lambda: layers(["downsample_layers", "stages"], 3), "'downsample_layers' and 'stages'"),
+        (lambda: {"visual": tower(3), "text": tower(2)}, "'visual.blocks' and 'text.blocks'"),
+        (
+            lambda: {"visual": nn.ModuleDict(layers(["blocks"], 2)), **layers(["blocks"], 2)},
+            "'visual.blocks' and 'blocks'",
+        ),
+    ],
+    ids=["interleaved", "towers", "alike"],
+)
+def test_rows_that_may_lie_side_by_side_are_asked_about(model: Any, names: str) -> None:
+    with pytest.raises(ValueError, match=rf"rows of layers, {names}, .* pass layer_depth"):
+        param_groups(nn.ModuleDict(model()), lr=1.0, layer_decay=0.5)
+
+
+def test_rows_that_are_counted_one_after_the_other_are_said() -> None:
+    model = nn.ModuleDict({"encoder": tower(2), "decoder": tower(2)})
+    text = str(param_groups(model, lr=1.0, layer_decay=0.5))
+    assert "note: rows of layers counted one after the other: encoder.blocks, decoder.blocks" in (
+        text
+    )
+    assert weights(model)["decoder.blocks.1"] == 4
+    assert "note" not in str(param_groups(made(ConvNet), lr=1.0, layer_decay=0.5))
 
 
 def test_a_matcher_of_timms_says_the_depths() -> None:
@@ -505,3 +610,83 @@ def test_a_group_of_an_optimizer_of_matrices_has_matrices_alone() -> None:
     groups = param_groups(made(ConvNet), lr=0.1, rule={"*": "muon"})
     (muon,) = [group for group in groups if group.get("optimizer") == "Muon"]
     assert muon["param_names"] == ["fc.weight"]
+    assert "note: Muon updates embeddings, heads or scales" not in str(groups)
+    assert "note: Muon leaves parameters of more than two axes" in str(groups)
+
+
+def test_a_rule_may_have_options_and_those_of_matrices_take_convolutions_then() -> None:
+    model = made(ConvNet)
+    flat = ("muon", {"flatten": True, "momentum": 0.8})
+    rule: Any = {"fc.*": "sgd", "layer1.*": flat, "layer2.*": ("muon", {"flatten": True})}
+    groups = param_groups(model, lr=0.1, rule={**rule, "conv1.*": flat})
+    names = {group["name"]: group["param_names"] for group in groups}
+    assert "layer1.0.conv1.weight" in names["muon.decay"]
+    assert "conv1.weight" in names["muon.decay"]
+    assert "layer2.0.conv1.weight" in names["muon_2.decay"]
+    optimizer = build_optimizer(groups, options={"muon": {"lr": 0.02}})
+    momenta = {g["name"]: g["momentum"] for g in optimizer.param_groups if "muon" in g["name"]}
+    assert momenta == {"muon.decay": 0.8, "muon_2.decay": 0.95}
+    trained(model, optimizer)
+
+
+def test_embeddings_and_heads_that_muon_takes_are_said() -> None:
+    model = nn.ModuleDict(
+        {
+            "embed": nn.Embedding(3, 2),
+            **layers(["blocks"], 2),
+            "last": nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
+            "lm_head": nn.Linear(2, 3),
+        }
+    )
+    text = str(param_groups(model, rule={"*": "muon"}))
+    said = " ".join(text[text.index("note:") :].split())
+    expected = "embed.weight, last.parametrizations.weight.original0, lm_head.weight (name"
+    assert f"better left to another rule: {expected}" in said
+
+
+def test_one_axis_to_one_optimizer_and_the_rest_to_another() -> None:
+    groups = param_groups(made(Transformer), rule={"1d": "adamw", "*": "mars"})
+    by_rule = {g["optimizer"]: {p.ndim for p in g["params"]} for g in groups}
+    assert by_rule == {"AdamW": {1}, "MARS": {2}}
+
+
+def test_slices_and_sums_know_the_classes_and_two_of_one_name_are_refused() -> None:
+    def of(base: Any) -> Any:
+        return type("Mine", (base,), {})
+
+    model, sgd = made(Autoencoder), of(steprule.SGD)
+    groups = param_groups(model, lr=0.1, rule={"*": sgd})
+    for same in (groups[:], groups[:1] + groups[1:], groups.copy()):
+        assert type(build_optimizer(same)) is sgd
+    with pytest.raises(ValueError, match=r"'Mine'.*slices and sums"):
+        build_optimizer(list(groups))
+    with pytest.raises(ValueError, match=r"rule: two different classes are named 'Mine'"):
+        param_groups(model, rule={"encoder.0.*": sgd, "encoder.1.*": of(steprule.Lion)})
+    other = param_groups(made(Autoencoder), lr=0.1, rule={"*": of(steprule.Lion)})
+    with pytest.raises(ValueError, match=r"two different classes are named 'Mine'"):
+        groups + other
+
+
+def test_options_go_by_classes_too_and_decay_by_what_groups_say() -> None:
+    groups = param_groups(made(Autoencoder), lr=0.1, weight_decay=0.0, rule={"encoder.*": "sgd"})
+    optimizer = build_optimizer(
+        groups, options={steprule.SGD: {"momentum": 0.5, "weight_decay": 0.1}}
+    )
+    found = {g["name"]: g["weight_decay"] for g in optimizer.param_groups}
+    assert found == {"sgd.decay": 0.1, "sgd.no_decay": 0.0, "decay": 0.0}
+    assert optimizer.param_groups[-1]["momentum"] == 0.5
+    by_hand = {"params": [torch.ones(1, requires_grad=True)], "weight_decay": 0.0}
+    same = build_optimizer([by_hand], "sgd", {"sgd": {"lr": 0.1, "weight_decay": 0.1}})
+    assert same.param_groups[0]["weight_decay"] == 0.0
+
+
+def test_a_depth_may_be_any_whole_number() -> None:
+    groups = param_groups(
+        made(Autoencoder), lr=1.0, layer_decay=0.5, layer_depth=lambda name: np.int64(1)
+    )
+    assert {g["lr"] for g in groups} == {1.0}
+
+
+def test_lazy_modules_are_to_be_called_first() -> None:
+    with pytest.raises(ValueError, match=r"model: '0\.weight' .* lazy module: call the model"):
+        param_groups(nn.Sequential(nn.LazyLinear(3)))

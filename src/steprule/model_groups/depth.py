@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import nn
 
 from steprule.model_groups.kinds import is_norm
 from steprule.model_groups.named import NamedParam
+from steprule.model_groups.rows import Row, check_one_behind_the_other, layer_of
 
 LayerDepth: TypeAlias = Callable[[str], int]
 
 # timm's mark, at the end of a matcher's answer: the group before this one.
 _WITH_THE_ONE_BEFORE = 99999
-_ENDS_IN_NUMBER = re.compile(r".*\d")
-_HEAD = re.compile(r"(.*_)?heads?\d*|.*classifier.*|fc\d*|.*unembed.*|score|(.*_)?logits")
-_STEM = re.compile(r".*(stem|embed).*|wte|wpe|cls_token|(.*_)?pos(_.*)?")
+# Names count where they agree with the place: what stands before the layers is no head, what stands
+# behind them is no stem.
+_HEAD = re.compile(r"(.*_)?heads?\d*|.*classifier.*|.*unembed.*|score|(.*_)?logits")
+_END = re.compile(rf"{_HEAD.pattern}|fc\d*|.*(stem|embed).*")
+
+
+@dataclass(frozen=True)
+class Depths:
+    """How deep parameters lie.
+
+    Attributes:
+        by_name: 0 for what comes first.
+        notes: what should be looked at.
+    """
+
+    by_name: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def depths_of(
     model: nn.Module, params: Sequence[NamedParam], layer_depth: LayerDepth | None
-) -> dict[str, int]:
-    """Return the depth of each parameter by its name: 0 for what comes first.
+) -> Depths:
+    """Return the depth of each parameter.
 
     Args:
         model: the model.
@@ -32,25 +49,30 @@ def depths_of(
 
     Raises:
         TypeError: ``layer_depth`` returned no whole number.
-        ValueError: a number below 0; or no layers were found.
+        ValueError: a number below 0; no layers were found, or rows of them that may lie side by
+            side.
     """
     if layer_depth is not None:
-        return {one.name: _checked(layer_depth(one.name), one.name) for one in params}
+        return Depths({one.name: _checked(layer_depth(one.name), one.name) for one in params})
     matcher = getattr(model, "group_matcher", None)
     if callable(matcher):
-        return _by_matcher(matcher(coarse=False), [one.name for one in params])
+        return Depths(_by_matcher(matcher(coarse=False), [one.name for one in params]))
     return _by_numbers(model, params)
 
 
 def _checked(depth: Any, name: str) -> int:
-    if isinstance(depth, bool) or not isinstance(depth, int):
+    try:
+        whole = -1 if isinstance(depth, bool) else operator.index(depth)
+    except TypeError:
+        whole = None
+    if whole is None or isinstance(depth, bool):
         raise TypeError(
             f"layer_depth must return a whole number, 0 for the first layer, got {depth!r} for "
             f"{name!r}"
         )
-    if depth < 0:
+    if whole < 0:
         raise ValueError(f"layer_depth must return 0 or more, got {depth} for {name!r}")
-    return depth
+    return whole
 
 
 def _by_matcher(matcher: Any, names: Sequence[str]) -> dict[str, int]:
@@ -82,51 +104,60 @@ def _place_of(name: str, matcher: Any) -> tuple[float, ...]:
     return (float("inf"),)
 
 
-def _by_numbers(model: nn.Module, params: Sequence[NamedParam]) -> dict[str, int]:
+def _by_numbers(model: nn.Module, params: Sequence[NamedParam]) -> Depths:
     """Return depths by the numbered layers: 1, 2, …; 0 before them, one more behind them."""
-    layers: dict[str, int] = {}
-    count, first, last = 0, None, -1
-    for index, one in enumerate(params):
-        layer, before = _layer_of(model, one.name)
-        if layer is None or _is_of(_HEAD, before) or _is_of(_STEM, before):
-            continue
-        first, last = index if first is None else first, index
-        if layer not in layers:
-            # A normalisation in a row of layers belongs to the one that it follows.
-            count += not (count and is_norm(model.get_submodule(layer)))
-            layers[layer] = count
-    if first is None:
+    depth_of_layer, rows = _numbered(params)
+    if not rows:
         raise ValueError(
             f"layer_decay: {type(model).__name__} has no numbered layers (blocks.0, layers.11, "
             "encoder.layer.3): pass layer_depth, a function from a parameter's name to its depth"
         )
+    count = max(depth_of_layer.values())
+    first, last = min(row.first for row in rows), max(row.last for row in rows)
+    outside: dict[int, str] = {}
     depths, seen = {}, 0
     for index, one in enumerate(params):
-        layer, before = _layer_of(model, one.name)
-        if _is_of(_HEAD, before):
-            depth = count + 1
-        elif _is_of(_STEM, before):
-            depth = 0
-        elif layer is not None:
-            depth = seen = layers[layer]
-        elif isinstance(one.owner, (nn.Embedding, nn.EmbeddingBag)) or index < first:
-            depth = 0
+        layer, before, _ = layer_of(one)
+        if layer in depth_of_layer:
+            depth = seen = depth_of_layer[layer]
         else:
-            depth = count + 1 if index > last else seen
+            outside[index] = one.name
+            if one.is_table or index < first:
+                depth = 0
+            elif index > last or _is_of(_HEAD, before):
+                depth = count + 1
+            else:
+                depth = seen
         depths[one.name] = depth
-    return depths
+    check_one_behind_the_other(model, rows, outside)
+    names = [row.name for row in rows]
+    are_stages = len({re.sub(r"\d+", "", name) for name in names}) == 1
+    chained = f"rows of layers counted one after the other: {', '.join(names)}"
+    return Depths(depths, () if are_stages else (chained,))
 
 
-def _layer_of(model: nn.Module, name: str) -> tuple[str | None, list[str]]:
-    """Return the outermost numbered module that a parameter is in, and the names around it."""
-    parts = name.split(".")
-    module: Any = model
-    for index, part in enumerate(parts[:-1]):
-        is_row = isinstance(module, (nn.ModuleList, nn.Sequential, nn.ModuleDict))
-        if part.isdigit() or (is_row and _ENDS_IN_NUMBER.fullmatch(part)):
-            return ".".join(parts[: index + 1]), parts[:index]
-        module = getattr(module, part)
-    return None, parts
+def _numbered(params: Sequence[NamedParam]) -> tuple[dict[str, int], list[Row]]:
+    """Return the depth of each numbered layer, and the rows that they are in."""
+    depths: dict[str, int] = {}
+    rows: dict[str, Row] = {}
+    axes: dict[str | None, int] = {}
+    for one in params:
+        layer = layer_of(one)[0]
+        axes[layer] = max(axes.get(layer, 0), one.param.ndim)
+    count = 0
+    for index, one in enumerate(params):
+        layer, before, module = layer_of(one)
+        if layer is None or module is None or _is_of(_END, before):
+            continue
+        row = rows.setdefault(".".join(before), Row(".".join(before), index, index))
+        row.last = index
+        if layer not in depths:
+            # A normalisation in a row of layers belongs to the one that it follows.
+            is_own = not count or axes[layer] > 1 or not is_norm(module)
+            count += is_own
+            depths[layer] = count
+            row.layers += [layer] * is_own
+    return depths, [*rows.values()]
 
 
 def _is_of(words: re.Pattern[str], parts: Sequence[str]) -> bool:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 from torch import Tensor
 
-_LISTED = ("params", "param_names", "name")
+#: The key under which a group says what its lr was multiplied by.
+LR_FACTOR = "lr_factor"
+#: The key under which a group says whether weight decay is for it.
+DECAYS = "decays"
+
+_LISTED = ("params", "param_names", "name", DECAYS)
 _WIDTH = 100
 
 
 class ParamGroups(list[dict[str, Any]]):
     """Parameter groups for any optimizer; ``str()`` is a table of what went where.
 
+    Slices, sums and copies are such lists, too.
+
     Attributes:
         frozen: the parameters that take no gradient and are in no group, by name.
         tied: other names that parameters have, each with the name that they go by.
         classes: the optimizers that groups name under ``"optimizer"``.
+        notes: what should be looked at.
     """
 
     def __init__(
@@ -27,11 +35,49 @@ class ParamGroups(list[dict[str, Any]]):
         frozen: Mapping[str, Tensor] | None = None,
         tied: Mapping[str, str] | None = None,
         classes: Mapping[str, type] | None = None,
+        notes: Iterable[str] = (),
     ) -> None:
         super().__init__(groups)
         self.frozen = dict(frozen or {})
         self.tied = dict(tied or {})
         self.classes = dict(classes or {})
+        self.notes = list(notes)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> ParamGroups: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        found: Any = super().__getitem__(index)
+        return self._with(found) if isinstance(index, slice) else found
+
+    def copy(self) -> ParamGroups:
+        """Return a list of the same groups."""
+        return self._with(self)
+
+    def __add__(self, other: Iterable[Any]) -> ParamGroups:  # type: ignore[override]
+        """Return the groups of both, with what is known of either.
+
+        Raises:
+            ValueError: they know two optimizers of one name.
+        """
+        made = self._with([*self, *other])
+        if isinstance(other, ParamGroups):
+            for name, cls in other.classes.items():
+                if made.classes.setdefault(name, cls) is not cls:
+                    raise ValueError(
+                        f"groups: two different classes are named {name!r}, which is how groups "
+                        "say what updates them: rename one"
+                    )
+            made.frozen |= other.frozen
+            made.tied |= other.tied
+            made.notes += other.notes
+        return made
+
+    def _with(self, groups: Iterable[dict[str, Any]]) -> ParamGroups:
+        return ParamGroups(groups, self.frozen, self.tied, self.classes, self.notes)
 
     def __str__(self) -> str:
         options = dict.fromkeys(k for group in self for k in group if k not in _LISTED)
@@ -64,6 +110,8 @@ class ParamGroups(list[dict[str, Any]]):
             names = ", ".join(shortened(list(self.frozen)))
             text = f"frozen: {_count(self.frozen, 'tensor')}, {count:,} elements: {names}"
             notes += _wrapped(text, " " * 7)
+        for note in self.notes:
+            notes += _wrapped(f"note: {note}", " " * 7)
         return [*notes, *(f"tied: {other} is {name}" for other, name in self.tied.items())]
 
 
@@ -106,7 +154,7 @@ def _wrapped(text: str, indent: str) -> list[str]:
     return textwrap.wrap(
         text,
         _WIDTH,
-        initial_indent=indent if not text.startswith("frozen") else "",
+        initial_indent=indent if not text.startswith(("frozen: ", "note: ")) else "",
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
