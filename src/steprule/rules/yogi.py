@@ -50,8 +50,8 @@ class Yogi(Optimizer):
         v = v - (1 - beta2) * sign(v - grad**2) * grad**2
         param = param - lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)
 
-    so that v falls slowly where gradients have become small: by their squares, where Adam's falls by
-    a share of its own.
+    so that v falls slowly where gradients have become small: by their squares, where Adam's falls
+    by a share of its own.
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
