@@ -33,10 +33,33 @@ def sgd() -> Any:
     return steprule.SGD([param()], lr=0.1)
 
 
-def moved() -> Any:
-    optimizer = steprule.SAM(sgd())
+def moved(inner: Any = None) -> Any:
+    optimizer = steprule.SAM(inner or sgd())
     optimizer.first_step()
     return optimizer
+
+
+def differentiable() -> Any:
+    return steprule.SGD([param()], lr=0.1, differentiable=True)
+
+
+def without_average() -> Any:
+    optimizer = steprule.ScheduleFreeSGD([param()], lr=0.1)
+    optimizer.step()
+    optimizer.param_groups[0]["momentum"] = 0.0
+    return optimizer
+
+
+def of_other_weights() -> Any:
+    optimizer = steprule.Lookahead(sgd())
+    optimizer.step()
+    return optimizer
+
+
+def load_others(optimizer: Any) -> None:
+    saved = optimizer.state_dict()
+    saved["lookahead"]["slow_param"] = {0: torch.ones(3)}
+    optimizer.load_state_dict(saved)
 
 
 def evaluated() -> Any:
@@ -78,6 +101,33 @@ STEPS: tuple[tuple[str, str, str, Callable[[], Any], Callable[[Any], Any], str, 
         lambda o: o.state_dict(),
         "restore()",
         "Save after second_step(), or give the step up by restore().",
+    ),
+    (
+        "SAM.step",
+        "closure",
+        "lambda: None",
+        lambda: steprule.SAM(steprule.SGD([torch.ones(2, requires_grad=True)])),
+        lambda o: o.step(lambda: None),
+        "have it call loss.backward()",
+        "Call loss.backward() in the closure.",
+    ),
+    (
+        "SGD.step",
+        "order",
+        "after SAM's first_step()",
+        moved,
+        lambda o: o.optimizer.step(),
+        "restore()",
+        "Step by SAM, the outer one.",
+    ),
+    (
+        "SAM.eval",
+        "order",
+        "after first_step()",
+        lambda: moved(steprule.ScheduleFreeSGD([param()])),
+        lambda o: o.eval(),
+        "restore()",
+        "Change the mode after second_step().",
     ),
     (
         "ScheduleFreeSGD.step",
@@ -124,6 +174,69 @@ REFUSED: tuple[tuple[Any, str, Callable[[], Any], str, str], ...] = (
 )
 
 
+LATER: tuple[
+    tuple[str, str, Callable[[Any], Any], type[Exception], str, tuple[str, ...], Callable[[], Any]],
+    ...,
+] = (
+    (
+        "steprule.SAM",
+        "differentiable=True",
+        steprule.SAM,
+        ValueError,
+        "Leave it out, or do without SAM.",
+        ("differentiable=True", "gradients would be wrong"),
+        differentiable,
+    ),
+    (
+        "optimizer.k (Lookahead)",
+        "k=0",
+        lambda o: setattr(o, "k", 0),
+        ValueError,
+        "Set a whole number of steps, 1 or more.",
+        ("k", "0"),
+        of_other_weights,
+    ),
+    (
+        "Lookahead.load_state_dict",
+        "slow_param=of another shape",
+        load_others,
+        ValueError,
+        "Load what was saved of this model.",
+        ("slow weights of parameter 0 of group 0", "(3,)", "(2,)"),
+        of_other_weights,
+    ),
+    (
+        "steprule.combine",
+        "optimizers=SAM(...)",
+        lambda o: steprule.combine(steprule.SAM(o)),
+        TypeError,
+        "Wrap what combine() returns.",
+        ("SAM(combine(...))",),
+        sgd,
+    ),
+    (
+        "ScheduleFreeSGD.step",
+        "momentum=0.0",
+        lambda o: o.step(),
+        ValueError,
+        "Keep it inside (0, 1).",
+        ("momentum must be in (0, 1), got 0.0", "Let it fall to 0.1"),
+        without_average,
+    ),
+    (
+        "steprule.ScheduleFreeSGD",
+        "momentum=cosine(0.9, 0.0, steps=4)",
+        lambda p: steprule.ScheduleFreeSGD(
+            [p], momentum=steprule.schedules.cosine(0.9, 0.0, steps=4)
+        ),
+        ValueError,
+        "End it above 0.",
+        ("momentum must be in (0, 1)", "step 4 of its schedule"),
+        param,
+    ),
+)
+
+
 def cases() -> Iterator[Case]:
     for cls, argument, text, value, error, remedy in NUMBERS:
         yield Case(
@@ -159,6 +272,18 @@ def cases() -> Iterator[Case]:
             error=RuntimeError,
             remedy=remedy,
             says=(said,),
+            subject=make,
+        )
+    for cls, text, call, error, remedy, says, make in LATER:
+        yield Case(
+            about=ABOUT,
+            where=cls,
+            argument=text.partition("=")[0],
+            given=text.partition("=")[2],
+            call=call,
+            error=error,
+            remedy=remedy,
+            says=says,
             subject=make,
         )
     yield Case(
