@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
+import re
 import shlex
 import signal
 from collections.abc import Callable, Iterator
@@ -234,6 +236,68 @@ def test_gradients_that_were_there_stay() -> None:
     assert all_of(model, optimizer) == before
 
 
+class Several(torch.optim.Optimizer):
+    """A wrapper of anybody's that holds its optimizers in a list, or in a dict."""
+
+    def __init__(self, inside: Any) -> None:
+        self.inside = inside
+        every = list(inside.values()) if isinstance(inside, dict) else inside
+        groups = [group for one in every for group in one.param_groups]
+        super().__init__([{"params": g["params"], "lr": g["lr"]} for g in groups], {})
+
+    def step(self, closure: Any) -> Any:  # type: ignore[override]
+        loss = closure()
+        for one in self.inside.values() if isinstance(self.inside, dict) else self.inside:
+            one.step()
+        return loss
+
+
+@pytest.mark.parametrize("is_dict", [False, True])
+def test_optimizers_in_lists_and_dicts_of_a_wrapper_are_as_they_were(is_dict: bool) -> None:
+    model = net()
+    inside = [torch.optim.Adam(model.first.parameters()), steprule.AdamW(model.last.parameters())]
+    optimizer = Several(dict(enumerate(inside)) if is_dict else inside)
+    steps(model, optimizer)
+    before = [all_of(model, one) for one in (optimizer, *inside)]
+    lr_range_test(model, optimizer, loss_of, batches(), steps=5)
+    assert [all_of(model, one) for one in (optimizer, *inside)] == before
+
+
+@pytest.mark.parametrize("library", [steprule, torch.optim], ids=["steprule", "torch"])
+def test_what_users_hang_on_a_step_is_not_called(library: Any) -> None:
+    model = nn.Linear(4, 3)
+    optimizer = library.SGD(model.parameters(), lr=0.1)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(model))
+    lr_range_test(model, optimizer, loss_of, batches(), steps=5)
+    assert averaged.n_averaged == 0
+    steps(model, optimizer, count=2)
+    assert averaged.n_averaged == 2
+
+
+class Centred(nn.Module):
+    """A criterion with a buffer, a normalisation, and a weight that is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.weight = nn.Parameter(torch.ones(3))
+        self.register_buffer("centre", torch.zeros(3))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.centre.lerp_(x.detach().mean(0), 0.1)
+        return nn.functional.cross_entropy(self.norm(x - self.centre) * self.weight, y)
+
+
+@pytest.mark.parametrize("wrapped", [lambda c: c, functools.partial])
+def test_a_criterion_is_as_it_was_too(wrapped: Any) -> None:
+    model, criterion = net(), Centred()
+    optimizer = steprule.SGD(model.parameters(), lr=0.1)
+    before = all_of(criterion, optimizer)
+    lr_range_test(model, optimizer, wrapped(criterion), batches(), steps=5)
+    assert all_of(criterion, optimizer) == before
+
+
 # ---- what it does --------------------------------------------------------------------------------
 def quadratic() -> tuple[nn.Module, Any, Any]:
     """f(w) = w**2 / 2 of a weight at 1: a step is w * (1 - lr), diverging above 2."""
@@ -262,12 +326,13 @@ def test_a_criterion_is_of_the_models_output_and_the_target() -> None:
     for loss_fn in (
         nn.CrossEntropyLoss(),
         nn.functional.cross_entropy,
+        functools.partial(nn.functional.cross_entropy, reduction="mean"),
         lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]),
     ):
         model = net()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         found.append(lr_range_test(model, optimizer, loss_fn, batches(), steps=5).losses)
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1] == found[2] == found[3]
     with pytest.raises(TypeError, match=r"criterion CrossEntropyLoss, for batches \(x, y\)"):
         lr_range_test(model, optimizer, nn.CrossEntropyLoss(), [torch.ones(2, 4)])
 
@@ -323,6 +388,40 @@ def test_no_suggestion_where_the_loss_never_fell() -> None:
     one = lr_range_test(model, optimizer, lambda m, _: m.weight.sum(), iter([1, 2]), steps=20)
     assert (one.suggestion, one.stopped) == (None, "data ended after 2 batches")
     assert "too few steps" in one.reason
+
+
+@pytest.mark.parametrize(
+    ("ends", "given", "says"),
+    [
+        ("data", {}, "still falling at the end, .* pass data that can be gone through again"),
+        ("all", {"lr_max": 1e-4}, "still falling at the end, .* raise lr_max"),
+        ("interrupted", {}, "still falling at the end, .* let it run further"),
+        ("flat", {}, r"never fell \(not at all\); raise lr_max: is the loss"),
+        ("diverges", {}, r"never fell .*: is lr_min low enough, the loss"),
+    ],
+)
+def test_a_sweep_that_came_near_no_lr_suggests_none(ends: str, given: Any, says: str) -> None:
+    model, loss, data = quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    calls = iter(range(100))
+
+    def value(m: Any, batch: Any) -> Tensor:
+        number = next(calls)
+        if ends == "interrupted" and number == 60:
+            raise KeyboardInterrupt
+        exact: Tensor = loss(m, batch)
+        if ends == "diverges":
+            return exact * 10**number
+        return exact * 0 + 1 if ends == "flat" else exact
+
+    try:
+        found = lr_range_test(
+            model, optimizer, value, iter([0] * 60) if ends == "data" else data, **given
+        )
+    except KeyboardInterrupt as error:
+        found = error.result  # type: ignore[attr-defined]
+    assert found.suggestion is None
+    assert re.search(says, found.reason)
 
 
 def test_noise_alone_is_no_fall_and_a_fall_within_noise_is_found() -> None:
@@ -420,7 +519,11 @@ def test_find_lr_interrupted_shows_what_there_is(
     [
         ("--optimizer adamx", "did you mean 'adamax'"),
         ("--optimizer sgd,adam", "one at a time"),
-        ("--optimizer sgd --lr-max 1e-9", "lr_max must be above lr_min"),
+        (
+            "--optimizer sgd --lr-min 1 --lr-max .1",
+            "--lr-max must be above --lr-min, got 0.1 and 1",
+        ),
+        ("--optimizer bogus", "--optimizer: "),
         ("--optimizer sgd --out lr.gif", ".png, .svg, .pdf"),
         ("--optimizer sgd --steps 2", "from 5 to"),
         ("--optimizer soap --engine numba", "numba"),
@@ -430,9 +533,9 @@ def test_find_lr_refuses_in_one_line(
     arguments: str, says: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["find-lr", "mine.py:make_problem", *shlex.split(arguments)]) == 2
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
     assert says in err
-    assert err.count("\n") == 1
+    assert (out, err.count("\n")) == ("", 1)
 
 
 @pytest.fixture(autouse=True)

@@ -412,6 +412,30 @@ RANGE_TESTS: tuple[tuple[str, str, Any, type[Exception], str, tuple[str, ...]], 
         "Return the mean.",
         ("loss_fn", "(2, 1)"),
     ),
+    (
+        "loss_fn",
+        "nn.functional.relu",
+        nn.functional.relu,
+        TypeError,
+        "Pass a criterion, or lambda model, batch: ....",
+        ("loss_fn", "relu", "function of model and batch"),
+    ),
+    (
+        "loss_fn",
+        "a loss without a graph",
+        lambda model, batch: model(batch).mean().detach(),
+        ValueError,
+        "Return the loss as it is computed, with gradients enabled.",
+        ("loss_fn", "no parameter", "no_grad"),
+    ),
+    (
+        "data",
+        "(x, y)",
+        (torch.ones(2, 2), torch.ones(2)),
+        TypeError,
+        "Put it in a list.",
+        ("data", "tuple of tensors", "[batch]"),
+    ),
     ("data", "one batch", torch.ones(2, 2), TypeError, "Put it in a list.", ("data", "[batch]")),
     ("data", "[]", [], ValueError, "Pass some batches.", ("data", "no batches")),
     ("lr_min", "0", 0, ValueError, POSITIVE, ()),
@@ -428,6 +452,17 @@ def range_test_cases() -> Iterator[Case]:
         call = functools.partial(range_test, **{argument: value})
         where = "lr_range_test"
         yield Case(ABOUT, where, argument, given, call, error, remedy, says, trained)
+    yield Case(
+        ABOUT,
+        "lr_range_test",
+        "model",
+        "a frozen model",
+        range_test,
+        ValueError,
+        "Have some parameters take gradients: requires_grad_().",
+        ("model", "frozen"),
+        lambda: [made := frozen(), torch.optim.SGD(made.parameters(), lr=0.1)],
+    )
 
 
 class Unseen(torch.optim.Optimizer):

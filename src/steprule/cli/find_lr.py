@@ -75,12 +75,16 @@ def find_lr(
 
     if out is not None and out.suffix.lower() not in SUFFIXES:
         raise CommandError(f"--out: {out.name!r} must end in {', '.join(SUFFIXES)}")
-    contenders, _ = parse_contenders(optimizer, (), engine)
+    if lr_max <= lr_min:
+        raise CommandError(f"--lr-max must be above --lr-min, got {lr_max:g} and {lr_min:g}")
+    try:
+        contenders, _ = parse_contenders(optimizer, (), engine)
+    except CommandError as error:  # of `steprule compare`, which takes several
+        raise CommandError(str(error).replace("--optimizers", "--optimizer")) from None
     if len(contenders) != 1:
         raise CommandError(f"--optimizer: one at a time, got {optimizer!r}")
     found = load(None).problem(seed) if problem is None else load_problem(problem, seed)
     console = console_of(PLAIN_WIDTH)
-    console.print(f"{found.name}, {contenders[0].label}", markup=False, highlight=False)
     with seeded(seed):
         try:
             sweep = checked_sweep(
@@ -96,6 +100,7 @@ def find_lr(
             )
         except (TypeError, ValueError) as error:
             raise CommandError(str(error)) from error
+        console.print(f"{found.name}, {contenders[0].label}", markup=False, highlight=False)
         is_whole = _swept(sweep, console)
     if not sweep.losses and is_whole:
         raise CommandError(f"{found.name}: no step could be taken: {sweep.stopped}")

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from steprule.optimizer.held import held_by
+
 HOW_TO = (
     "See more details at https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
 )
@@ -57,19 +59,15 @@ def that_step(optimizer: Any) -> list[Any]:
         return [optimizer]
     found: list[Any] = []
     seen = {id(optimizer)}
-    inside = list(getattr(optimizer, "__dict__", {}).values())
+    inside = held_by(optimizer)
     while inside:
         thing = inside.pop()
-        if isinstance(thing, (list, tuple)):
-            inside += [item for item in thing if isinstance(item, Optimizer)]
-        elif isinstance(thing, dict):
-            inside += [item for item in thing.values() if isinstance(item, Optimizer)]
-        elif isinstance(thing, Optimizer) and id(thing) not in seen:
+        if id(thing) not in seen:
             seen.add(id(thing))
             if _runs_hooks(thing):
                 found.append(thing)
             else:
-                inside += getattr(thing, "__dict__", {}).values()
+                inside += held_by(thing)
     return found
 
 

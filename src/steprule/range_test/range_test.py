@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steprule.range_test.result import LRRangeTest
-from steprule.range_test.sweep import Sweep
+from steprule.range_test.sweep import Loss, Sweep
 from steprule.schedules import checks
 
 
@@ -31,9 +33,11 @@ def lr_range_test(
 
         lr of step k = lr_min * (lr_max / lr_min) ** (k / (steps - 1))
 
-    The steps are undone: model (parameters, buffers, gradients, training modes), optimizer (state,
-    groups, schedules) and random generators are left bit for bit as they were, also where an
-    exception or Ctrl-C ends the sweep. Parameters and state are there twice meanwhile.
+    The steps are undone: model and criterion (parameters, buffers, gradients, training modes),
+    optimizer (state, groups, schedules) and random generators are left bit for bit as they were,
+    also where an exception or Ctrl-C ends the sweep. Parameters and state are there twice
+    meanwhile. What is hung on the optimizer's steps by ``register_step_pre_hook`` and
+    ``register_step_post_hook`` is not called in the sweep, for it may change more than that.
 
     Args:
         model: what is trained; in the mode that it is in, or in training mode if it is in none.
@@ -41,8 +45,9 @@ def lr_range_test(
             parameters. Where groups have different lrs, they keep their proportions: the lr of the
             sweep is the largest. Schedulers are not stepped.
         loss_fn: called as ``loss_fn(model, batch)``, returns the loss of a batch; or a criterion, a
-            module as ``nn.CrossEntropyLoss()`` or a function of ``torch.nn.functional``, called as
-            ``loss_fn(model(x), y)`` for batches ``(x, y)``.
+            module as ``nn.CrossEntropyLoss()`` or a function of ``torch.nn.functional`` (in a
+            ``functools.partial`` or not), called as ``loss_fn(model(x), y)`` for batches
+            ``(x, y)``. Of modules that a function of yours calls beside the model nothing is known.
         data: batches, gone through again and again; an iterator's end is the sweep's.
         lr_min: first lr (default 1e-7).
         lr_max: last lr (default 10).
@@ -56,14 +61,17 @@ def lr_range_test(
 
     Returns:
         The losses and ``suggestion``, the lr at which the smoothed loss falls fastest on its way
-        to its lowest, with its ``reason``; None if it never fell by more than it scatters.
+        to its lowest, with its ``reason``; None if it never fell by more than it scatters, or was
+        still falling where data ended, the sweep was interrupted, or after a hundredth at
+        ``lr_max``.
         ``plot()`` draws it. A schedule that warms up may peak at the suggestion; take less, say a
         third, for long training at a constant lr.
 
     Raises:
         TypeError: no model, optimizer, function or batches; a loss that is no one tensor element.
-        ValueError: a number out of its range, no batches, a parameter that the optimizer does not
-            have, or a group without an lr.
+        ValueError: a number out of its range, no batches, an optimizer that has nothing of the
+            model, or nothing that takes a gradient; a loss that depends on no parameter; a group
+            without an lr.
         KeyboardInterrupt: as it came, when all is back; its attribute ``result`` has what was
             found until then.
 
@@ -116,10 +124,13 @@ def checked_sweep(
         raise TypeError(
             f"loss_fn must be a function of model and batch, or a module, got {loss_fn!r}"
         )
-    if not isinstance(data, Iterable) or isinstance(data, (Tensor, str, bytes, dict)):
+    is_batch = isinstance(data, tuple) and data and all(isinstance(part, Tensor) for part in data)
+    no_batches = (Tensor, str, bytes, dict)
+    if is_batch or not isinstance(data, Iterable) or isinstance(data, no_batches):
+        kind = "a tuple of tensors" if is_batch else type(data).__name__
         raise TypeError(
-            f"data must be batches, a list or a DataLoader, got {type(data).__name__}: put a "
-            "single batch in a list, [batch]"
+            f"data must be batches, a list or a DataLoader, got {kind}: put a single batch in a "
+            "list, [batch]"
         )
     low = checks.number("lr_min", lr_min, above=0)
     high = checks.number("lr_max", lr_max)
@@ -128,28 +139,55 @@ def checked_sweep(
     share = checks.number("smoothing", smoothing, low=0)
     if share >= 0.5:
         raise ValueError(f"smoothing is a share of the sweep below 0.5, got {smoothing!r}")
+    loss, criterion = _loss_of(loss_fn)
     _check_same_params(model, optimizer)
     return Sweep(
         model,
         optimizer,
-        _as_criterion(loss_fn) if _is_criterion(loss_fn) else loss_fn,
+        loss,
         data,
         low,
         high,
         checks.whole("steps", steps, low=2),
         share,
         checks.number("diverged_at", diverged_at, above=1),
+        criterion,
     )
 
 
-def _is_criterion(loss_fn: Any) -> bool:
-    return isinstance(loss_fn, nn.Module) or loss_fn in vars(nn.functional).values()
+def _loss_of(loss_fn: Any) -> tuple[Loss, nn.Module | None]:
+    """Return what is called with model and batch, and the module that it is of, if it is of one.
+
+    Raises:
+        TypeError: a function of torch's that is no criterion.
+    """
+    inner = loss_fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if isinstance(inner, nn.Module):
+        return _as_criterion(loss_fn, inner), inner
+    if not any(inner is known for known in vars(nn.functional).values()):
+        return loss_fn, None
+    if not _takes_a_target(inner):
+        raise TypeError(
+            f"loss_fn is torch.nn.functional.{inner.__name__}, which compares no output with a "
+            "target: pass a function of model and batch"
+        )
+    return _as_criterion(loss_fn, inner), None
 
 
-def _as_criterion(criterion: Any) -> Callable[[nn.Module, Any], Tensor]:
+def _takes_a_target(function: Any) -> bool:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except ValueError:  # written in C++
+        return False
+    return names[1:2] == ["target"]
+
+
+def _as_criterion(criterion: Any, inner: Any) -> Loss:
     def loss(model: nn.Module, batch: Any) -> Tensor:
         if not isinstance(batch, (list, tuple)) or len(batch) != 2:
-            name = getattr(criterion, "__name__", type(criterion).__name__)
+            name = getattr(inner, "__name__", type(inner).__name__)
             raise TypeError(
                 f"loss_fn is the criterion {name}, for batches (x, y), and a batch is "
                 f"{type(batch).__name__}: pass a function of model and batch"
@@ -167,4 +205,9 @@ def _check_same_params(model: nn.Module, optimizer: torch.optim.Optimizer) -> No
         raise ValueError(
             "optimizer has no parameter of this model: was the model copied or moved after the "
             "optimizer was made?"
+        )
+    if not any(p.requires_grad for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            "model: no parameter that the optimizer has takes a gradient, all are frozen: "
+            "requires_grad_() those that are to be trained"
         )

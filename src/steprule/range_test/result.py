@@ -23,7 +23,8 @@ class LRRangeTest:
         stopped: why it ended.
         window: losses on each side that the smoothed curve is a mean of.
         smoothed: that curve; what has exploded is cut off.
-        suggestion: the lr at which the smoothed loss falls fastest; None if it never fell.
+        suggestion: the lr at which the smoothed loss falls fastest; None if it never fell, or if
+            nothing can be said of where it falls fastest.
         reason: why this one, or why none.
     """
 
@@ -38,7 +39,7 @@ class LRRangeTest:
 
     def __post_init__(self) -> None:
         mean = smoothed(self.losses, self.window)
-        suggestion, reason = suggestion_of(self.lrs, self.losses, mean, self.window)
+        suggestion, reason = suggestion_of(self.lrs, self.losses, mean, self.window, self.stopped)
         object.__setattr__(self, "smoothed", tuple(mean.tolist()))
         object.__setattr__(self, "suggestion", suggestion)
         object.__setattr__(self, "reason", reason)

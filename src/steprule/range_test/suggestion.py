@@ -8,7 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+#: Why sweeps end that have not seen the loss diverge.
+ALL_TAKEN, INTERRUPTED, DATA_ENDED = (
+    "all steps were taken",
+    "the sweep was interrupted",
+    "data ended",
+)
 _FEWEST = 5
+# A fall by less of the loss, that goes on, says no more than that lrs were too small.
+_LITTLE = 0.01
 # A mean at the edge is of half as many losses, and the lowest of some ten independent means is
 # that much lower than one: of noise alone a fall by more is hardly seen.
 _SCATTERS = 5
@@ -35,31 +43,49 @@ def smoothed(losses: Sequence[float], half: int) -> Array:
 
 
 def suggestion_of(
-    lrs: Sequence[float], losses: Sequence[float], mean: Array, half: int
+    lrs: Sequence[float],
+    losses: Sequence[float],
+    mean: Array,
+    half: int,
+    stopped: str = ALL_TAKEN,
 ) -> tuple[float | None, str]:
     """Return the lr at which the loss falls fastest, and in words why it, or why none."""
+    more = _more(stopped)
     if len(lrs) < _FEWEST:
-        return None, f"too few steps to tell: {len(lrs)}, at least {_FEWEST} are needed"
+        return None, f"too few steps to tell: {len(lrs)}, at least {_FEWEST} are needed{more}"
     lowest = int(np.argmin(mean))
     fall = float(mean[0] - mean[lowest])
     raw = np.asarray(losses[: lowest + 1])
     # How far a mean of so many may be off, by how far single losses are.
     scatter = float(np.sqrt(np.mean((raw - mean[: lowest + 1]) ** 2) / (half + 1)))
+    is_cut_off = stopped == INTERRUPTED or stopped.startswith(DATA_ENDED)
     if lowest == 0 or fall <= _SCATTERS * scatter:
         by = "not at all" if lowest == 0 else f"by {fall:.3g}, no more than it scatters"
-        return None, (
-            f"the loss never fell ({by}): is lr_min low enough, the loss the one that is trained "
-            "on, do the parameters take gradients?"
-        )
+        asked = "the loss the one that is trained on, do the parameters take gradients?"
+        is_low = "" if more else "lr_min low enough, "
+        return None, f"the loss never fell ({by}){more}: is {is_low}{asked}"
+    is_falling = len(lrs) - 1 - lowest <= half and float(mean[-1] - mean[lowest]) <= scatter
+    is_little = fall < _LITTLE * abs(float(mean[0]))
+    from_to = f"from {mean[0]:.4g} to {mean[lowest]:.4g} at lr {lrs[lowest]:.2g}"
+    if is_falling and (is_cut_off or (is_little and stopped == ALL_TAKEN)):
+        return None, f"the loss was still falling at the end, {from_to}{more}"
     steepest = _steepest(mean[: lowest + 1], half)
+    then = "rising beyond"
     if lowest == len(lrs) - 1:
         then = "still falling where the sweep ended: a higher lr_max may suggest more"
-    else:
-        then = "rising beyond"
     return lrs[steepest], (
         f"the loss falls fastest there: from {mean[0]:.4g} it comes down to {mean[lowest]:.4g} at "
         f"lr {lrs[lowest]:.2g}, {then}"
     )
+
+
+def _more(stopped: str) -> str:
+    """Return what would let the sweep see more; nothing where it saw the loss diverge."""
+    if stopped.startswith(DATA_ENDED):
+        return "; pass data that can be gone through again (a list, a DataLoader), or fewer steps"
+    if stopped == INTERRUPTED:
+        return "; let it run further"
+    return "; raise lr_max" if stopped == ALL_TAKEN else ""
 
 
 def _steepest(mean: Array, half: int) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steprule.range_test.result import LRRangeTest
+from steprule.range_test.suggestion import ALL_TAKEN, DATA_ENDED, INTERRUPTED
 from steprule.range_test.unchanged import unchanged
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -40,14 +41,16 @@ class Sweep:
     steps: int
     smoothing: float
     diverged_at: float
+    criterion: nn.Module | None = None
     lrs: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    stopped: str = "the sweep was interrupted"
+    stopped: str = INTERRUPTED
 
     def run(self, on_step: Callable[[float, float], object] | None = None) -> None:
         """Take the steps, and put all back; ``on_step`` gets each lr and loss."""
         shares = lr_shares(self.optimizer)
-        with unchanged(self.model, self.optimizer, self.data), torch.enable_grad():
+        models = [self.model] if self.criterion is None else [self.model, self.criterion]
+        with unchanged(models, self.optimizer, self.data), torch.enable_grad():
             if not self.model.training:
                 self.model.train()
             # Optimizers that average weights themselves are told as the model is.
@@ -68,7 +71,7 @@ class Sweep:
             lr = self.lr_min * ratio ** (number / (self.steps - 1))
             batch = next(batches, None)
             if batch is None:
-                return f"data ended after {number} batches"
+                return f"{DATA_ENDED} after {number} batches"
             set_lrs(self.optimizer, [share * lr for share in shares])
             try:
                 self.optimizer.step(self._closure(batch[0], lr))
@@ -80,7 +83,7 @@ class Sweep:
                 return f"the gradients were not finite at lr {lr:.2g}"
             if on_step is not None:
                 on_step(lr, self.losses[-1])
-        return "all steps were taken"
+        return ALL_TAKEN
 
     def _batches(self) -> Iterator[tuple[Any]]:
         """Yield batches, from the beginning again where data can be gone through again."""
@@ -112,6 +115,11 @@ class Sweep:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shown = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise TypeError(f"loss_fn must return a tensor of one element, got {shown}")
+        if not loss.requires_grad:
+            raise ValueError(
+                "loss_fn returned a loss that depends on no parameter which takes a gradient: is "
+                "it computed under no_grad, of .detach() or .item(), or of a frozen part alone?"
+            )
         value = float(loss.detach())
         if not math.isfinite(value):
             raise _DivergedError(f"the loss was {value} at lr {lr:.2g}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,23 +13,26 @@ from torch import Tensor, nn
 from steprule.checkpoints.random_states import random_states, set_random_states
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.optimizer import Optimizer
+from steprule.optimizer.held import held_by
 from steprule.planning.step_record import StepRecord
 from steprule.state.copying import own_copy
 
-#: The attribute of an optimizer by which hooks know that its steps will be undone.
-ON_TRIAL = "_is_on_trial"
+# What users hang on a step may change what only they know of (an average of the weights, a log).
+_STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
 @contextmanager
-def unchanged(model: nn.Module, optimizer: torch.optim.Optimizer, data: Any) -> Iterator[None]:
+def unchanged(
+    models: Sequence[nn.Module], optimizer: torch.optim.Optimizer, data: Any
+) -> Iterator[None]:
     """Put all back, bit for bit, at the end of the block, however it ends.
 
-    That is: parameters, buffers, gradients and training modes of the model; parameters, state,
+    That is: parameters, buffers, gradients and training modes of the modules; parameters, state,
     groups and attributes of the optimizer, and of those that it wraps; the global random
     generators, and those of ``data``. State, and tensors in groups, are the same objects
-    afterwards: within the block the optimizer has copies of them.
+    afterwards: within the block the optimizer has copies of them, and its step runs no hooks.
     """
-    before = _Before(model, optimizer, data)
+    before = _Before(models, optimizer, data)
     late: BaseException | None = None
     try:
         before.lend_copies()
@@ -53,14 +57,17 @@ def _put_back(before: _Before) -> BaseException | None:
 class _Before:
     """What there was."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, data: Any) -> None:
+    def __init__(
+        self, models: Sequence[nn.Module], optimizer: torch.optim.Optimizer, data: Any
+    ) -> None:
         self.is_back = False
+        modules = [module for model in models for module in model.modules()]
         self.random = random_states()
         self.generators = [(one, one.get_state()) for one in _generators_of(data)]
-        self.modes = [(module, module.training) for module in model.modules()]
-        self.buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+        self.modes = [(module, module.training) for module in modules]
+        self.buffers = [(module._buffers, dict(module._buffers)) for module in modules]
         self.layers = _with_wrapped(optimizer)
-        params: dict[int, Tensor] = {id(p): p for p in model.parameters()}
+        params: dict[int, Tensor] = {id(p): p for model in models for p in model.parameters()}
         for layer in self.layers:
             params |= {id(p): p for group in layer.param_groups for p in group["params"]}
         self.params = list(params.values())
@@ -93,7 +100,8 @@ class _Before:
         for layer, own in self.attributes:
             kept = {"param_groups", "state", *(name for name in own if name.endswith("_hooks"))}
             lent = {k: own_copy(v, copies) for k, v in own.items() if k not in kept}
-            vars(layer).update({**lent, ON_TRIAL: True})
+            silent: dict[str, Any] = {name: OrderedDict() for name in _STEP_HOOKS if name in own}
+            vars(layer).update({**lent, **silent})
 
     def put_back(self) -> None:
         """Put all back; as often as need be."""
@@ -148,8 +156,7 @@ def _with_wrapped(optimizer: Any) -> list[Any]:
         one = waiting.pop()
         if id(one) not in found:
             found[id(one)] = one
-            held = [x for x in vars(one).values() if isinstance(x, torch.optim.Optimizer)]
-            waiting += held
+            waiting += held_by(one)
     return list(found.values())
 
 

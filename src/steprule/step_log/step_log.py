@@ -13,7 +13,6 @@ from steprule.lr_scheduler.calls import that_step
 from steprule.optimizer import Optimizer
 from steprule.optimizer.scheduled import steps_seen
 from steprule.planning.step_record import StepRecord
-from steprule.range_test.unchanged import ON_TRIAL
 from steprule.schedules import checks
 from steprule.step_log.norms import norms_of
 from steprule.step_log.writers import write_to
@@ -144,15 +143,13 @@ class StepLog:
 
     def _at_start(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self._before = None
-        if (self.step + 1) % self.every or ON_TRIAL in vars(optimizer) or _is_captured():
+        if (self.step + 1) % self.every or _is_captured():
             return
         self._lrs = [_number(group.get("lr")) for group in optimizer.param_groups]
         with torch.no_grad():
             self._before = [param.detach().clone() for param in _params_of(optimizer)]
 
     def _at_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if ON_TRIAL in vars(optimizer):
-            return
         self.step += 1
         before, self._before = self._before, None
         skipped = _was_skipped(optimizer, may_wait=before is not None)
