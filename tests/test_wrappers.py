@@ -116,11 +116,12 @@ def test_complex_parameters_are_pairs_of_reals(adaptive: bool) -> None:
 
 
 def test_half_precision_norms_do_not_overflow() -> None:
-    """As of scaled gradients: the norm is beyond float16."""
-    param = torch.zeros(4, dtype=torch.float16, requires_grad=True)
-    param.grad = torch.full_like(param, 60000.0)
-    steprule.SAM(torch.optim.SGD([param]), rho=0.5).first_step()
-    torch.testing.assert_close(param.detach(), torch.full_like(param, 0.25))
+    """As of scaled gradients: the norm is beyond float16; of small ones its inverse."""
+    for size in (60000.0, 6e-8):
+        param = torch.zeros(4, dtype=torch.float16, requires_grad=True)
+        param.grad = torch.full_like(param, size)
+        steprule.SAM(torch.optim.SGD([param]), rho=0.5).first_step()
+        torch.testing.assert_close(param.detach(), torch.full_like(param, 0.25))
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

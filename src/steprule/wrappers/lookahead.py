@@ -133,12 +133,11 @@ class Lookahead(Wrapper):
 
     def _starting(self) -> dict[Tensor, Tensor]:
         """Return slow weights of parameters that may be updated now for the first time."""
+        params = params_of(self.param_groups)
+        new = {param for param in params if param not in self._slow and param.requires_grad}
         with torch.no_grad():
-            return {
-                stored.param: stored.copied()
-                for stored in self._stored()
-                if stored.param not in self._slow and stored.param.requires_grad
-            }
+            stored = self._stored() if new else ()
+            return {one.param: one.copied() for one in stored if one.param in new}
 
     def _was_taken(self) -> bool:
         """Tell whether the wrapped optimizer's last step was one: guards may have skipped it."""

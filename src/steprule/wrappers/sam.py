@@ -236,7 +236,9 @@ class SAM(Wrapper):
         if self.adaptive:
             torch._foreach_addcmul_(params, torch._foreach_mul(params, params), grads, value=scale)
         else:
-            torch._foreach_add_(params, grads, alpha=scale)
+            # A scale for small gradients is beyond float16.
+            wide = [grad.float() if grad.dtype is torch.float16 else grad for grad in grads]
+            torch._foreach_add_(params, wide, alpha=scale)
 
     def second_step(self, zero_grad: bool = False) -> Any:
         """Put the parameters back and have the wrapped optimizer step by the present gradients.
