@@ -18,7 +18,7 @@ import steprule
 from steprule import log_to
 from steprule.schedules import linear
 
-# Norms are taken in float32 by torch, in another order than here.
+# What a step changes is rounded to float32.
 CLOSE = {"rel": 1e-5}
 
 
@@ -221,6 +221,17 @@ def test_steps_go_on_counting_in_a_resumed_run(name: str) -> None:
         log.load_state_dict({"steps": 3})
 
 
+def test_the_state_of_an_optimizer_that_has_not_stepped_is_of_step_0() -> None:
+    model = net()
+    for name, expected in (("AdamW", 0), ("torch.SGD", 3)):  # SGD's state never tells
+        optimizer = OPTIMIZERS[name](groups_of(model))
+        fresh = optimizer.state_dict()
+        log = log_to(Board(), optimizer)
+        take(model, optimizer, 3)
+        optimizer.load_state_dict(fresh)
+        assert log.step == expected
+
+
 def test_what_is_tried_and_undone_is_not_written() -> None:
     model, board = net(), Board()
     optimizer = steprule.AdamW(model.parameters())
@@ -270,6 +281,19 @@ def test_gradients_are_shown_without_a_scalers_scale(name: str) -> None:
         assert scaled.written[step][tag] == pytest.approx(values[tag], **CLOSE)
 
 
+def test_a_step_that_a_scaler_does_not_call_is_not_counted() -> None:
+    model, board = net(), Board()
+    optimizer = steprule.AdamW(model.parameters())
+    log = log_to(board, optimizer, every=1)
+    scaler = torch.amp.GradScaler("cpu")
+    for factor in (1.0, math.inf, 1.0):
+        optimizer.zero_grad()
+        scaler.scale((model(torch.ones(1, 3)) ** 2).mean() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert ([*board.written], log.step) == ([1, 2], 2)
+
+
 # ---- parameters of other kinds -------------------------------------------------------------------
 def test_halves_complex_sparse_frozen_and_empty_ones_count() -> None:
     params = [
@@ -290,6 +314,32 @@ def test_halves_complex_sparse_frozen_and_empty_ones_count() -> None:
     (values,) = board.written.values()
     assert values["sgd/grad_norm"] == pytest.approx(math.sqrt(3 * 300**2 + 8), **CLOSE)
     assert values["sgd/weight_norm"] == pytest.approx(math.sqrt(4 + 6 + 2), **CLOSE)
+
+
+@pytest.mark.parametrize("library", [steprule, torch.optim], ids=["steprule", "torch"])
+def test_gradients_whose_squares_overflow_have_a_norm(library: Any) -> None:
+    weight = torch.ones(4, requires_grad=True)
+    board, optimizer = Board(), library.SGD([weight], lr=1e-30)
+    log_to(board, optimizer, every=1)
+    weight.grad = torch.full((4,), 1e25)
+    optimizer.step()
+    assert board.written[1]["optimizer/grad_norm"] == pytest.approx(2e25, **CLOSE)
+
+
+@pytest.mark.parametrize("library", [steprule, torch.optim], ids=["steprule", "torch"])
+def test_a_closure_may_add_a_group(library: Any) -> None:
+    model, board = net(), Board()
+    optimizer = library.AdamW(model[2].parameters())
+    log_to(board, optimizer, every=1, prefix="")
+
+    def closure() -> Tensor:
+        if len(optimizer.param_groups) == 1:
+            optimizer.add_param_group({"params": list(model[0].parameters()), "lr": 0.5})
+        return backward(model)
+
+    optimizer.step(closure)
+    assert board.written[1]["lr/1"] == 0.5
+    assert {"update_ratio/0", "weight_norm/1", "grad_norm/1"} <= set(board.written[1])
 
 
 def test_where_weights_are_0_there_is_no_ratio() -> None:

@@ -17,7 +17,7 @@ Groups = Sequence[Sequence[tuple[Tensor, Tensor | None]]]
 
 @torch.no_grad()
 def norms_of(groups: Groups) -> list[float]:
-    """Return the 2-norm of each group's tensors together, in float32 at least.
+    """Return the 2-norm of each group's tensors together, in float64: squares do not overflow.
 
     Args:
         groups: pairs of a parameter and a tensor that is spread over ranks as it is: itself, its
@@ -30,9 +30,8 @@ def norms_of(groups: Groups) -> list[float]:
             if where not in sums:
                 sums[where] = torch.zeros(len(groups), dtype=torch.float64, device=device)  # type: ignore[call-overload]
             if tensors:
-                wide = torch.float32 if tensors[0].element_size() < 4 else None
-                norms = torch.stack(torch._foreach_norm(tensors, 2, dtype=wide))
-                sums[where][index] += norms.double().square().sum()
+                norms = torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64))
+                sums[where][index] += norms.square().sum()
     totals = [0.0] * len(groups)
     for (_, shared), vector in sums.items():
         if shared:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steprule.lr_scheduler.calls import that_step
 from steprule.optimizer import Optimizer
-from steprule.optimizer.scheduled import steps_seen
+from steprule.optimizer.scheduled import STEP, steps_seen
 from steprule.planning.step_record import StepRecord
 from steprule.schedules import checks
 from steprule.step_log.norms import norms_of
@@ -45,8 +45,10 @@ def log_to(
       About 1e-3 is usual for Adam; it says sooner than the loss that an lr is off;
     - ``weight_norm``: the norm of the weights after the step.
 
-    Of a step that guards or a gradient scaler have passed over, ``skipped`` is 1 and there is no
-    ``update_ratio``; those that guards skip are written at once, whether it is their turn or not.
+    Of a step that was passed over, ``skipped`` is 1 and there is no ``update_ratio``; those that
+    guards skip are written at once, whether it is their turn or not. A gradient scaler is seen
+    where it leaves it to ``step()`` to look at what it found, as it does with fused optimizers on a
+    GPU; it doesn't call that of others at all, so that such steps are neither written nor counted.
 
     It is two hooks of the optimizer, which do nothing but count between the steps that they write.
     In those, the parameters are copied once, and the numbers are waited for once a device. Sharded
@@ -109,13 +111,17 @@ class StepLog:
         if not isinstance(prefix, str):
             raise TypeError(f"prefix must be text, got {prefix!r}")
         self._prefix = prefix
-        self.step = _count_of(stepping[0]) if start is None else checks.whole("start", start)
-        self._before: list[Tensor] | None = None
+        count = _count_of(stepping[0]) or 0
+        self.step = count if start is None else checks.whole("start", start)
+        self._is_counted = False
+        # By parameter, for a closure may add a group.
+        self._before: dict[int, Tensor] | None = None
         self._lrs: list[float | None] = []
         one = stepping[0]
         self._handles = [
             one.register_step_pre_hook(self._at_start),
             one.register_step_post_hook(self._at_end),
+            one.register_load_state_dict_pre_hook(self._before_loading),
             one.register_load_state_dict_post_hook(self._when_loaded),
         ]
 
@@ -147,7 +153,7 @@ class StepLog:
             return
         self._lrs = [_number(group.get("lr")) for group in optimizer.param_groups]
         with torch.no_grad():
-            self._before = [param.detach().clone() for param in _params_of(optimizer)]
+            self._before = {id(p): p.detach().clone() for p in _params_of(optimizer)}
 
     def _at_end(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.step += 1
@@ -161,26 +167,36 @@ class StepLog:
         elif skipped:
             self._write({self._tag("skipped"): 1.0}, self.step)
 
+    def _before_loading(self, optimizer: Any, state_dict: Any) -> None:
+        self._is_counted = _count_of(optimizer) is not None
+
     def _when_loaded(self, optimizer: Any) -> None:
-        self.step = _count_of(optimizer) or self.step
+        # Without a count now and with one before: it is the state of an optimizer that has not
+        # stepped. Without one at any time: nobody knows.
+        unknown = 0 if self._is_counted else self.step
+        count = _count_of(optimizer)
+        self.step = unknown if count is None else count
 
     # -- numbers --------------------------------------------------------------------------
 
-    def _values(self, optimizer: Any, before: list[Tensor], *, skipped: bool) -> dict[str, float]:
+    def _values(
+        self, optimizer: Any, before: Mapping[int, Tensor], *, skipped: bool
+    ) -> dict[str, float]:
         groups = optimizer.param_groups
         ends = [[(param, param) for param in group["params"]] for group in groups]
         starts: list[list[Any]] = []
         changes: list[list[Any]] = []
-        taken = iter(before)
         with torch.no_grad():
             for group in groups:
-                pairs = [(param, next(taken)) for param in group["params"]]
+                params = [param for param in group["params"] if id(param) in before]
+                pairs = [(param, before[id(param)]) for param in params]
                 starts.append(pairs)
                 changes.append([(param, param.detach() - start) for param, start in pairs])
         weights = norms_of([*ends, *starts, *changes])
         count = len(groups)
+        later = [_number(group.get("lr")) for group in groups[len(self._lrs) :]]
         found: dict[str, list[float | None]] = {
-            "lr": self._lrs,
+            "lr": [*self._lrs, *later][:count],
             "weight_norm": list(weights[:count]),
         }
         # Steps in the backward pass have changed what there was before this step began.
@@ -246,11 +262,13 @@ def _was_skipped(optimizer: Any, *, may_wait: bool) -> bool | None:
     return bool(found_inf) if may_wait and found_inf is not None else None
 
 
-def _count_of(optimizer: Any) -> int:
-    """Return how many steps an optimizer knows to have taken."""
+def _count_of(optimizer: Any) -> int | None:
+    """Return how many steps an optimizer knows to have taken; None if it does not know."""
     entries = [entry for entry in optimizer.state.values() if isinstance(entry, Mapping)]
     counts = [int(entry["step"]) for entry in entries if "step" in entry]
-    return max([*counts, steps_seen(optimizer.param_groups)], default=0)
+    if any(STEP in group for group in optimizer.param_groups):
+        counts.append(steps_seen(optimizer.param_groups))
+    return max(counts, default=None)
 
 
 def _is_captured() -> bool:
