@@ -673,6 +673,11 @@ def test_moves_of_sharded_weights_are_rounded_alike() -> None:
     same(other, whole)
 
 
+def test_sharded_slow_weights_are_saved_by_all_ranks(tmp_path: Path) -> None:
+    for went_on, resumed in ranks(2).run(wrapped.resumed, str(tmp_path / "state")):
+        same(resumed, went_on)
+
+
 @pytest.mark.parametrize("module", [steprule, torch.optim])
 def test_lookahead_round_lbfgs_loads_what_it_saved(module: Any, tmp_path: Path) -> None:
     params, others = start(), start()

@@ -46,6 +46,34 @@ def rounded(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     return found[0].detach().clone(), found[1].detach().clone()
 
 
+def resumed(rank: int, path: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Saved in the midst of a cycle, each rank its part, and loaded; and the run that went on."""
+    runs = []
+    for _ in range(2):
+        whole = [numbers(s, i) for i, s in enumerate(SHAPES)]
+        params: list[Any] = [nn.Parameter(placed(x, "world", (ROWS,))) for x in whole]
+        runs.append((params, steprule.Lookahead(steprule.AdamW(params, lr=0.1), k=3)))
+    (params, optimizer), (others, other) = runs
+
+    def step(params: list[Any], optimizer: Any, first: int, last: int) -> None:
+        for k in range(first, last):
+            for i, param in enumerate(params):
+                grad = numbers(SHAPES[i], 100 * (k + 1) + i)
+                param.grad = placed(grad, "world", (ROWS,))
+            optimizer.step()
+
+    step(params, optimizer, 0, 4)
+    optimizer.save(path)
+    with torch.no_grad():
+        for param, twin in zip(params, others, strict=True):
+            twin.copy_(param)
+    other.load(path)
+    for one in runs:
+        step(*one, 4, 7)
+    found = [[p.full_tensor().detach().clone() for p in each] for each, _ in runs]
+    return found[0], found[1]
+
+
 def sharded(rank: int) -> list[torch.Tensor]:
     """Rows of parameters and gradients on two ranks."""
     return _run(lambda x: placed(x, "world", (ROWS,)), lambda x: x.full_tensor())
