@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lr_scheduler_cases import OURS, in_force, make_optimizer, run
 from test_lr_scheduler_resume import ORDERS, saved
 
 import steprule
+from steprule import schedules
 from steprule.lr_scheduler import from_schedule
 from steprule.plotting import curves
 from steprule.schedules import (
@@ -169,12 +171,26 @@ def test_it_stands_within_others_takes_later_groups_and_goes_on_from_an_epoch() 
     scheduler = from_schedule(optimizer, WARMED)
     optimizer.add_param_group({"params": [torch.ones(1, requires_grad=True)], "lr": 9.0})
     optimizer.step()
-    scheduler.step()
+    with pytest.warns(UserWarning, match=r"group 1 was added with lr 9, .*relative=True"):
+        scheduler.step()
     assert scheduler.get_last_lr() == [WARMED(1)] * 2
 
     again = one_group()
     scheduler = from_schedule(again, WARMED, last_epoch=6, initial_lr=0.3)
     assert in_force(again)[0] == WARMED(7)
+
+
+@pytest.mark.parametrize(
+    ("lr", "relative"), [(0.3, False), (WARMED(1), False), (9.0, True)], ids=str
+)
+def test_a_later_group_that_loses_nothing_is_taken_in_silence(lr: float, relative: bool) -> None:
+    optimizer = one_group()
+    scheduler = from_schedule(optimizer, WARMED, relative=relative)
+    run(optimizer, scheduler, 1)
+    optimizer.add_param_group({"params": [torch.ones(1, requires_grad=True)], "lr": lr})
+    optimizer.step()
+    scheduler.step()
+    assert scheduler.get_last_lr()[1] == WARMED(2) * (lr if relative else 1)
 
 
 def test_a_schedule_of_the_optimizers_own_is_not_driven_twice() -> None:
@@ -370,6 +386,56 @@ def test_schedules_of_other_libraries_by_one_line(name: str) -> None:
     theirs, ours = BY_NAME[name]
     for step in range(T + 15):
         assert ours(step) == pytest.approx(theirs(step), rel=1e-12, abs=1e-15), step
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "schedules.md"
+#: What the names in the table on the page stand for.
+NAMES: dict[str, Any] = {
+    **vars(schedules),
+    "lr_scheduler": OURS,
+    **{name: getattr(OURS, name) for name in OURS.__all__},
+    "tanh": math.tanh,
+    "lr": LR,
+    "W": W,
+    "T": T,
+    "D": 20,
+    "R": 12,
+    "init": 0.01,
+    "end": 0.02,
+    "alpha": 0.1,
+    "min_lr": 0.03,
+    "lr_min": 0.01,
+    "lr_end": 0.02,
+    "eta_min": 0.02,
+    "warmup_start_lr": 0.01,
+    "warmup_lr_init": 0.01,
+    "num_cycles": 4,
+    "power": 2,
+    "rate": 0.1,
+    "decay_rate": 0.1,
+    "decay_t": 30,
+    "t_initial": 10,
+}
+
+
+def rows_of_the_page() -> dict[str, str]:
+    lines = DOCS.read_text().split("## By the names")[1].split("\n## ")[0].splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
+    return {row[0]: row[1].split("`")[1] for row in cells[2:] if len(row) == 2 and "`" in row[1]}
+
+
+@pytest.mark.parametrize(("name", "line"), rows_of_the_page().items())
+def test_each_line_of_the_page_runs_as_it_stands(name: str, line: str) -> None:
+    optimizer = one_group()
+    made = eval(line, {**NAMES, "optimizer": optimizer, "o": optimizer})  # our page
+    if isinstance(made, Schedule):
+        assert all(math.isfinite(made(step)) for step in (0, W, T, T + 15)), name
+    else:
+        assert isinstance(made, torch.optim.lr_scheduler.LRScheduler | OURS.ReduceLROnPlateau), name
+
+
+def test_the_page_has_its_lines() -> None:
+    assert len(rows_of_the_page()) >= 23
 
 
 def test_timms_plateau_behind_a_warm_up() -> None:

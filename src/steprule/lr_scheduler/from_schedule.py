@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,8 +58,25 @@ class ScheduleLR(AbsoluteLR):
         return schedule * base if self.relative else schedule
 
     def _adopt(self) -> None:
+        self._warn_of_others()
         super()._adopt()
         self._share_last()
+
+    def _warn_of_others(self) -> None:
+        """Warn of groups added since whose lr is none of those that the others began with."""
+        if self.relative:
+            return
+        known = groups.floats([*self.base_lrs, *self.get_last_lr()])
+        for index in range(len(self.base_lrs), len(self.optimizer.param_groups)):
+            group = self.optimizer.param_groups[index]
+            lr = groups.number(group.get("initial_lr", group["lr"]))
+            if lr not in known:
+                warnings.warn(
+                    f"group {index} was added with lr {lr:g}, and now has the schedule's values "
+                    "as the others have: pass relative=True for factors of each group's own lr",
+                    UserWarning,
+                    stacklevel=5,
+                )
 
     def _share_last(self) -> None:
         missing = len(self.base_lrs) - len(self.lr_schedules)
@@ -99,6 +117,10 @@ def from_schedule(
     ``get_last_lr()``, ``lr_at(step)``, ``state_dict()`` and the composites take it as any other.
     Where nobody asks for a scheduler none is needed: optimizers of steprule take the schedule
     itself, ``AdamW(params, lr=schedule)``.
+
+    It writes the schedule's value into the groups at every step: a group that is added later has it
+    too, whatever lr it came with (one that differs is warned of, without ``relative``), and what
+    another scheduler makes of the lr, such as ``ReduceLROnPlateau``, lasts until the next step.
 
     Args:
         optimizer: any ``torch.optim.Optimizer``.
