@@ -67,11 +67,15 @@ def page() -> str:
 
 
 def curves(runs: list[Run]) -> list[tuple[str, list[float], list[float]]]:
-    return [(run.label, losses(run), run.curve("test accuracy")) for run in runs]
+    return [(run.label, losses(run), figures(run, "test accuracy")) for run in runs]
 
 
 def losses(run: Run) -> list[float]:
-    return run.curve("train loss")
+    return figures(run, "train loss")
+
+
+def figures(run: Run, name: str) -> list[float]:
+    return [point.figures[name] for point in run.points]
 
 
 def runs_of(**changes: Any) -> list[Run]:

@@ -16,7 +16,7 @@ class Point:
 
     Attributes:
         step: updates done.
-        seconds: of training until then.
+        seconds: of training until then, without the first step, which compiles.
         figures: what the problem's `evaluate` said, the one that ranks first; without it, the mean
             loss of the batches since the point before.
     """
@@ -24,6 +24,7 @@ class Point:
     step: int
     seconds: float
     figures: Mapping[str, float]
+    is_out_of_turn: bool = False
 
     @property
     def value(self) -> float:
@@ -74,11 +75,28 @@ class Run:
         return self.share >= 1 or bool(self.end)
 
     @property
+    def failure(self) -> str:
+        """What failed, or ""."""
+        return "" if self.end in ("diverged", "pruned") else self.end
+
+    @property
     def value(self) -> float:
         """The figure that ranks, at the last point; infinite where the run has broken off."""
-        if self.end in ("", "pruned") and self.points and math.isfinite(self.points[-1].value):
-            return self.points[-1].value
-        return math.inf
+        return self.value_at(-1)
+
+    def value_at(self, place: int) -> float:
+        """Return the figure that ranks at one of the points; infinite after divergence."""
+        if self.end not in ("", "pruned") or not self.points:
+            return math.inf
+        value = self.points[place].value
+        return value if math.isfinite(value) else math.inf
+
+    def drop_half_a_step(self) -> None:
+        """Forget what was noted of a step that was stopped before all of it was."""
+        noted = (self.train_seconds, self.step_seconds, self.batch_losses, self.rates)
+        whole = min(map(len, noted))
+        for one in noted:
+            del one[whole:]
 
     @property
     def median_step(self) -> float:
@@ -94,10 +112,6 @@ class Run:
     def total_step(self) -> float:
         """Seconds in all calls of step(), the first one included."""
         return sum(self.step_seconds)
-
-    def curve(self, figure: str) -> list[float]:
-        """Return one figure at each point."""
-        return [point.figures[figure] for point in self.points]
 
 
 def _median(seconds: list[float]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +16,9 @@ from steprule.cli.contenders import Contender
 from steprule.cli.rate_schedule import RateSchedule
 from steprule.cli.runs import Point, Run
 from steprule.cli.turns import Turn, mixed, turns
-from steprule.problems import Maker, Problem
-from steprule.problems.loading import seeded
+from steprule.problems import Maker, Problem, ProblemError
+from steprule.problems.batches import versions_of, with_own_containers
+from steprule.problems.loading import seed_all, seeded
 from steprule.wrappers import Lookahead
 
 # A run has diverged when the mean of some losses in a row is so many times the first one.
@@ -25,6 +26,8 @@ DIVERGED = 50.0
 IN_A_ROW = 8
 # How often SophiaG's estimate of the curvature is renewed, as its authors do.
 HESSIAN_EVERY = 10
+# Steps that no clock counts: they compile, which the next one of the same kind need not do.
+UNTIMED_STEPS = 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def train(
 
     Args:
         contenders: who takes part; all start from the same weights and see the same batches and,
-            where the model draws random numbers (dropout), the same of these.
+            where the model draws random numbers (dropout), the same of these, in each evaluation of
+            a batch anew.
         settings: what they train on, and for how long.
         seed: of all that is random.
         runs: the runs are added here before they begin, so that they are there if this is
@@ -76,13 +80,17 @@ def train(
         trainers = [_Trainer(one, seed, problem, pace, factors) for one in contenders]
     runs += [trainer.run for trainer in trainers]
     try:
-        for number, turn in enumerate(turns(batches, seed)):
+        for turn in turns(batches, seed):
             for trainer in trainers:
                 if not trainer.run.is_over:
-                    with seeded(mixed(seed, 2 * number + 3)):
+                    with seeded(seed):
                         trainer.take(turn, on_step, goes_on)
             if all(trainer.run.is_over for trainer in trainers):
                 break
+    except BaseException:
+        for trainer in trainers:
+            trainer.look_once_more()
+        raise
     finally:
         for trainer in trainers:
             trainer.close()
@@ -102,8 +110,9 @@ class _Trainer:
         self.problem = problem
         self.pace = pace
         self.factors = factors
-        self.model = copy.deepcopy(problem.model)
-        self.model.train()
+        self.model = problem.copy_of_model()
+        if not self.model.training:  # as a whole; parts that are frozen in eval mode stay so
+            self.model.train()
         self.optimizer = contender.build(self.model)
         self.base_rates = [group.get("lr") for group in self.optimizer.param_groups]
         self.run = Run(contender, seed)
@@ -130,11 +139,23 @@ class _Trainer:
             self.epochs += 1
             self._advance(goes_on)
 
+    def look_once_more(self) -> None:
+        """Look at a run that was stopped, out of turn, if it has come further since the last look.
+
+        What stopped it is what the user is told: if looking fails as well, it is left alone.
+        """
+        self.run.drop_half_a_step()
+        last = self.run.points[-1].step if self.run.points else 0
+        if len(self.run.step_seconds) > last and not self.run.end:
+            with contextlib.suppress(Exception), seeded(self.run.seed):
+                self._look(is_out_of_turn=True)
+
     def close(self) -> None:
         """Note what only the end shows."""
+        self.run.drop_half_a_step()
         self.run.state_bytes = state_bytes(self.optimizer)
         explain = getattr(self.optimizer, "explain", None)
-        if explain is not None and self.run.step_seconds and not self.run.end:
+        if explain is not None and self.run.step_seconds and not self.run.failure:
             explanation = explain()
             self.run.plan = str(explanation)
             rows = getattr(explanation, "rows", ())
@@ -159,7 +180,7 @@ class _Trainer:
         self.is_in_loss = False
         try:
             self.step(batch)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        except Exception as error:
             if self.is_in_loss:  # the user's own code: its traceback says more than a line
                 raise
             self.run.end = f"{type(error).__name__}: {error}"
@@ -167,23 +188,30 @@ class _Trainer:
     def step(self, batch: Any) -> None:
         """Take one step, and note what it took."""
         losses: list[float] = []
-        seconds_outside = 0.0
+        seconds_outside = seconds_apart = 0.0
 
         def closure() -> torch.Tensor:
-            nonlocal seconds_outside
-            start = _now(self.model)
+            nonlocal seconds_outside, seconds_apart
+            entered = _now(self.model)
             self.is_in_loss = True
+            seed_all(mixed(self.run.seed, 2 * len(self.run.step_seconds) + 3))
+            mine = with_own_containers(batch)
+            versions = versions_of(mine)
+            start = _now(self.model)
             self.optimizer.zero_grad()
-            loss = self.problem.value(self.model, batch)
+            loss = self.problem.value(self.model, mine)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(float(loss.detach()))
+            end = _now(self.model)
+            self._check_what_loss_did(versions, versions_of(batch))
             self.is_in_loss = False
-            seconds_outside += _now(self.model) - start
+            seconds_apart += (start - entered) + (_now(self.model) - end)
+            seconds_outside += _now(self.model) - entered
             return loss
 
         run = self.run
         self._set_rates(len(run.step_seconds))
-        run.rates.append(_current_rate(self.optimizer))
+        rate = _current_rate(self.optimizer)
         begun = _now(self.model)
         if run.contender.needs_closure:
             # Closures are called with gradients on, whatever the optimizer does around them.
@@ -195,12 +223,27 @@ class _Trainer:
             start = _now(self.model)
             self.optimizer.step()
             in_step = _now(self.model) - start
-        run.train_seconds.append(_now(self.model) - begun)
+        run.train_seconds.append(_now(self.model) - begun - seconds_apart)
         run.step_seconds.append(in_step)
         run.batch_losses.append(losses[0])
-        self.seconds += run.train_seconds[-1]
+        run.rates.append(rate)
+        if len(run.step_seconds) > UNTIMED_STEPS:
+            self.seconds += run.train_seconds[-1]
         if self._has_diverged():
             run.end = "diverged"
+
+    def _check_what_loss_did(self, before: list[int], after: list[int]) -> None:
+        """Refuse a loss that changes what others get, or that is of another model."""
+        if before != after:
+            raise ProblemError(
+                "loss changed its batch in place, which others train on as well: let it work on "
+                "new tensors, as x = x / 255 for x.div_(255)"
+            )
+        if not self.run.step_seconds and all(p.grad is None for p in self.model.parameters()):
+            raise ProblemError(
+                "loss gives no parameter of the model it was called with a gradient: let it use "
+                "its argument, not a model from outside"
+            )
 
     def _set_rates(self, step: int) -> None:
         if self.factors is None:
@@ -223,8 +266,9 @@ class _Trainer:
         bound = DIVERGED * abs(losses[0])
         return len(last) == IN_A_ROW and 0 < bound < sum(last) / IN_A_ROW
 
-    def _look(self) -> None:
+    def _look(self, is_out_of_turn: bool = False) -> None:
         run = self.run
+        seed_all(mixed(run.seed, 1))
         self._set_mode("eval")
         figures = self.problem.figures(self.model)
         self._set_mode("train")
@@ -232,7 +276,7 @@ class _Trainer:
             since = run.batch_losses[self.since :]
             figures = {"loss": sum(since) / len(since)} if since else {"loss": math.nan}
         self.since = len(run.batch_losses)
-        run.points.append(Point(len(run.step_seconds), self.seconds, figures))
+        run.points.append(Point(len(run.step_seconds), self.seconds, figures, is_out_of_turn))
 
     def _set_mode(self, mode: str) -> None:
         """Tell an optimizer that trains at other weights than it is judged by."""

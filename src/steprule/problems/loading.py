@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,8 @@ def maker_of(source: str) -> Maker:
     Args:
         source: ``my_module:make_problem``, or a file, ``path/to/file.py:make_problem``; without a
             colon the function is `make_problem`. Modules are looked for in the current folder
-            first, as by ``python -m``. The function takes a seed or nothing, and returns a
+            first, as by ``python -m``. The function takes a seed (as the parameter `seed`, or the
+            one that has no default) or nothing, and returns a
             :class:`Problem` or a tuple of its arguments: model, loss, data and, if there is one,
             evaluate. torch's, NumPy's and Python's own random numbers are seeded before it is
             called, and put back after.
@@ -52,25 +54,35 @@ def maker_of(source: str) -> Maker:
     module, name = _function_of(source)
     function = getattr(module, name, None)
     if function is None:
-        there = [n for n, f in vars(module).items() if inspect.isfunction(f)]
+        there = [
+            n
+            for n, f in vars(module).items()
+            if inspect.isfunction(f) and f.__module__ == module.__name__ and not n.startswith("_")
+        ]
         raise ProblemError(
             f"{source}: no function {name!r} there; it has {', '.join(there) or 'none'}"
         )
     if not callable(function):
         raise ProblemError(f"{source}: {name} is no function but {type(function).__name__}")
-    takes_seed = _takes_seed(source, function)
+    call = _call_with_seed(source, function)
 
     def make(seed: int) -> Problem:
         with seeded(seed):
             try:
-                made = function(seed) if takes_seed else function()
-                return _as_problem(made, source)
+                return _as_problem(call(seed), source)
             except ProblemError as error:
                 raise ProblemError(f"{source}: {error}") from error
             except Exception as error:
-                raise ProblemError(f"{source}: {type(error).__name__}: {error}") from error
+                raise ProblemError(f"{source}: {_what_failed(error, module)}") from error
 
     return make
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch's, NumPy's and Python's own random numbers."""
+    torch.manual_seed(seed % 2**64)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # users' code draws from it
+    random.seed(seed)
 
 
 @contextmanager
@@ -81,9 +93,7 @@ def seeded(seed: int) -> Iterator[None]:
     has_begun: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if has_begun else ()
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed % 2**64)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        random.seed(seed)
+        seed_all(seed)
         try:
             yield
         finally:
@@ -124,7 +134,7 @@ def _from_file(written: str, source: str) -> Any:
         del sys.modules[name]
         if not isinstance(error, Exception):
             raise
-        raise ProblemError(f"{source}: {type(error).__name__}: {error}") from error
+        raise ProblemError(f"{source}: {_what_failed(error, module)}") from error
     return module
 
 
@@ -149,17 +159,42 @@ def _look_first_in(folder: Path) -> None:
         sys.path.insert(0, place)
 
 
-def _takes_seed(source: str, function: Any) -> bool:
+def _call_with_seed(source: str, function: Any) -> Callable[[int], Any]:
+    """Return what calls `function` with a seed: its parameter `seed`, or the one that it needs."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # of a class in C, say
-        return False
-    needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
-    needed = [p for p in needed if p.kind is not p.VAR_KEYWORD]
-    if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in needed):
+        return lambda _: function()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    positional = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in variable]
+    named = [p for p in parameters if p.name == "seed" and p.kind not in variable]
+    taken = (named or needed)[:1]
+    if any(p not in taken for p in needed) or any(
+        p.name != "seed" and p.kind not in positional for p in taken
+    ):
         names = ", ".join(p.name for p in needed)
         raise ProblemError(f"{source}: must take a seed or nothing, but it needs {names}")
-    return bool(needed) or "seed" in {p.name for p in parameters}
+    if not taken:
+        return lambda _: function()
+    if taken[0].name == "seed" and taken[0].kind is not inspect.Parameter.POSITIONAL_ONLY:
+        return lambda seed: function(seed=seed)
+    return lambda seed: function(seed)
+
+
+def _what_failed(error: Exception, module: Any) -> str:
+    """Return an error of the user's code in a line, with the last place in it that was reached."""
+    own = Path(getattr(module, "__file__", None) or "").parent
+    places = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).parent == own
+    ]
+    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _as_problem(made: Any, source: str) -> Problem:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import copy
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from steprule.problems.data import RowBatches, check_data, is_rows
+from steprule.problems.errors import ProblemError as ProblemError
+from steprule.problems.errors import kind_of
 
-class ProblemError(Exception):
-    """A problem that cannot be made; the message is one line and says what is expected."""
+# Last words of figures that are better when greater: by these nothing can be ranked.
+GREATER_IS_BETTER = frozenset(
+    {"acc", "accuracy", "auc", "auroc", "bleu", "f1", "precision", "psnr", "recall", "ssim"}
+)
+_WORDS = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -21,15 +29,17 @@ class Problem:
     Args:
         model: a module with parameters that can be trained. Whoever trains takes a deep copy, so
             that each run begins with these weights; `loss` and `evaluate` are handed the copy.
-        loss: called as ``loss(model, batch)``; returns the loss of the batch, a tensor of one
-            element. Moving the batch to a device is its work as well.
+        loss: called as ``loss(model, batch)``; returns the loss of the batch, a real tensor of
+            one element. Moving the batch to a device is its work as well. Lists, dicts and tuples
+            are copies, which it may take apart; tensors it must leave as they are.
         data: batches, gone through once an epoch: a list, a `DataLoader`, anything that can be
             iterated over again and again. A tuple of tensors, all of the same length, stands for
             rows: they are shuffled, and a batch is a tuple of some rows of each.
         evaluate: called as ``evaluate(model)`` without gradients, the model in `eval` mode, at the
             start and some twenty times in a run; returns a number or a dict of them. Runs are
             ranked by the number, by ``"loss"`` of a dict or, without that, by its first: smaller
-            is better. Those with "accuracy" in their names are shown in percent. None (default):
+            is better, and a first that is called "accuracy" or the like is refused. Those with
+            "accuracy" in their names are shown in percent. None (default):
             runs are ranked by the loss of their last batches.
         name: what pages call it.
 
@@ -45,30 +55,17 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
-            raise ProblemError(f"model must be a torch.nn.Module, got {_kind(self.model)}")
+            raise ProblemError(f"model must be a torch.nn.Module, got {kind_of(self.model)}")
         if not any(param.requires_grad for param in self.model.parameters()):
             raise ProblemError("model has no parameter that requires a gradient")
         for name in ("loss", "evaluate"):
             value = getattr(self, name)
             if not callable(value) and not (name == "evaluate" and value is None):
                 takes = "model, batch" if name == "loss" else "model"
-                raise ProblemError(f"{name} must be a function of {takes}, got {_kind(value)}")
-        if _is_rows(self.data):
-            lengths = [len(tensor) if tensor.ndim else 0 for tensor in self.data]
-            if len(set(lengths)) > 1 or not lengths[0]:
-                raise ProblemError(f"data: tensors of one length of 1 or more, got {lengths}")
-        elif isinstance(self.data, Tensor) or not hasattr(self.data, "__iter__"):
-            raise ProblemError(
-                f"data must be batches (a list, a DataLoader) or a tuple of tensors, "
-                f"got {_kind(self.data)}"
-            )
-        elif hasattr(self.data, "__next__"):
-            raise ProblemError(
-                f"data is used up after one pass ({_kind(self.data)}); give a list, a DataLoader "
-                "or an object whose __iter__ begins anew"
-            )
+                raise ProblemError(f"{name} must be a function of {takes}, got {kind_of(value)}")
+        check_data(self.data)
         if not isinstance(self.name, str):
-            raise ProblemError(f"name must be text, got {_kind(self.name)}")
+            raise ProblemError(f"name must be text, got {kind_of(self.name)}")
 
     def batches(self, batch_size: int = 64, seed: int = 0) -> Iterable[Any]:
         """Return the batches of an epoch, anew each time it is iterated over.
@@ -79,19 +76,38 @@ class Problem:
             seed: of the order of those rows; each pass has another order, the first of two calls
                 with one seed the same.
         """
-        return RowBatches(self.data, batch_size, seed) if _is_rows(self.data) else self.data
+        return RowBatches(self.data, batch_size, seed) if is_rows(self.data) else self.data
+
+    def copy_of_model(self) -> nn.Module:
+        """Return a deep copy of the model.
+
+        Raises:
+            ProblemError: it can't be copied.
+        """
+        try:
+            return copy.deepcopy(self.model)
+        except Exception as error:
+            raise ProblemError(
+                f"model can't be copied, as every run needs its own ({kind_of(error)}: {error}); "
+                "does it keep results of a computation?"
+            ) from error
 
     def value(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the loss of a batch.
 
         Raises:
-            ProblemError: it is no tensor of one element that has a gradient.
+            ProblemError: it is no real tensor of one element that has a gradient.
         """
         loss = self.loss(model, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
             raise ProblemError(
-                f"loss must return a tensor of one element, got {_kind(loss)}{shape}"
+                f"loss must return a tensor of one element, got {kind_of(loss)}{shape}"
+            )
+        if loss.is_complex():
+            raise ProblemError(
+                "loss returned a complex number, and nothing says which of two is smaller: return "
+                "a real one, as loss.abs()"
             )
         if torch.is_grad_enabled() and not loss.requires_grad:
             raise ProblemError("loss returned a tensor that hangs on no parameter: no gradient")
@@ -101,7 +117,8 @@ class Problem:
         """Return what `evaluate` says of `model`, the figure that ranks first; {} without it.
 
         Raises:
-            ProblemError: it returned neither a number nor a dict of numbers.
+            ProblemError: it returned neither a number nor a dict of numbers, or one of which the
+                greater is better stands where the smaller ranks first.
         """
         if self.evaluate is None:
             return {}
@@ -121,29 +138,9 @@ class Problem:
         if not figures:
             raise ProblemError(f"evaluate must return a number or a dict of them, got {found!r}")
         first = "loss" if "loss" in figures else next(iter(figures))
+        if GREATER_IS_BETTER.intersection(_WORDS.findall(first.lower())[-1:]):
+            raise ProblemError(
+                f"evaluate gives {first!r} to rank by, and the smallest ranks first: put another "
+                f"figure before it, as {{'error': 1 - ...}}, or add 'loss'"
+            )
         return {first: figures.pop(first), **figures}
-
-
-class RowBatches:
-    """Rows of tensors in batches, in another order each pass."""
-
-    def __init__(self, rows: Any, batch_size: int, seed: int) -> None:
-        self.rows: tuple[Tensor, ...] = tuple(rows)
-        self.batch_size = batch_size
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        return -(-len(self.rows[0]) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        order = torch.randperm(len(self.rows[0]), generator=self.generator)
-        for chosen in torch.split(order, self.batch_size):
-            yield tuple(tensor[chosen.to(tensor.device)] for tensor in self.rows)
-
-
-def _is_rows(data: Any) -> bool:
-    return isinstance(data, tuple) and bool(data) and all(isinstance(d, Tensor) for d in data)
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
