@@ -199,7 +199,7 @@ def test_a_handler_sees_whole_steps(sparse: bool) -> None:
 
 
 def test_an_interrupt_in_the_backward_pass_leaves_each_parameter_whole() -> None:
-    for call in range(0, 4000, 67):
+    for call in range(0, 6000, 67):
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
         optimizer = steprule.step_in_backward(net, lambda p: steprule.Adam(p, engine="eager"))

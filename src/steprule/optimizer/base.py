@@ -34,7 +34,7 @@ from steprule.language.guards import GUARDS, WORDS, check_guards, guards_of
 from steprule.language.rule import Rule
 from steprule.optimizer.averaging import STEP_AMONG_AVERAGES, averages_in_place
 from steprule.optimizer.explain import Explanation, explanation_of, pass_notes
-from steprule.optimizer.hooks import MOVED_ON, hooked, uncompiled
+from steprule.optimizer.hooks import HOOKS, MOVED_ON, hooked, uncompiled
 from steprule.optimizer.options import check_options, check_spelling, suggestion
 from steprule.optimizer.param_groups import (
     ParamsT,
@@ -78,14 +78,6 @@ SHARED: Mapping[str, Any] = {**GUARDS, **STORING, **AVERAGING, **CAUTION, **DECA
 _TAKERS_OF_SPARSE: list[str] = []
 # torch's mark for a default that each group must give.
 required = torch_optimizer.required
-_HOOKS = (
-    "_optimizer_step_pre_hooks",
-    "_optimizer_step_post_hooks",
-    "_optimizer_state_dict_pre_hooks",
-    "_optimizer_state_dict_post_hooks",
-    "_optimizer_load_state_dict_pre_hooks",
-    "_optimizer_load_state_dict_post_hooks",
-)
 
 
 class StepsInBackward(Protocol):
@@ -168,6 +160,8 @@ class Optimizer(SavedOptimizer):
     _backward_steps: StepsInBackward | None
     _in_graphs: list[Runner]
     _is_averaged: bool
+    #: Whether SAM has moved the parameters, to put them back at its second step.
+    _is_moved = False
     _owners: Owners | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -229,7 +223,7 @@ class Optimizer(SavedOptimizer):
 
     def _prepare(self) -> None:
         """Set what is neither saved nor copied: hooks, the plan, torch's bookkeeping."""
-        for name in _HOOKS:
+        for name in HOOKS:
             self.__dict__.setdefault(name, OrderedDict())
         self.__dict__.setdefault("engine", "auto")
         self.__dict__.setdefault("_fresh", set())
@@ -639,6 +633,7 @@ class Optimizer(SavedOptimizer):
 
     def init_state(self) -> None:
         """Make the state of every parameter now, as its first step would; no step is taken."""
+        self._refuse_while_moved("init_state")
         context = self._context()
         for i, group in enumerate(self.param_groups):
             kind = context.kind_of(group)
@@ -686,6 +681,7 @@ class Optimizer(SavedOptimizer):
         """
         if self._is_averaged:
             raise RuntimeError("optimizer.averaged() is in force already: leave its block first")
+        self._refuse_while_moved("averaged")
         self._set_averaged(True)
         try:
             with averages_in_place(
@@ -694,6 +690,13 @@ class Optimizer(SavedOptimizer):
                 yield
         finally:
             self._set_averaged(False)
+
+    def _refuse_while_moved(self, method: str) -> None:
+        if self._is_moved:
+            raise RuntimeError(
+                f"the parameters are moved, and will be put back: call optimizer.{method}() after "
+                "SAM's second_step(), or its restore()"
+            )
 
     def _divide_among(self, owners: Owners) -> None:
         """Keep this rank's part of the state only."""

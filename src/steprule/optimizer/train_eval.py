@@ -48,9 +48,6 @@ _SEEN_OF_SCHEDULES = [*range(1000), *(2**k for k in range(10, 41))]
 class TrainEval(Optimizer):
     """Base of optimizers with a ``train()`` and an ``eval()``, and of those made of such."""
 
-    #: Whether the parameters are somewhere else for the moment, as a wrapper (SAM) has them.
-    _is_moved = False
-
     def train(self) -> None:
         """Put the parameters where steps are taken: y, bit for bit as ``eval()`` found it.
 
@@ -84,11 +81,7 @@ class TrainEval(Optimizer):
                 f"the parameters are at their running averages, and will be put back: call "
                 f"optimizer.{name}() after the block of optimizer.averaged()"
             )
-        if self._is_moved:
-            raise RuntimeError(
-                f"the parameters are moved, and will be put back: call optimizer.{name}() after "
-                "SAM's second_step(), or its restore()"
-            )
+        self._refuse_while_moved(name)
         groups = [g for g in self.param_groups if g.get(TRAIN_MODE, to_train) is not to_train]
         if not groups:
             return

@@ -13,9 +13,9 @@ from torch import Tensor
 from steprule.distributed.shards import is_dtensor, local_of, spread_as, whole_of
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.formats.floating import compute_dtype, real_view
+from steprule.optimizer import Optimizer
 from steprule.optimizer.averaging import count_change
 from steprule.optimizer.hooks import HOOKS
-from steprule.optimizer.train_eval import TrainEval
 from steprule.schedules import checks
 from steprule.state.labels import label_of
 from steprule.wrappers.wrapper import Wrapper, check_keys, layers, params_of
@@ -229,7 +229,7 @@ class SAM(Wrapper):
                 if all(hasattr(one, name) for name in HOOKS):
                     refuse = _Refusing(f"{what} of {type(one).__name__}")
                     self._handles.append(getattr(one, f"register_{when}_hook")(refuse))
-            if isinstance(one, TrainEval):
+            if isinstance(one, Optimizer):
                 one._is_moved = True
 
     def _climb(self, params: list[Tensor], grads: list[Tensor], scale: float) -> None:
@@ -278,7 +278,7 @@ class SAM(Wrapper):
             for handle in self._handles:
                 handle.remove()
             for one in layers(self.optimizer):
-                if isinstance(one, TrainEval):
+                if isinstance(one, Optimizer):
                     one._is_moved = False
             self._handles, self._kept = [], None
 
