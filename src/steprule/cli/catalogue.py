@@ -83,7 +83,7 @@ def markdown(classes: dict[str, type[Optimizer]]) -> str:
         "[caution and decoupled decay](terms.md); and, SparseAdam excepted,",
         "[state in 8 or 4 bits](memory.md); slots that keep full precision there are named below.",
         "",
-        "What a step costs for each element of a float32 matrix, with the default options, is",
+        "What a step costs for each element of a square float32 matrix, with default options, is",
         "counted in the recorded rule: operations (an addition, a product, a root is one), bytes",
         "read and written, and how often elements are read, where sums must be known before.",
         "On a CPU and on a GPU it is the bytes that take the time.",

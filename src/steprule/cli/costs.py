@@ -18,7 +18,7 @@ _SHAPE, _BYTES = (64, 64), 4
 
 @dataclass(frozen=True)
 class StepCost:
-    """The cost of a step for each element of a float32 parameter.
+    """The cost of a step for each element of a square float32 matrix.
 
     Attributes:
         operations: on elements, each addition, product or root being one; matrix operations,
