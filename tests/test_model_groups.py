@@ -260,6 +260,19 @@ def test_the_table_shows_what_went_where() -> None:
         assert line.startswith("tied: decoder.")
 
 
+def test_groups_that_differ_by_depth_alone_are_one_row() -> None:
+    groups = param_groups(made(Transformer), lr=1.0, layer_decay=0.5)
+    lines = [line.split() for line in str(groups).splitlines() if line[0].isdigit()]
+    assert [line[:4] for line in lines[:-1]] == [
+        ["0", "layer_0.decay", "0.0625", "0.0625"],
+        ["1,3,5", "layer_{1-3}.no_decay", "0.125..0.5", "0.125..0.5"],
+        ["2,4,6", "layer_{1-3}.decay", "0.125..0.5", "0.125..0.5"],
+        ["7", "layer_4.no_decay", "1", "1"],
+    ]
+    assert "blocks.{0-2}.attn.in_proj_weight" in str(groups)
+    assert lines[-1][:2] == ["8", "groups,"]
+
+
 def test_the_list_is_a_list() -> None:
     groups = param_groups(made(Autoencoder), lr=0.1)
     for twin in (copy.deepcopy(groups), pickle.loads(pickle.dumps(groups)), copy.copy(groups)):

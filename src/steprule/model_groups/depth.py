@@ -129,6 +129,7 @@ def _by_numbers(model: nn.Module, params: Sequence[NamedParam]) -> Depths:
             else:
                 depth = seen
         depths[one.name] = depth
+    rows = [row for row in rows if row.layers]
     check_one_behind_the_other(model, rows, outside)
     names = [row.name for row in rows]
     are_stages = len({re.sub(r"\d+", "", name) for name in names}) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any, SupportsIndex, overload
@@ -15,6 +16,9 @@ DECAYS = "decays"
 
 _LISTED = ("params", "param_names", "name", DECAYS)
 _WIDTH = 100
+# Of the name of a group: what is before its depth, the depth, and what is behind.
+_LAYER = re.compile(r"((?:.*\.)?layer_)(\d+)(.*)")
+_FEWEST = 3
 
 
 class ParamGroups(list[dict[str, Any]]):
@@ -82,23 +86,20 @@ class ParamGroups(list[dict[str, Any]]):
     def __str__(self) -> str:
         options = dict.fromkeys(k for group in self for k in group if k not in _LISTED)
         header = ["group", "name", *options, "tensors", "elements"]
-        cells = [header]
-        for index, group in enumerate(self):
-            sizes = [param.numel() for param in group["params"]]
-            said = [_text(group[key]) if key in group else "" for key in options]
-            name = str(group.get("name", ""))
-            cells.append([str(index), name, *said, str(len(sizes)), f"{sum(sizes):,}"])
+        rows = _rows(self)
+        cells = [header, *(_cells(self, row, list(options)) for row in rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         counts = len(header) - 2
         lines = []
-        for row, group in zip(cells, [None, *self], strict=True):
+        for texts, row in zip(cells, [[], *rows], strict=True):
             padded = [
                 cell.ljust(width) if i < counts else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+                for i, (cell, width) in enumerate(zip(texts, widths, strict=True))
             ]
             lines.append("  ".join(padded).rstrip())
-            if group is not None:
-                lines += _wrapped(", ".join(shortened(group.get("param_names", ()))), " " * 7)
+            names = [name for index in row for name in self[index].get("param_names", ())]
+            if row:
+                lines += _wrapped(", ".join(shortened(names)), " " * 7)
         return "\n".join([*lines, *self._notes()])
 
     def _notes(self) -> list[str]:
@@ -113,6 +114,43 @@ class ParamGroups(list[dict[str, Any]]):
         for note in self.notes:
             notes += _wrapped(f"note: {note}", " " * 7)
         return [*notes, *(f"tied: {other} is {name}" for other, name in self.tied.items())]
+
+
+def _rows(groups: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Return the groups of each row by index: three or more that differ by depth alone are one."""
+    alike: dict[Any, list[int]] = {}
+    for index, group in enumerate(groups):
+        rest = {k: v for k, v in group.items() if k not in (*_LISTED, "lr", LR_FACTOR)}
+        names = [_unnumbered(name) for name in group.get("param_names", ())]
+        layer = _LAYER.match(str(group.get("name", "")))
+        # A group without a depth is like no other.
+        mark = (layer[1], layer[3]) if layer else index
+        key = mark, repr(rest), tuple(names), tuple(param.numel() for param in group["params"])
+        alike.setdefault(key, []).append(index)
+    rows = [row for row in alike.values() if len(row) >= _FEWEST]
+    rows += [[index] for row in alike.values() if len(row) < _FEWEST for index in row]
+    return sorted(rows)
+
+
+def _cells(groups: Sequence[Mapping[str, Any]], row: list[int], options: list[str]) -> list[str]:
+    first, last = groups[row[0]], groups[row[-1]]
+    name, index = str(first.get("name", "")), str(row[0])
+    if len(row) > 1:
+        layers = [_LAYER.match(str(groups[i]["name"])) for i in row]
+        numbers = _numbers([layer[2] for layer in layers if layer])
+        name = _LAYER.sub(rf"\1{{{numbers}}}\3", name)
+        between = "," if len(row) == _FEWEST else ".."
+        index = f"{row[0]},{row[1]}{between}{row[-1]}"
+    ends = [
+        [_text(group[key]) if key in group else "" for group in (first, last)] for key in options
+    ]
+    said = ["..".join(dict.fromkeys(texts)) for texts in ends]
+    sizes = [param.numel() for i in row for param in groups[i]["params"]]
+    return [index, name, *said, str(len(sizes)), f"{sum(sizes):,}"]
+
+
+def _unnumbered(name: str) -> str:
+    return ".".join("" if part.isdigit() else part for part in name.split("."))
 
 
 def shortened(names: Sequence[str]) -> list[str]:

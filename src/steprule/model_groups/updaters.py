@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from steprule.model_groups.listing import shortened
 from steprule.model_groups.named import NamedParam
 from steprule.model_groups.patterns import check_pattern, matches
 from steprule.optimizer import Optimizer, SharedOptions
@@ -131,12 +132,12 @@ def notes_on(rules: Mapping[str, Updater], params: Sequence[NamedParam]) -> list
                 left.setdefault(other.cls.__name__, []).append(one.name)
     notes = [
         f"{name} updates embeddings, heads or scales, which are better left to another rule: "
-        f"{', '.join(names)} (name them first: rule={{{names[0]!r}: 'adamw', ...}})"
+        f"{', '.join(shortened(names))} (name them first: rule={{{names[0]!r}: 'adamw', ...}})"
         for name, names in tables.items()
     ]
     return notes + [
-        f"{name} leaves parameters of more than two axes to the default: {', '.join(names)} (it "
-        f"takes them with ({name.lower()!r}, {{'flatten': True}}))"
+        f"{name} leaves parameters of more than two axes to the default: "
+        f"{', '.join(shortened(names))} (as matrices: ({name.lower()!r}, {{'flatten': True}}))"
         for name, names in left.items()
     ]
 

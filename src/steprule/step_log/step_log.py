@@ -47,8 +47,9 @@ def log_to(
 
     Of a step that was passed over, ``skipped`` is 1 and there is no ``update_ratio``; those that
     guards skip are written at once, whether it is their turn or not. A gradient scaler is seen
-    where it leaves it to ``step()`` to look at what it found, as it does with fused optimizers on a
-    GPU; it doesn't call that of others at all, so that such steps are neither written nor counted.
+    where it leaves it to ``step()`` to look at what it found: that is torch's ``fused=True``, and
+    optimizers of this library on a GPU. It doesn't call that of others at all, so that such steps
+    are neither written nor counted.
 
     It is two hooks of the optimizer, which do nothing but count between the steps that they write.
     In those, the parameters are copied once, and the numbers are waited for once a device. Sharded
