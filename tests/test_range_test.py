@@ -397,6 +397,8 @@ def test_no_suggestion_where_the_loss_never_fell() -> None:
         ("all", {"lr_max": 1e-4}, "still falling at the end, .* raise lr_max"),
         ("interrupted", {}, "still falling at the end, .* let it run further"),
         ("flat", {}, r"never fell \(not at all\); raise lr_max: is the loss"),
+        ("few", {"steps": 3}, "too few steps to tell: 3, at least 5 are needed; take more steps"),
+        ("rises", {}, r"never fell \(not at all\): is lr_min low enough"),
         ("diverges", {}, r"never fell .*: is lr_min low enough, the loss"),
     ],
 )
@@ -412,6 +414,8 @@ def test_a_sweep_that_came_near_no_lr_suggests_none(ends: str, given: Any, says:
         exact: Tensor = loss(m, batch)
         if ends == "diverges":
             return exact * 10**number
+        if ends == "rises":
+            return exact * 0 + 1 + number / 100
         return exact * 0 + 1 if ends == "flat" else exact
 
     try:

@@ -50,9 +50,11 @@ def suggestion_of(
     stopped: str = ALL_TAKEN,
 ) -> tuple[float | None, str]:
     """Return the lr at which the loss falls fastest, and in words why it, or why none."""
-    more = _more(stopped)
     if len(lrs) < _FEWEST:
+        more = "; take more steps" if stopped == ALL_TAKEN else _more(stopped)
+        more = more or "; is lr_min low enough?"
         return None, f"too few steps to tell: {len(lrs)}, at least {_FEWEST} are needed{more}"
+    more = _more(stopped)
     lowest = int(np.argmin(mean))
     fall = float(mean[0] - mean[lowest])
     raw = np.asarray(losses[: lowest + 1])
@@ -60,15 +62,17 @@ def suggestion_of(
     scatter = float(np.sqrt(np.mean((raw - mean[: lowest + 1]) ** 2) / (half + 1)))
     is_cut_off = stopped == INTERRUPTED or stopped.startswith(DATA_ENDED)
     if lowest == 0 or fall <= _SCATTERS * scatter:
+        if stopped == ALL_TAKEN and float(mean[-1] - mean[0]) > _LITTLE * abs(float(mean[0])):
+            more = ""  # it has risen without an explosion
         by = "not at all" if lowest == 0 else f"by {fall:.3g}, no more than it scatters"
         asked = "the loss the one that is trained on, do the parameters take gradients?"
         is_low = "" if more else "lr_min low enough, "
         return None, f"the loss never fell ({by}){more}: is {is_low}{asked}"
     is_falling = len(lrs) - 1 - lowest <= half and float(mean[-1] - mean[lowest]) <= scatter
     is_little = fall < _LITTLE * abs(float(mean[0]))
-    from_to = f"from {mean[0]:.4g} to {mean[lowest]:.4g} at lr {lrs[lowest]:.2g}"
     if is_falling and (is_cut_off or (is_little and stopped == ALL_TAKEN)):
-        return None, f"the loss was still falling at the end, {from_to}{more}"
+        by = f"by {fall:.3g} to {mean[lowest]:.4g} at lr {lrs[lowest]:.2g}"
+        return None, f"the loss was still falling at the end, {by}{more}"
     steepest = _steepest(mean[: lowest + 1], half)
     then = "rising beyond"
     if lowest == len(lrs) - 1:
