@@ -253,7 +253,7 @@ def test_the_page_tells_figures_versions_seed_and_how_to_repeat_it() -> None:
 
 
 def test_the_plots_are_png_files(report: Path) -> None:
-    for name in ("loss", "loss_by_time", "test_accuracy", "step", "state", "lr"):
+    for name in ("loss", "loss_by_time", "figure_test_accuracy", "step", "state", "lr"):
         assert (report / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 

@@ -18,7 +18,8 @@ class Budget:
     Attributes:
         epochs: passes over the data.
         steps: updates.
-        seconds: of forward, backward and step(); loading data and evaluating do not count.
+        seconds: of forward, backward and step(); loading data, evaluating and the first step,
+            which compiles, do not count.
     """
 
     epochs: int | None = None
@@ -47,7 +48,7 @@ class Budget:
     def words(self) -> list[str]:
         """Return the option that asks for this budget."""
         if self.seconds is not None:
-            return ["--seconds", f"{self.seconds:g}"]
+            return ["--seconds", repr(self.seconds)]
         if self.steps is not None:
             return ["--steps", str(self.steps)]
         return ["--epochs", str(self.epochs)]

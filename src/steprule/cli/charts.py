@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -18,10 +17,16 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from steprule.cli.chart_labels import joined, neighbours
 from steprule.cli.chart_labels import spread as spread
 
-LINE_STYLES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (10, 3)))
-# The same in SVG, in widths of the line.
-DASH_ARRAYS = ("none", "5 1.5", "1.5 1.2", "6 1.5 1 1.5", "10 3")
-MARKERS = ("o", "s", "^", "D", "v")
+# In widths of the line, as SVG has them.
+DASH_ARRAYS = (
+    *("none", "5 1.5", "1.5 1.2", "6 1.5 1 1.5", "10 3"),
+    *("3 3", "8 1.5 1 1.5 1 1.5", "1 4"),
+)
+LINE_STYLES = tuple(
+    "solid" if dashes == "none" else (0, tuple(map(float, dashes.split())))
+    for dashes in DASH_ARRAYS
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LABEL_GAP = 0.07
 OUTSIDE = 1.1
 # Small enough that text of 9 points is read on a telephone, to whose width a chart is scaled.
@@ -106,8 +111,8 @@ class LineChart:
         for one in self.series:
             self._draw_one(axes, one, ink, bottom, top)
         axes.margins(x=0.02 if self.has_markers else 0)
-        axes.set_xlabel(self.x_label)
-        axes.set_ylabel(self.y_label)
+        axes.set_xlabel(literal(self.x_label))
+        axes.set_ylabel(literal(self.y_label))
         if self.log_x:
             axes.set_xscale("log")
         else:
@@ -132,7 +137,7 @@ class LineChart:
         axes.plot(
             one.x,
             np.ma.masked_invalid(np.ma.masked_outside(one.y, bottom, top)),
-            label=one.label,
+            label=literal(one.label),
             color=colour,
             linewidth=6 if wide else 1.8,
             alpha=0.3 if wide else 1.0,
@@ -191,7 +196,7 @@ class LineChart:
             axes.text(
                 1.04,
                 label_place,
-                joined([one.label for one in group]) + gone,
+                literal(joined([one.label for one in group]) + gone),
                 transform=axes.transAxes,
                 color=colour,
                 fontsize=9,
@@ -218,10 +223,13 @@ class BarChart:
     x_label: str
     bars: Sequence[tuple[str, Style, float, str]]
     mark: float | None = None
+    log: bool = False
 
     def draw(self, ink: Ink) -> Figure:
         """Return the chart in `ink`."""
         figure, axes = _frame(self.title, len(self.bars), ink)
+        if self.log:
+            axes.set_xscale("log")
         for row, (_, style, value, text) in enumerate(self.bars):
             colour = ink.series[style.slot % len(ink.series)]
             axes.barh(row, value, height=0.62, color=colour, alpha=0.4 if style.is_torch else 0.95)
@@ -236,13 +244,20 @@ class BarChart:
             )
         if self.mark is not None:
             axes.axvline(self.mark, color=ink.muted, linewidth=1, linestyle=LINE_STYLES[1])
-        axes.set_yticks(range(len(self.bars)), [label for label, *_ in self.bars])
+        axes.set_yticks(range(len(self.bars)), [literal(label) for label, *_ in self.bars])
         axes.set_ylim(len(self.bars) - 0.4, -0.6)
-        axes.set_xlim(0, max((value for _, _, value, _ in self.bars), default=0) * 1.18 or 1)
+        axes.set_xlim(*self._limits())
         axes.tick_params(axis="y", length=0, labelcolor=ink.text)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel(self.x_label)
+        axes.set_xlabel(literal(self.x_label))
         return figure
+
+    def _limits(self) -> tuple[float, float]:
+        values = [value for _, _, value, _ in self.bars if value > 0]
+        if self.log and values:
+            low, high = min(values), max(values)
+            return low / 2, high * (high / low) ** 0.22
+        return 0, max(values, default=0) * 1.18 or 1
 
 
 @dataclass(frozen=True)
@@ -279,14 +294,19 @@ class SpreadChart:
                 markersize=4.5,
                 alpha=0.6 * alpha,
             )
-        axes.set_yticks(range(len(self.rows)), [label for label, *_ in self.rows])
+        axes.set_yticks(range(len(self.rows)), [literal(label) for label, *_ in self.rows])
         axes.set_ylim(len(self.rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0, labelcolor=ink.text)
-        axes.set_xlabel(self.x_label)
+        axes.set_xlabel(literal(self.x_label))
         return figure
 
 
 Chart = LineChart | BarChart | SpreadChart
+
+
+def literal(text: str) -> str:
+    """Return what matplotlib shows as this text, without taking dollars for formulas."""
+    return text.replace("$", r"\$")
 
 
 def _height(rows: int) -> float:
@@ -296,7 +316,9 @@ def _height(rows: int) -> float:
 def _frame(title: str, rows: int, ink: Ink) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(SIZE[0], _height(rows)), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", color=ink.text, fontsize=11, fontweight="bold", pad=10)
+    axes.set_title(
+        literal(title), loc="left", color=ink.text, fontsize=11, fontweight="bold", pad=10
+    )
     axes.grid(visible=True, which="major", color=ink.grid, linewidth=0.8)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
@@ -310,11 +332,11 @@ def _frame(title: str, rows: int, ink: Ink) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def save_png(chart: Chart, folder: Path) -> Path:
-    """Write `chart` on white to `folder` and return the file."""
-    path = folder / f"{chart.key}.png"
-    chart.draw(PAPER).savefig(path, dpi=160, facecolor="white")
-    return path
+def png(chart: Chart) -> bytes:
+    """Return `chart` on white as a PNG file."""
+    file = io.BytesIO()
+    chart.draw(PAPER).savefig(file, format="png", dpi=160, facecolor="white")
+    return file.getvalue()
 
 
 def svg(chart: Chart) -> str:

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from steprule.cli import report
 from steprule.cli.comparison import Comparison
 from steprule.cli.contenders import Contender, parse_contenders
-from steprule.cli.data import load
 from steprule.cli.errors import CommandError
 from steprule.cli.labels import split_labels
-from steprule.cli.notes import notes_of
 from steprule.cli.progress import RunProgress
 from steprule.cli.rate_schedule import parse_rate_schedule
 from steprule.cli.request import Request as Request
 from steprule.cli.runs import Run
 from steprule.cli.search import Search, best_of, sweep
+from steprule.cli.show import show
+from steprule.cli.subject import conditions_of, problem_of, training_of
 from steprule.cli.surroundings import console as console_of
 from steprule.cli.surroundings import make_folder, threads
 from steprule.cli.training import Settings, train
-from steprule.problems import Maker, Problem, maker_of
-from steprule.problems.classifier import HIDDEN
+from steprule.problems import Problem
 
 # Where no terminal sets a width, a row of the table stays one line.
 PLAIN_WIDTH = 132
-# They are in the report all the same.
-LEFT_OUT_FIRST = ("step() total", "steps", "engine", "a step", "state", "step() median")
 
 
 def compare(request: Request) -> Comparison:
@@ -38,13 +31,14 @@ def compare(request: Request) -> Comparison:
 
     Raises:
         CommandError: for anything that cannot be done, before any training where possible.
-        KeyboardInterrupt: after Ctrl-C, when what there was has been written.
+        KeyboardInterrupt: after Ctrl-C, when what there was has been written; so does whatever
+            the user's own code raises.
     """
     console = console_of(PLAIN_WIDTH)
     contenders, notes = parse_contenders(request.optimizers, request.lr, request.engine)
     if request.search is not None and request.lr_sweep is not None:
         raise CommandError("--search and --lr-sweep: give one of them; a search shows the lr, too")
-    make, about = _problem(request)
+    make, about = problem_of(request)
     settings = Settings(
         make, request.budget, request.batch_size, parse_rate_schedule(request.schedule)
     )
@@ -55,66 +49,30 @@ def compare(request: Request) -> Comparison:
         if settings.schedule is not None:
             settings.schedule.factors(pace.steps)
         make_folder("--report", request.report)
-        subtitle = "; ".join([*about, *_training(request, settings, first)])
+        subtitle = "; ".join([*about, *training_of(request, settings, first)])
         comparison = Comparison(
             subtitle=subtitle,
             command=request.command(contenders),
-            conditions=_conditions(request, first),
+            conditions=conditions_of(request, first),
             seeds=request.seeds,
             contenders=contenders,
             notes=notes,
             is_search=request.search is not None,
+            settings=request.settings,
         )
         del first
         for line in subtitle.split("; "):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         try:
             _carry_out(request, contenders, settings, comparison, console)
-        except KeyboardInterrupt:
-            comparison.is_partial = True
+        except (KeyboardInterrupt, Exception) as error:
+            comparison.stop = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else _line(error)
             if not comparison.is_empty:
-                _show(request, comparison, console)
+                show(comparison, request.report, console)
             raise
     _check_some_ran(comparison)
-    _show(request, comparison, console)
+    show(comparison, request.report, console)
     return comparison
-
-
-def _problem(request: Request) -> tuple[Maker, list[str]]:
-    """Return what makes the problem, and what it is in words."""
-    if request.problem is not None:
-        if request.data is not None:
-            raise CommandError(
-                f"--data {request.data}: {request.problem} brings data of its own; give one of them"
-            )
-        return maker_of(request.problem), [request.problem]
-    data = load(request.data)
-    rows = f"{data.name}, {len(data.x)} training and {len(data.x_test)} test rows"
-    shape = f"network {data.x.shape[1]}-{HIDDEN}-{data.classes}, ReLU, cross-entropy"
-    return data.problem, [rows, shape]
-
-
-def _training(request: Request, settings: Settings, problem: Problem) -> list[str]:
-    rows = len(problem.data[0]) if isinstance(problem.data, tuple) else None
-    batches = "" if rows is None else f" in batches of {min(request.batch_size, rows)}"
-    last = request.all_seeds[-1]
-    seeds = f"seed {last}" if request.seeds == 1 else f"seeds {request.seed} to {last}"
-    text = [f"{settings.budget}{batches}, {seeds}"]
-    if settings.schedule is not None:
-        text.append(f"lr by {settings.schedule.text}, its peak each optimizer's lr")
-    return text
-
-
-def _conditions(request: Request, problem: Problem) -> dict[str, str]:
-    last = request.all_seeds[-1]
-    params = sum(param.numel() for param in problem.model.parameters())
-    weights = sum(param.nbytes for param in problem.model.parameters())
-    return {
-        "seed": str(request.seed) if request.seeds == 1 else f"{request.seed} to {last}",
-        "threads": str(request.threads),
-        "parameters": f"{params:,}",
-        "weights": report.size(weights),
-    }
 
 
 def _fitting(
@@ -216,35 +174,5 @@ def _check_some_ran(comparison: Comparison) -> None:
         raise CommandError(f"{run.label}: {run.end}")
 
 
-def _show(request: Request, comparison: Comparison, console: Console) -> None:
-    comparison.notes += notes_of(comparison)
-    if comparison.standings:
-        console.print(_table(comparison, console.width))
-    for note in comparison.notes:
-        console.print(f"Note: {note}", markup=False, highlight=False, soft_wrap=True)
-    raw = comparison.write_json(request.report)
-    page, images = report.write(request.report, comparison)
-    is_partial = " (partial)" if comparison.is_partial else ""
-    plots = ", ".join(image.name for image in images)
-    for line in (
-        f"Report: {page}{is_partial}",
-        f"Plots:  {plots} beside it",
-        f"Raw:    {raw.name} beside it",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _table(comparison: Comparison, width: int) -> Table:
-    """Return the table, without the columns that a narrow terminal has no room for."""
-    rows = [report.row(comparison, standing) for standing in comparison.standings]
-    columns = dict(zip(report.columns(comparison), zip(*rows, strict=True), strict=True))
-    for name in LEFT_OUT_FIRST:
-        if 2 + sum(2 + max(map(len, (head, *cells))) for head, cells in columns.items()) > width:
-            columns.pop(name, None)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in columns:
-        justify: Literal["left", "right"] = "left" if name in ("optimizer", "engine") else "right"
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "optimizer")
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*cells)
-    return table
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from steprule.cli.contenders import Contender
@@ -32,7 +31,8 @@ class Comparison:
         trials: of the search, or the sweep over lr, by the contender's label.
         runs: a contender and a seed each, in the order they began.
         is_search: whether `trials` are a search's.
-        is_partial: whether it was interrupted.
+        settings: budget, batch size, seeds and the like, as data.
+        stop: what ended it too early: "Ctrl-C", an error; or "".
     """
 
     subtitle: str
@@ -44,7 +44,13 @@ class Comparison:
     trials: dict[str, list[Trial]] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     is_search: bool = False
-    is_partial: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    stop: str = ""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it ended before all was done."""
+        return bool(self.stop)
 
     @property
     def is_empty(self) -> bool:
@@ -58,26 +64,31 @@ class Comparison:
         return standings_of([run for run in self.runs if run.step_seconds or run.end])
 
     @property
+    def seeds_that_count(self) -> int:
+        """Over how many seeds medians and intervals are: those asked for, unless it is partial."""
+        return max((len(one.runs) for one in self.standings), default=self.seeds)
+
+    @property
     def figures(self) -> list[str]:
         """The names of the figures, the one that ranks first."""
         return next((list(run.points[-1].figures) for run in self.runs if run.points), ["loss"])
 
-    def write_json(self, folder: Path) -> Path:
-        """Write everything to a file in `folder` and return it; what isn't finite is null."""
-        path = folder / RESULTS
-        text = json.dumps(_finite(self._plain()), indent=1, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
-        return path
+    def json(self, charts: Sequence[str]) -> str:
+        """Return all of it as JSON, with the names of the charts; what isn't finite is null."""
+        plain = {**self._plain(), "charts": list(charts)}
+        return json.dumps(_finite(plain), indent=1, allow_nan=False) + "\n"
 
     def _plain(self) -> dict[str, Any]:
         return {
             "command": self.command,
             "problem": self.subtitle,
             "partial": self.is_partial,
+            "stop": self.stop,
+            "settings": dict(self.settings),
             "conditions": dict(self.conditions),
             "versions": dict(versions()),
             "notes": self.notes,
-            "interval": interval_name(self.seeds),
+            "interval": interval_name(self.seeds_that_count),
             "standings": [
                 {
                     "rank": one.rank,
@@ -87,6 +98,7 @@ class Comparison:
                     "high": one.high,
                     "runs": len(one.runs),
                     "broken_off": one.broken_off,
+                    "instead_of_a_rank": one.instead_of_a_rank,
                 }
                 for one in self.standings
             ],
@@ -102,10 +114,15 @@ def _plain_run(run: Run) -> dict[str, Any]:
     return {
         "optimizer": run.label,
         "options": {key: _plain_value(value) for key, value in run.contender.options.items()},
+        "wrappers": [
+            {"name": wrap.__name__, "options": {k: _plain_value(v) for k, v in options.items()}}
+            for wrap, options in run.contender.wrappers
+        ],
         "seed": run.seed,
         "end": run.end or ("" if run.is_over else "interrupted"),
         "points": [
-            {"step": point.step, "seconds": point.seconds, **point.figures} for point in run.points
+            {"step": point.step, "seconds": point.seconds, "figures": dict(point.figures)}
+            for point in run.points
         ],
         "lr": run.rates,
         "batch_losses": run.batch_losses,

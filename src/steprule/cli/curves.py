@@ -16,6 +16,7 @@ from steprule.cli.standings import Standing
 TOP = 10.0
 # From so great a ratio of the greatest to the least on, an axis is logarithmic.
 WIDE = 10.0
+MOST_BANDS = 8
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,16 @@ class FigureCurves:
     Attributes:
         standings: whose.
         styles: how each is drawn.
-        seeds: how many there are.
+        figures: the names of what was looked at, the one that ranks first.
     """
 
     standings: Sequence[Standing]
     styles: Mapping[str, Style]
-    seeds: int
+    figures: Sequence[str]
 
     def by_step(self, figure: str) -> LineChart:
         """Return the figure over steps."""
-        return self._chart(figure, "step", "step", key=self._key(figure))
+        return self._chart(figure, "step", "step", key=chart_keys(self.figures)[figure])
 
     def by_time(self, figure: str) -> LineChart:
         """Return the figure over seconds of training."""
@@ -42,20 +43,12 @@ class FigureCurves:
             figure,
             "wall time",
             "seconds of forward, backward and step()",
-            key=f"{self._key(figure)}_by_time",
+            key=f"{chart_keys(self.figures)[figure]}_by_time",
         )
-
-    def _key(self, figure: str) -> str:
-        """Return the name of the chart's file: of the figure that ranks, always the same."""
-        looks = [
-            run.points[-1] for standing in self.standings for run in standing.runs if run.points
-        ]
-        ranks = next(iter(looks[0].figures))
-        return "loss" if figure == ranks else _slug(figure)
 
     def _chart(self, figure: str, by: str, x_label: str, key: str) -> LineChart:
         series = [self._series(standing, figure, by == "step") for standing in self.standings]
-        log_x = by != "step" and _is_wide([one.x[-1] for one in series if one.x])
+        log_x = by != "step" and is_wide([one.x[-1] for one in series if one.x])
         if log_x:
             series = [_without_zero(one) for one in series]
         starts = [one.y[0] for one in series if one.y and math.isfinite(one.y[0])]
@@ -63,10 +56,12 @@ class FigureCurves:
         is_share = "accuracy" in figure
         is_log = not is_share and _is_positive(values)
         unit = "share" if is_share else "log scale" if is_log else "as the problem gives it"
-        spread = "; median, range" if self.seeds > 1 else ""
+        spread = ""
+        if any(len(standing.runs) > 1 for standing in self.standings):
+            spread = "; median, range" if self._has_bands else "; median"
         return LineChart(
             key,
-            f"{figure.capitalize()} by {by}",
+            f"{figure[:1].upper()}{figure[1:]} by {by}",
             f"{x_label}{', log scale' if log_x else ''}",
             f"{figure}, {unit}{spread}",
             series,
@@ -76,6 +71,11 @@ class FigureCurves:
             whole_x=by == "step",
             log_x=log_x,
         )
+
+    @property
+    def _has_bands(self) -> bool:
+        """Whether curves have ranges round them: many of these hide everything."""
+        return len(self.standings) <= MOST_BANDS
 
     def _series(self, standing: Standing, figure: str, over_steps: bool) -> Series:
         count = max(len(run.points) for run in standing.runs)
@@ -90,7 +90,7 @@ class FigureCurves:
         ]
         y = [statistics.median_high(some) for some in values]
         band = None
-        if len(standing.runs) > 1:
+        if len(standing.runs) > 1 and self._has_bands:
             band = ([min(some) for some in values][first:], [max(some) for some in values][first:])
         return Series(standing.label, self.styles[standing.label], x[first:], y[first:], band=band)
 
@@ -114,7 +114,7 @@ def spread_chart(
             )
             for standing in shown
         ],
-        log=_is_wide([run.value for standing in shown for run in standing.runs]),
+        log=is_wide([run.value for standing in shown for run in standing.runs]),
     )
 
 
@@ -155,12 +155,12 @@ def lr_chart(runs: Sequence[Run], styles: Mapping[str, Style]) -> LineChart:
         "lr",
         "Learning rate",
         "step",
-        "lr of the first parameter group" + (", log scale" if _is_wide(rates) else ""),
+        "lr of the first parameter group" + (", log scale" if is_wide(rates) else ""),
         [
             Series(run.label, styles[run.label], range(1, len(run.rates) + 1), run.rates)
             for run in runs
         ],
-        log=_is_wide(rates),
+        log=is_wide(rates),
     )
 
 
@@ -169,7 +169,8 @@ def _is_positive(values: Sequence[float]) -> bool:
     return bool(values) and min(values) >= 0 and max(values) > 0
 
 
-def _is_wide(values: Sequence[float]) -> bool:
+def is_wide(values: Sequence[float]) -> bool:
+    """Whether values are all positive and so far apart that an axis should be logarithmic."""
     finite = [value for value in values if math.isfinite(value)]
     return bool(finite) and min(finite) > 0 and max(finite) > WIDE * min(finite)
 
@@ -191,5 +192,13 @@ def _value(point: Point | None, figure: str) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _slug(figure: str) -> str:
-    return "".join(character if character.isalnum() else "_" for character in figure.lower())
+def chart_keys(figures: Sequence[str]) -> dict[str, str]:
+    """Return the names of the charts' files by figure: that which ranks is always `loss`."""
+    keys = {figures[0]: "loss"}
+    for figure in figures[1:]:
+        slug = "".join(letter if letter.isalnum() else "_" for letter in figure.lower())
+        key, number = f"figure_{slug}", 2
+        while key in keys.values():
+            key, number = f"figure_{slug}_{number}", number + 1
+        keys[figure] = key
+    return keys

@@ -18,10 +18,10 @@ def notes_of(comparison: Comparison) -> list[str]:
     """Return what is peculiar to a comparison and to those who take part."""
     notes = []
     if comparison.is_partial:
-        notes.append(
-            "Interrupted: this is what there was until then. Of seeds that everybody finished, if "
-            "there are any, and else of what is there, as far as it came."
-        )
+        notes.append(_what_there_was(comparison))
+    standings = comparison.standings
+    if standings and all(one.instead_of_a_rank == "diverged" for one in standings):
+        notes.append("Everybody diverged, so nobody has a rank: a smaller --lr may be what helps.")
     for label, trials in comparison.trials.items():
         best = best_of(trials)
         if comparison.is_search and best is not None:
@@ -30,7 +30,7 @@ def notes_of(comparison: Comparison) -> list[str]:
                 f"{label}: the best of {len(trials)} trials has {values}, and comes to "
                 f"{best.value:.6g}."
             )
-    for standing in comparison.standings:
+    for standing in standings:
         run, contender = standing.runs[0], standing.contender
         options = contender.options.items()
         hidden = {*SHOWN_ELSEWHERE, *({"weight_decay"} if comparison.is_search else ())}
@@ -38,13 +38,31 @@ def notes_of(comparison: Comparison) -> list[str]:
         if shown:
             notes.append(f"{run.label} runs with {', '.join(shown)}.")
         notes += [f"{run.label} {remark}" for remark in _remarks(contender)]
-        failed = {one.end for one in standing.runs if one.end not in ("", "diverged")}
+        failed = {one.failure for one in standing.runs if one.failure}
         notes += [f"{run.label} failed: {end}" for end in sorted(failed)]
         if standing.broken_off and len(standing.runs) > 1:
             notes.append(
                 f"{run.label} broke off with {standing.broken_off} of {len(standing.runs)} seeds."
             )
     return notes
+
+
+def _what_there_was(comparison: Comparison) -> str:
+    standings = comparison.standings
+    what = "Interrupted" if comparison.stop == "Ctrl-C" else f"Ended by {comparison.stop}"
+    text = f"{what}: this is what there was until then."
+    if not standings:
+        return text
+    runs = [run for one in standings for run in one.runs]
+    if all(run.is_over for run in runs):
+        return f"{text} Ranks are over {comparison.seeds_that_count} of {comparison.seeds} seeds."
+    place = standings[0].place
+    steps = {run.points[place].step for run in runs if run.points and not run.end}
+    if len(steps) == 1:
+        return f"{text} Ranks are by what everybody had come to at step {steps.pop()}."
+    if place >= 0:
+        return f"{text} Ranks are by the last look that everybody has had."
+    return f"{text} Ranks are of each as far as it came, which is not the same step for all."
 
 
 def _remarks(contender: Contender) -> list[str]:

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import steprule
+from steprule.checkpoints.replacing import replacing
 from steprule.cli import charts
 from steprule.cli.charts import Chart
 
@@ -25,6 +26,8 @@ def write(
     path: Path, template: str, drawn: Sequence[Chart], values: Mapping[str, Any]
 ) -> list[Path]:
     """Write the page `path`, and its charts as PNG files beside it.
+
+    All is drawn before any of it is written, and each file takes its place as a whole.
 
     Args:
         path: the page; its folder exists.
@@ -48,8 +51,11 @@ def write(
         light=charts.PAPER.series,
         dark=charts.DARK_SERIES,
     )
-    path.write_text(text, encoding="utf-8")
-    return [charts.save_png(chart, path.parent) for chart in drawn]
+    images = {path.with_name(f"{chart.key}.png"): charts.png(chart) for chart in drawn}
+    for place, content in {**images, path: text.encode()}.items():
+        with replacing(place) as file:
+            file.write(content)
+    return [*images]
 
 
 def duration(seconds: float) -> str:
@@ -66,6 +72,16 @@ def duration(seconds: float) -> str:
 def size(count: int) -> str:
     """Return a number of bytes with thousands apart: formats differ by little, so none is lost."""
     return f"{count:,}{UNIT_GAP}B"
+
+
+def short_size(count: int) -> str:
+    """Return a number of bytes in the unit that leaves one to three digits before the point."""
+    number = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g}{UNIT_GAP}{unit}"
+        number /= 1000
+    return f"{number:.4g}{UNIT_GAP}TB"
 
 
 def versions() -> Mapping[str, str]:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steprule.cli.budget import Budget
 from steprule.cli.contenders import Contender
@@ -51,6 +52,22 @@ class Request:
         """The seeds of the runs that are ranked; a search has the next one."""
         return range(self.seed, self.seed + self.seeds)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, but for who takes part, as plain values."""
+        budget = self.budget
+        return {
+            "epochs": budget.epochs,
+            "steps": budget.steps,
+            "seconds": budget.seconds,
+            "batch_size": self.batch_size,
+            "seeds": [*self.all_seeds],
+            "schedule": self.schedule,
+            "search": self.search,
+            "lr_sweep": self.lr_sweep,
+            "threads": self.threads,
+        }
+
     def command(self, contenders: Sequence[Contender]) -> str:
         """Return a command line that repeats this comparison, defaults spelled out."""
         words = ["steprule", "compare"]
@@ -67,6 +84,7 @@ class Request:
             ("--schedule", self.schedule),
             ("--search", self.search),
             ("--lr-sweep", self.lr_sweep),
+            ("--report", self.report),
         ):
             if value is not None:
                 words += [option, str(value)]

@@ -80,6 +80,12 @@ class Run:
         return "" if self.end in ("diverged", "pruned") else self.end
 
     @property
+    def has_broken_off(self) -> bool:
+        """Whether it diverged or failed."""
+        is_number = not self.points or math.isfinite(self.points[-1].value)
+        return self.end not in ("", "pruned") or not is_number
+
+    @property
     def value(self) -> float:
         """The figure that ranks, at the last point; infinite where the run has broken off."""
         return self.value_at(-1)

@@ -24,10 +24,11 @@ class Standing:
     Attributes:
         contender: who.
         runs: its runs that count, a seed each.
-        rank: from 1; None where half of the runs or more broke off.
+        rank: from 1, the same for equal medians; None where half of the runs or more broke off.
         median: of the figure that ranks; infinite where there is no rank.
         low: the lower end of the interval.
         high: the upper end; infinite if runs in it diverged.
+        place: which of its runs' points it is judged by.
     """
 
     contender: Contender
@@ -36,6 +37,7 @@ class Standing:
     median: float
     low: float
     high: float
+    place: int = -1
 
     @property
     def label(self) -> str:
@@ -45,20 +47,23 @@ class Standing:
     @property
     def broken_off(self) -> int:
         """How many of its runs diverged or failed."""
-        return sum(not math.isfinite(run.value) for run in self.runs)
+        return sum(run.has_broken_off for run in self.runs)
 
     @property
-    def failure(self) -> str:
-        """Why it has no figure: "diverged", what failed, or ""."""
-        ends = [run.end for run in self.runs if run.end]
-        return "" if self.rank is not None or not ends else ends[0]
+    def instead_of_a_rank(self) -> str:
+        """Why it has no rank: "failed", "diverged", "not judged yet"; "" if it has one."""
+        if self.rank is not None:
+            return ""
+        if any(run.failure for run in self.runs):
+            return "failed"
+        return "diverged" if self.broken_off else "not judged yet"
 
     def figure(self, name: str) -> float:
-        """Return the median over seeds of a figure at the last point; NaN if none has it."""
+        """Return the median over seeds of a figure where it is judged; NaN if none has it."""
         found = [
-            run.points[-1].figures[name]
+            run.points[self.place].figures[name]
             for run in self.runs
-            if run.points and not run.end and name in run.points[-1].figures
+            if run.points and not run.end and name in run.points[self.place].figures
         ]
         return statistics.median(found) if found else math.nan
 
@@ -71,12 +76,12 @@ def interval_of(values: Sequence[float]) -> tuple[float, float]:
     """
     if len(values) < FEWEST_FOR_BOOTSTRAP:
         return min(values), max(values)
-    # Resampling places, not values: quantiles of infinities are not defined.
-    ordered = np.sort(np.asarray(values))
-    drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    medians = np.sort(np.sort(drawn, axis=1)[:, (len(values) - 1) // 2])
+    drawn = np.random.default_rng(0).choice(np.asarray(values), (RESAMPLES, len(values)))
+    # The median that ranks, and quantiles that are among the medians: between finite and infinite
+    # ones numpy would make others.
+    medians = np.sort([statistics.median(row) for row in drawn.tolist()])
     low, high = (medians[int(share * (RESAMPLES - 1))] for share in (0.025, 0.975))
-    return float(ordered[low]), float(ordered[high])
+    return float(low), float(high)
 
 
 def interval_name(seeds: int) -> str:
@@ -90,26 +95,41 @@ def standings_of(runs: Sequence[Run]) -> list[Standing]:
     """Return the contenders, the best first; those that broke off last, in the order given.
 
     If everybody trained to the end with some seeds, only these count: medians are then of the
-    same seeds. If with none, everything counts.
+    same seeds. If with none, everything counts, as it was at the last look that all have had.
     """
     unfinished = {run.seed for run in runs if not run.is_over}
     counting = [run for run in runs if run.seed not in unfinished] or list(runs)
+    place = last_common_look(counting)
     by_label: dict[str, list[Run]] = {}
     for run in runs:
         by_label.setdefault(run.label, [])
     for run in counting:
         by_label[run.label].append(run)
-    found = [_standing(tuple(mine)) for mine in by_label.values() if mine]
+    found = [_standing(tuple(mine), place) for mine in by_label.values() if mine]
     found.sort(key=lambda standing: standing.median)
+    medians = [standing.median for standing in found]
     return [
-        standing if math.isinf(standing.median) else replace(standing, rank=place)
-        for place, standing in enumerate(found, start=1)
+        standing
+        if math.isinf(standing.median)
+        else replace(standing, rank=1 + medians.index(standing.median))
+        for standing in found
     ]
 
 
-def _standing(runs: tuple[Run, ...]) -> Standing:
-    values = [run.value for run in runs]
-    # The upper of two medians: a mean with infinity would be none.
-    is_whole = all(math.isfinite(value) for value in values)
-    median = statistics.median(values) if is_whole else statistics.median_high(values)
-    return Standing(runs[0].contender, runs, None, median, *interval_of(values))
+def last_common_look(runs: Sequence[Run]) -> int:
+    """Return the place of the last point that all runs have which are still going on.
+
+    -1, the last of each, where all are over, or where there is no such point after a step.
+    """
+    going = [run for run in runs if not run.end]
+    if all(run.is_over for run in going):
+        return -1
+    looks = [[point for point in run.points if not point.is_out_of_turn] for run in going]
+    place = min(map(len, looks)) - 1
+    return place if place >= 0 and all(some[place].step for some in looks) else -1
+
+
+def _standing(runs: tuple[Run, ...], place: int) -> Standing:
+    values = [run.value_at(place) for run in runs]
+    median = statistics.median(values)
+    return Standing(runs[0].contender, runs, None, median, *interval_of(values), place)
