@@ -503,7 +503,7 @@ def tower(count: int) -> nn.Module:
         (lambda: layers(["downsample_layers", "stages"], 3), "'downsample_layers' and 'stages'"),
         (lambda: {"visual": tower(3), "text": tower(2)}, "'visual.blocks' and 'text.blocks'"),
         (
-            lambda: {"visual": nn.ModuleDict(layers(["blocks"], 2)), **layers(["blocks"], 2)},
+            lambda: {"visual": nn.ModuleDict(layers(["blocks"], 3)), **layers(["blocks"], 2)},
             "'visual.blocks' and 'blocks'",
         ),
     ],

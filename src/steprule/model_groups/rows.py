@@ -49,10 +49,10 @@ def check_one_behind_the_other(
 ) -> None:
     """Refuse rows that may lie side by side, whose layers have no order that could be seen.
 
-    Those are two of as many layers that stand side by side in a module or are called alike, as
-    towers and stages whose halves are kept apart; and two that begin, each in a module of its own,
-    with something of that module's before the first layer. An encoder and a decoder, and stages
-    whose names differ by a number, follow each other.
+    Those are two of as many layers in one module, as stages whose halves are kept apart; two that
+    are called alike in different modules, as towers; and two that begin, each in a module of its
+    own, with something of that module's before the first layer. An encoder and a decoder follow
+    each other, and so do stages whose names differ by a number.
 
     Args:
         model: the model.
@@ -71,11 +71,9 @@ def check_one_behind_the_other(
                 continue
             are_inside = min(len(mine), len(theirs)) > depth + 2
             are_siblings = max(len(mine), len(theirs)) == depth + 2
-            is_alike = (
-                len(one.layers) == len(other.layers) > 1
-                and (are_siblings or mine[-2] == theirs[-2])
-                and _unnumbered(parts[0]) != _unnumbered(parts[1])
-            )
+            are_as_many = len(one.layers) == len(other.layers) > 1
+            is_alike = are_as_many if are_siblings else mine[-2] == theirs[-2]
+            is_alike &= _unnumbered(parts[0]) != _unnumbered(parts[1])
             is_towers = are_inside and all(
                 any(
                     place < row.first and name.split(".")[: depth + 1] == of[: depth + 1]
