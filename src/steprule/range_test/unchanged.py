@@ -14,11 +14,12 @@ from steprule.checkpoints.random_states import random_states, set_random_states
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.optimizer import Optimizer
 from steprule.optimizer.held import held_by
+from steprule.optimizer.hooks import HOOKS
 from steprule.planning.step_record import StepRecord
 from steprule.state.copying import own_copy
 
 # What users hang on a step may change what only they know of (an average of the weights, a log).
-_STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+_STEP_HOOKS = [name for name in HOOKS if name.startswith("_optimizer_step_")]
 
 
 @contextmanager
