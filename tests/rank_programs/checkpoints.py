@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import steprule
 from rank_programs.dcp import HALF, WHOLE, Case, Run, whole
+from rank_programs.fsdp2 import fully_shard
 from rank_programs.lbfgs import quadratic, spread
 from steprule.checkpoints import on_ranks
 from steprule.checkpoints.file import opened

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import steprule
+from rank_programs.fsdp2 import fully_shard
 from rank_programs.training import ROWS, numbers, placed
 from steprule.distributed.shards import local_of
 from steprule.engines.native import loops
