@@ -302,6 +302,8 @@ def test_list_prints_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
     for name, cls in contenders_module.OPTIMIZERS.items():
         assert name in out
         assert cls.__name__ in out
+    # A row is a line, however long: nothing is cut or wrapped in a file.
+    assert len(out.strip().splitlines()) == len(contenders_module.OPTIMIZERS) + 2
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

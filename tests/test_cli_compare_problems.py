@@ -22,6 +22,7 @@ from steprule.cli.contenders import parse_contenders
 from steprule.cli.errors import CommandError
 from steprule.cli.runs import Point, Run
 from steprule.cli.standings import interval_of, standings_of
+from steprule.cli.trials import Trial, best_of
 from steprule.problems import ProblemError, load_problem
 from steprule.rules import OPTIMIZERS
 
@@ -456,12 +457,12 @@ def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
 def test_pruned_and_diverged_trials_are_never_the_best() -> None:
     trials = [
-        search_module.Trial(0.1, None, 5.0),
-        search_module.Trial(0.2, None, 1.0, "pruned"),
-        search_module.Trial(0.3, None, math.inf, "diverged"),
+        Trial(0.1, None, 5.0),
+        Trial(0.2, None, 1.0, "pruned"),
+        Trial(0.3, None, math.inf, "diverged"),
     ]
-    assert search_module.best_of(trials) == trials[0]
-    assert search_module.best_of(trials[1:]) is None
+    assert best_of(trials) == trials[0]
+    assert best_of(trials[1:]) is None
 
 
 def test_a_search_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,7 @@ def test_a_partial_report_counts_the_seeds_that_count() -> None:
     found = comparison(stopped, stop="Ctrl-C")
     found.seeds = 9
     assert found.seeds_that_count == 2
-    assert json.loads(found.json([]))["interval"] == "least to greatest"
+    assert json.loads(found.json([]))["interval"] == "from the least to the greatest"
     assert "Ranks are over 2 of 9 seeds." in notes_of(found)[0]
 
 

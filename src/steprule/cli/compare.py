@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from rich.console import Console
 
+from steprule.cli.budget import Pace
 from steprule.cli.comparison import Comparison
 from steprule.cli.contenders import Contender, parse_contenders
 from steprule.cli.errors import CommandError
@@ -14,12 +16,14 @@ from steprule.cli.progress import RunProgress
 from steprule.cli.rate_schedule import parse_rate_schedule
 from steprule.cli.request import Request as Request
 from steprule.cli.runs import Run
-from steprule.cli.search import Search, best_of, sweep
+from steprule.cli.search import Search, check_optuna, searched
 from steprule.cli.show import show
 from steprule.cli.subject import conditions_of, problem_of, training_of
 from steprule.cli.surroundings import console as console_of
 from steprule.cli.surroundings import make_folder, threads
+from steprule.cli.sweep import sweep
 from steprule.cli.training import Settings, train
+from steprule.cli.trials import best_of, check_start, seed_of_trials
 from steprule.problems import Problem
 
 # Where no terminal sets a width, a row of the table stays one line.
@@ -38,6 +42,11 @@ def compare(request: Request) -> Comparison:
     contenders, notes = parse_contenders(request.optimizers, request.lr, request.engine)
     if request.search is not None and request.lr_sweep is not None:
         raise CommandError("--search and --lr-sweep: give one of them; a search shows the lr, too")
+    if request.search is not None:
+        check_optuna()
+        check_start(contenders, "--search")
+    elif request.lr_sweep is not None:
+        check_start(contenders, "--lr-sweep")
     make, about = problem_of(request)
     settings = Settings(
         make, request.budget, request.batch_size, parse_rate_schedule(request.schedule)
@@ -45,7 +54,7 @@ def compare(request: Request) -> Comparison:
     with threads(request.threads):
         first = make(request.seed)
         contenders = _fitting(contenders, first, request, notes)
-        pace = settings.budget.pace(first.batches(request.batch_size), True)
+        pace = settings.budget.pace(first.batches(request.batch_size), first.evaluate is not None)
         if settings.schedule is not None:
             settings.schedule.factors(pace.steps)
         make_folder("--report", request.report)
@@ -64,7 +73,7 @@ def compare(request: Request) -> Comparison:
         for line in subtitle.split("; "):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         try:
-            _carry_out(request, contenders, settings, comparison, console)
+            _carry_out(request, contenders, settings, pace, comparison, console)
         except (KeyboardInterrupt, Exception) as error:
             comparison.stop = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else _line(error)
             if not comparison.is_empty:
@@ -106,22 +115,28 @@ def _carry_out(
     request: Request,
     contenders: list[Contender],
     settings: Settings,
+    pace: Pace,
     comparison: Comparison,
     console: Console,
 ) -> None:
-    search = None
     extra = 0
-    # Not among the seeds of the runs that are ranked: these must not be what was chosen by.
-    seed_of_trials = request.seed + request.seeds
+    seed = seed_of_trials(request.all_seeds)
     tuned = [one for one in contenders if one.takes("lr")]
-    if request.search is not None:
-        name = request.problem or str(request.data or "digits")
-        search = Search(request.report, request.search, name, settings, seed_of_trials)
-        extra = sum(search.left(one) for one in tuned)
-    elif request.lr_sweep is not None:
-        extra = request.lr_sweep * len(tuned)
-    final = list(contenders)
-    with RunProgress(console, extra + len(contenders) * request.seeds) as progress:
+    search = None
+    with contextlib.ExitStack() as stack:
+        if request.search is not None:
+            name = request.problem or str(request.data or "digits")
+            search = stack.enter_context(
+                Search(request.report, request.search, name, settings, pace.points, seed)
+            )
+            tuned = [one for one in contenders if searched(one)]
+            extra = sum(search.left(one) for one in tuned)
+        elif request.lr_sweep is not None:
+            extra = request.lr_sweep * len(tuned)
+        final = list(contenders)
+        progress = stack.enter_context(
+            RunProgress(console, extra + len(contenders) * request.seeds)
+        )
 
         def seen(what: str) -> Callable[[Run], None]:
             def on_step(run: Run) -> None:
@@ -138,16 +153,10 @@ def _carry_out(
         elif request.lr_sweep is not None:
             for one in tuned:
                 trials = comparison.trials.setdefault(one.label, [])
-                sweep(
-                    one,
-                    settings,
-                    seed_of_trials,
-                    request.lr_sweep,
-                    trials=trials,
-                    on_step=seen("sweep over lr"),
-                )
-        for seed in request.all_seeds:
-            train(final, settings, seed, runs=comparison.runs, on_step=seen(f"seed {seed}"))
+                on_step = seen("sweep over lr")
+                sweep(one, settings, seed, request.lr_sweep, trials=trials, on_step=on_step)
+        for each in request.all_seeds:
+            train(final, settings, each, runs=comparison.runs, on_step=seen(f"seed {each}"))
 
 
 def _searched(

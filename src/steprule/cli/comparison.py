@@ -11,8 +11,8 @@ from typing import Any
 from steprule.cli.contenders import Contender
 from steprule.cli.page import versions
 from steprule.cli.runs import Run
-from steprule.cli.search import Trial
 from steprule.cli.standings import Standing, interval_name, standings_of
+from steprule.cli.trials import Trial
 
 RESULTS = "results.json"
 

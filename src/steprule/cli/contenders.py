@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,6 +80,7 @@ class Contender:
         only_2d: whether it takes matrices only. AdamW with its defaults then updates the rest,
             beside one of ours; beside torch's, the rest stays as it began.
         wrappers: what goes round it, with options, the innermost first.
+        fixed: the options that stand in its name: nobody searches over these.
     """
 
     label: str
@@ -89,6 +91,7 @@ class Contender:
     needs_closure: bool
     only_2d: bool
     wrappers: tuple[tuple[Callable[..., torch.optim.Optimizer], Mapping[str, Any]], ...] = ()
+    fixed: frozenset[str] = frozenset()
 
     def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer over `model`'s parameters, or say why it cannot be built."""
@@ -156,11 +159,16 @@ def _expand(optimizers: str | None) -> tuple[list[str], list[str]]:
         return [name for name in FAVOURITES if ":" in name or name in OPTIMIZERS], []
     labels: list[str] = []
     notes: list[str] = []
-    for label in split_labels(optimizers):
+    named = split_labels(optimizers)
+    if len(named) > 1 and not named[-1]:  # a comma at the end
+        named.pop()
+    for label in named:
         if label != "all":
             labels.append(label)
             continue
         for name, cls in OPTIMIZERS.items():
+            if name in named:
+                continue
             if getattr(cls, "needs_sparse", False):
                 notes.append(f"{name} was left out: it takes sparse gradients only.")
             else:
@@ -207,6 +215,7 @@ def _contender(label: Label, engine: str, rates: Mapping[str, float]) -> Contend
         needs_closure=has("needs_closure") or "sam" in label.wrappers,
         only_2d=has("only_2d"),
         wrappers=wrappers,
+        fixed=frozenset(own),
     )
 
 
@@ -225,6 +234,13 @@ def _shared_out(
             )
         takes = inspect.signature(WRAPPERS[name]).parameters.keys() - accepted.keys()
         found.append((WRAPPERS[name], {key: own.pop(key) for key in takes & own.keys()}))
+        for key in own.keys() - accepted.keys():
+            close = difflib.get_close_matches(key, takes - {"optimizer"}, 1, 0.8)
+            if close:
+                raise CommandError(
+                    f"--optimizers: {label.text!r}: unknown option {key!r}; did you mean "
+                    f"{close[0]!r} of {name}?"
+                )
     return own, tuple(found)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from steprule.cli.charts import LineChart, Series, SpreadChart, Style
 from steprule.cli.runs import Point, Run
-from steprule.cli.search import Trial
 from steprule.cli.standings import Standing
+from steprule.cli.trials import Trial
 
 # A run that diverges leaves through the top; it does not flatten the others.
 TOP = 10.0

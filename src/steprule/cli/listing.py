@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from steprule.cli.surroundings import console
 from steprule.rules import OPTIMIZERS
 
 # How the work is done, not what the update is: the same for every optimizer.
 NOT_SHOWN = frozenset(
     {"capturable", "differentiable", "engine", "foreach", "fused", "lr", "maximize"}
 )
+
+# Wider than any row, where no terminal sets a width: text in a file is cut by nobody.
+UNCUT = 1000
 
 
 def print_optimizers() -> None:
@@ -31,4 +34,4 @@ def print_optimizers() -> None:
             f"{key}={value}" for key, value in defaults.items() if key not in NOT_SHOWN
         )
         table.add_row(name, cls.__name__, f"{defaults.get('lr', '-')}", others)
-    Console().print(table)
+    console(UNCUT).print(table)

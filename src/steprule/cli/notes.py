@@ -6,8 +6,8 @@ from typing import Any
 
 from steprule.cli.comparison import Comparison
 from steprule.cli.contenders import Contender
-from steprule.cli.search import best_of
 from steprule.cli.training import HESSIAN_EVERY
+from steprule.cli.trials import best_of
 from steprule.optimizer import Optimizer
 from steprule.optimizer.train_eval import TrainEval
 

@@ -1,28 +1,32 @@
-"""`--search` and `--lr-sweep`: the same training with other learning rates and weight decays."""
+"""`--search`: lr and weight decay by Optuna, in a file that a later call goes on with."""
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import IO, TYPE_CHECKING, Any
 
 from steprule.cli.contenders import Contender
 from steprule.cli.errors import CommandError
 from steprule.cli.runs import Run
-from steprule.cli.training import Settings, train
+from steprule.cli.training import Settings
+from steprule.cli.trials import Trial, one_run
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 if TYPE_CHECKING:
     import optuna
 
-STORAGE = "search.db"
+STORAGE, LOCK = "search.db", ".search.lock"
+SEARCHED = ("lr", "weight_decay")
 # Around the lr that an optimizer starts from.
 LOWEST, HIGHEST = 1 / 100, 30
-SWEPT = 30
 # The lowest is as good as none.
 WEIGHT_DECAYS = (1e-6, 0.3)
 # Trials that are spread evenly over both ranges, before earlier ones decide.
@@ -32,55 +36,15 @@ UNPRUNED_TRIALS = 4
 UNPRUNED_SHARE = 0.25
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One run of a search.
-
-    Attributes:
-        lr: what was tried.
-        weight_decay: what was tried; None where it was left alone.
-        value: the figure that ranks, at the last point; infinite where the run broke off.
-        end: "" where the budget was spent, "pruned", "diverged" or what failed.
-    """
-
-    lr: float
-    weight_decay: float | None
-    value: float
-    end: str = ""
-
-    @property
-    def options(self) -> dict[str, float]:
-        """What was tried, as options."""
-        decay = {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
-        return {"lr": self.lr, **decay}
+def check_optuna() -> None:
+    """Raise a CommandError where Optuna is not installed."""
+    if find_spec("optuna") is None:
+        raise CommandError("--search needs Optuna: pip install 'steprule[search]'")
 
 
-def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """Return the best of the trials that went on to the end; None if there is none."""
-    whole = [trial for trial in trials if not trial.end and math.isfinite(trial.value)]
-    return min(whole, key=lambda trial: trial.value) if whole else None
-
-
-def sweep_rates(lr: float, count: int) -> list[float]:
-    """Return `count` learning rates at equal ratios, from a thirtieth of `lr` to thirty of it."""
-    if count == 1:
-        return [lr]
-    return [float(rate) for rate in np.geomspace(lr / SWEPT, lr * SWEPT, count)]
-
-
-def sweep(
-    contender: Contender,
-    settings: Settings,
-    seed: int,
-    count: int,
-    *,
-    trials: list[Trial],
-    on_step: Callable[[Run], None],
-) -> None:
-    """Train with several learning rates, one after the other; what is done goes to `trials`."""
-    for rate in sweep_rates(contender.lr or 1.0, count):
-        run = _one(contender.having(lr=rate), settings, seed, on_step, None)
-        trials.append(Trial(rate, None, run.value, run.end))
+def searched(contender: Contender) -> list[str]:
+    """Return the options that are searched over: not those that its name says."""
+    return [name for name in SEARCHED if contender.takes(name) and name not in contender.fixed]
 
 
 class Search:
@@ -95,28 +59,45 @@ class Search:
         trials: how many each optimizer is to have; those in the file count.
         problem: the problem's name.
         settings: what all runs have in common.
+        points: how often a run is looked at.
         seed: of the weights and batches of every trial.
 
     Raises:
-        CommandError: Optuna is not installed, or the file is not one of its own.
+        CommandError: Optuna is not installed, the file is not one of its own, or another search
+            is at work in the folder.
     """
 
     def __init__(
-        self, folder: Path, trials: int, problem: str, settings: Settings, seed: int
+        self, folder: Path, trials: int, problem: str, settings: Settings, points: int, seed: int
     ) -> None:
-        if find_spec("optuna") is None:
-            raise CommandError("--search needs Optuna: pip install 'steprule[search]'")
+        check_optuna()
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.path = folder / STORAGE
         self.trials = trials
         self.settings = settings
+        self.points = points
         self.seed = seed
         self.about = [problem, str(settings.budget), f"batch {settings.batch_size}", f"seed {seed}"]
         if settings.schedule is not None:
             self.about.append(settings.schedule.text)
-        self.storage = self._opened()
+        self.lock = _locked(folder)
+        try:
+            self.storage = self._opened()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Search:
+        return self
+
+    def __exit__(self, *of_an_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others search in this folder."""
+        self.lock.close()
 
     def left(self, contender: Contender) -> int:
         """Return how many trials are still to be made."""
@@ -133,21 +114,24 @@ class Search:
 
         study = self._study(contender)
         lr = contender.lr or 1.0
+        ranges = {"lr": (lr * LOWEST, lr * HIGHEST), "weight_decay": WEIGHT_DECAYS}
+        ranges = {name: ranges[name] for name in searched(contender)}
+        own = _own(contender)
         while (number := len(self._finished(study))) < self.trials:
             study.sampler = TPESampler(
                 n_startup_trials=SPREAD, seed=(self.seed * 1009 + number) % 2**32
             )
-            if number < SPREAD:
-                spread = _spread(lr, number)
-                study.enqueue_trial(spread if _has_decay(contender) else {"lr": spread["lr"]})
+            # The first is as the contender is, decays included that are in no range, such as 0.
+            names = [n for n in ranges if number or ranges[n][0] <= own[n] <= ranges[n][1]]
+            # One that waits was left by an interruption right here, and is the same.
+            if number < SPREAD and not study.get_trials(states=(TrialState.WAITING,)):
+                start = _spread(ranges, number) if number else own
+                study.enqueue_trial({name: start[name] for name in names})
             trial = study.ask()
-            options = {"lr": trial.suggest_float("lr", lr * LOWEST, lr * HIGHEST, log=True)}
-            if _has_decay(contender):
-                options["weight_decay"] = trial.suggest_float(
-                    "weight_decay", *WEIGHT_DECAYS, log=True
-                )
+            options = {n: trial.suggest_float(n, *ranges[n], log=True) for n in names}
+            trial.set_user_attr("options", {**own, **options})
             try:
-                run = _one(
+                run = one_run(
                     contender.having(**options), self.settings, self.seed, on_step, _pruning(trial)
                 )
             except BaseException:
@@ -163,14 +147,16 @@ class Search:
         import optuna
 
         options = ", ".join(f"{key}={value}" for key, value in sorted(contender.options.items()))
-        points = self.settings.budget.epochs or 20
+        about = " | ".join([contender.label, *self.about, options])
+        # Names have an end in the file: what is beyond it is in the digest.
+        digest = hashlib.sha256(about.encode()).hexdigest()[:32]
         return optuna.create_study(
             storage=self.storage,
-            study_name=" | ".join([contender.label, *self.about, options])[:500],
+            study_name=f"{about[:300]} | {digest}",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(
                 n_startup_trials=UNPRUNED_TRIALS,
-                n_warmup_steps=math.ceil(points * UNPRUNED_SHARE),
+                n_warmup_steps=math.ceil(self.points * UNPRUNED_SHARE),
             ),
         )
 
@@ -194,41 +180,53 @@ class Search:
             ) from error
 
 
-def _spread(lr: float, number: int) -> dict[str, float]:
-    """Return the first point, the defaults, or one of a sequence that fills the plane evenly.
+def _own(contender: Contender) -> dict[str, float]:
+    """Return what a contender has of the options that may be searched over."""
+    parameters = inspect.signature(contender.factory).parameters
+    own: dict[str, float] = {"lr": contender.lr or 1.0} if contender.takes("lr") else {}
+    if "weight_decay" in parameters:
+        found = contender.options.get("weight_decay", parameters["weight_decay"].default)
+        own["weight_decay"] = float(found) if isinstance(found, (int, float)) else 0.0
+    return own
+
+
+def _spread(ranges: Mapping[str, tuple[float, float]], number: int) -> dict[str, float]:
+    """Return a point of a sequence that fills the plane evenly.
 
     Random points leave gaps where there are few. This is Roberts' R2 sequence: multiples of the
     powers of 1/1.3247..., whole numbers left out.
     """
-    if not number:
-        return {"lr": lr, "weight_decay": WEIGHT_DECAYS[0]}
     ratio = 1 / 1.32471795724474602596
-    low, high = WEIGHT_DECAYS
     return {
-        "lr": lr * LOWEST * (HIGHEST / LOWEST) ** (number * ratio % 1),
-        "weight_decay": low * (high / low) ** (number * ratio**2 % 1),
+        name: low * (high / low) ** (number * ratio ** (1 + SEARCHED.index(name)) % 1)
+        for name, (low, high) in ranges.items()
     }
 
 
-def _has_decay(contender: Contender) -> bool:
-    return contender.takes("weight_decay")
+def _locked(folder: Path) -> IO[str]:
+    """Return a file that is locked until it is closed.
 
-
-def _one(
-    contender: Contender,
-    settings: Settings,
-    seed: int,
-    on_step: Callable[[Run], None],
-    goes_on: Callable[[Run], bool] | None,
-) -> Run:
-    runs: list[Run] = []
-    train([contender], settings, seed, runs=runs, on_step=on_step, goes_on=goes_on)
-    return runs[0]
+    Raises:
+        CommandError: another search has it.
+    """
+    file = (folder / LOCK).open("w")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise CommandError(
+                f"--search: another search is at work in {folder}; wait for it, or take another "
+                "--report"
+            ) from error
+        except OSError:  # a file system that has no locks
+            pass
+    return file
 
 
 def _pruning(trial: optuna.Trial) -> Callable[[Run], bool]:
     def goes_on(run: Run) -> bool:
-        trial.report(run.points[-1].value, len(run.points))
+        trial.report(run.points[-1].value, sum(point.step > 0 for point in run.points))
         return not trial.should_prune()
 
     return goes_on
@@ -242,9 +240,10 @@ def _trial_of(frozen: optuna.trial.FrozenTrial) -> Trial:
         value = math.inf if last is None else frozen.intermediate_values[last]
     else:
         value = math.inf if frozen.value is None else frozen.value
+    tried = frozen.user_attrs["options"]
     return Trial(
-        frozen.params["lr"],
-        frozen.params.get("weight_decay"),
+        tried["lr"],
+        tried.get("weight_decay"),
         value,
         frozen.user_attrs.get("end", ""),
     )

@@ -87,8 +87,8 @@ def interval_of(values: Sequence[float]) -> tuple[float, float]:
 def interval_name(seeds: int) -> str:
     """Return what the interval over so many seeds is."""
     if seeds < FEWEST_FOR_BOOTSTRAP:
-        return "least to greatest"
-    return "95% bootstrap interval"
+        return "from the least to the greatest"
+    return "the bootstrap's 95% interval of the median"
 
 
 def standings_of(runs: Sequence[Run]) -> list[Standing]:
