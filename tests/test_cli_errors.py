@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,20 @@ def test_ctrl_c_is_one_line(
 
     monkeypatch.setattr(training._Trainer, "step", interrupt)
     assert main(["compare"]) == 130
+    assert capsys.readouterr().err == "steprule: interrupted\n"
+
+
+def test_ctrl_c_while_importing_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupts:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "steprule.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "steprule.cli.app", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupts(), *sys.meta_path])
+    assert main(["list"]) == 130
     assert capsys.readouterr().err == "steprule: interrupted\n"
 
 

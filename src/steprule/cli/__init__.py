@@ -28,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from steprule.cli.app import run
+    try:  # importing takes seconds, in which Ctrl-C may come
+        from steprule.cli.app import run
 
-    return run(sys.argv[1:] if arguments is None else arguments)
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        print("steprule: interrupted", file=sys.stderr)
+        return 130

@@ -88,7 +88,7 @@ class FigureCurves:
             statistics.median(point.step if over_steps else point.seconds for point in look)
             for look in seen
         ]
-        y = [statistics.median_high(some) for some in values]
+        y = [statistics.median(some) for some in values]
         band = None
         if len(standing.runs) > 1 and self._has_bands:
             band = ([min(some) for some in values][first:], [max(some) for some in values][first:])
