@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,6 +55,35 @@ def test_a_loss_that_changes_tensors_of_its_batch_is_refused() -> None:
 
     with pytest.raises(ProblemError, match="loss changed its batch in place"):
         trained(loss=scaled)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    x: Tensor
+    y: np.ndarray[Any, Any]
+
+
+def test_batches_of_other_kinds_are_looked_after_as_well() -> None:
+    def loss(model: nn.Module, rows: Rows) -> Tensor:
+        rows.y[0] += 1
+        seen.append(float(rows.y[0, 0]))
+        return squared(model, (rows.x, torch.from_numpy(rows.y)))
+
+    def in_place(model: nn.Module, rows: Rows) -> Tensor:
+        return squared(model, (rows.x.add_(1), torch.from_numpy(rows.y)))
+
+    seen: list[float] = []
+    data = [Rows(batch(0)[0], batch(0)[1].numpy())]
+    trained(loss=loss, data=data)
+    assert len(seen) == 12
+    assert len(set(seen)) == 1
+    with pytest.raises(ProblemError, match="loss changed its batch in place"):
+        trained(loss=in_place, data=data)
+
+
+def test_a_list_of_sequences_of_different_lengths_is_of_batches() -> None:
+    data = [torch.ones(4, length, 3) for length in (2, 3, 5, 2)]
+    trained(loss=lambda model, batch: model(batch).square().mean(), data=data)
 
 
 class OneBuffer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor
 
 
 def with_own_containers(batch: Any) -> Any:
-    """Return the batch with copies of its lists, dicts and tuples, and the same tensors."""
-    return _mapped(batch, lambda leaf: leaf)
+    """Return the batch with copies of all but its tensors: lists, dicts, tuples, arrays."""
+    return _mapped(batch, _copied_array)
 
 
 def with_own_tensors(batch: Any) -> Any:
@@ -34,16 +35,29 @@ def _mapped(value: Any, leaf: Callable[[Any], Any]) -> Any:
     if isinstance(value, list):
         return [_mapped(part, leaf) for part in value]
     if isinstance(value, MutableMapping):
-        mine = copy.copy(value)
+        mine: Any = copy.copy(value)
         for key, part in value.items():
             mine[key] = _mapped(part, leaf)
         return mine
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        mine = copy.copy(value)
+        for name, part in _fields(value).items():
+            object.__setattr__(mine, name, _mapped(part, leaf))
+        return mine
     return leaf(value)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
 
 
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone().requires_grad_(value.requires_grad)
+    return _copied_array(value)
+
+
+def _copied_array(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
@@ -56,3 +70,5 @@ def _tensors_of(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (list, tuple)):
         for part in value:
             yield from _tensors_of(part)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from _tensors_of(_fields(value))

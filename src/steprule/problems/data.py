@@ -13,6 +13,8 @@ from steprule.problems.errors import ProblemError, kind_of
 
 BATCHES_OR_ROWS = "batches (a list, a DataLoader) or a tuple of tensors"
 
+MOST_ROWS_IN_A_LIST = 3
+
 
 class RowBatches:
     """Rows of tensors in batches, in another order each pass."""
@@ -63,7 +65,11 @@ def check_data(data: Any) -> None:
 
 
 def _are_rows_in_a_list(data: Any) -> bool:
-    if not isinstance(data, list) or len(data) < 2:
+    """Tell whether a list is `[x, y]`: a few tensors of one length, but of different shapes.
+
+    Many may be batches of sequences, which differ in length from one to the next.
+    """
+    if not isinstance(data, list) or not 2 <= len(data) <= MOST_ROWS_IN_A_LIST:
         return False
     if not all(isinstance(one, Tensor) and one.ndim for one in data):
         return False
