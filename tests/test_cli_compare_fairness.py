@@ -148,7 +148,8 @@ def test_the_first_step_is_on_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.points[-1].seconds == sum(run.train_seconds[1:])
 
 
-def test_a_stopped_run_is_looked_at_where_it_stopped() -> None:
+@pytest.mark.parametrize("is_evaluated", [False, True])
+def test_a_stopped_run_is_looked_at_where_it_stopped(is_evaluated: bool) -> None:
     count = iter(range(9))
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
@@ -156,15 +157,20 @@ def test_a_stopped_run_is_looked_at_where_it_stopped() -> None:
             raise KeyboardInterrupt
         return squared(model, batch)
 
+    def evaluate(model: nn.Module) -> float:
+        return 1.0
+
     contenders = parse_contenders("sgd,adam", [], "eager")[0]
     runs: list[Run] = []
-    settings = Settings(lambda seed: problem(loss=loss), Budget(steps=100), 4)
+    made = problem(loss=loss, evaluate=evaluate if is_evaluated else None)
+    settings = Settings(lambda seed: made, Budget(steps=200), 4)
     with pytest.raises(KeyboardInterrupt):
         train(contenders, settings, 0, runs=runs, on_step=lambda run: None)
     sgd, adam = runs
-    assert [point.step for point in sgd.points] == [5, 6]
-    assert [point.is_out_of_turn for point in sgd.points] == [False, True]
-    assert [point.step for point in adam.points] == [2]
+    # A model can be evaluated where it is alone; losses are there of each step.
+    assert [point.step for point in sgd.points] == ([0, 6] if is_evaluated else [2])
+    assert [point.step for point in adam.points] == ([0, 2] if is_evaluated else [2])
+    assert all(run.points[-1].is_out_of_turn for run in runs)
     assert len(adam.rates) == len(adam.batch_losses) == 2
 
 

@@ -88,8 +88,10 @@ def train(
             if all(trainer.run.is_over for trainer in trainers):
                 break
     except BaseException:
-        for trainer in trainers:
-            trainer.look_once_more()
+        going = [trainer for trainer in trainers if not trainer.run.end]
+        common = min((trainer.whole_steps() for trainer in going), default=0)
+        for trainer in going:
+            trainer.look_once_more(common)
         raise
     finally:
         for trainer in trainers:
@@ -139,16 +141,23 @@ class _Trainer:
             self.epochs += 1
             self._advance(goes_on)
 
-    def look_once_more(self) -> None:
+    def whole_steps(self) -> int:
+        """Return how many steps were taken to their ends."""
+        self.run.drop_half_a_step()
+        return len(self.run.step_seconds)
+
+    def look_once_more(self, common: int) -> None:
         """Look at a run that was stopped, out of turn, if it has come further since the last look.
 
-        What stopped it is what the user is told: if looking fails as well, it is left alone.
+        Losses of batches are looked at up to the step that all have come to; a model is evaluated
+        where it is. What stopped it is what the user is told: if looking fails as well, it is left
+        alone.
         """
-        self.run.drop_half_a_step()
+        steps = common if self.problem.evaluate is None else self.whole_steps()
         last = self.run.points[-1].step if self.run.points else 0
-        if len(self.run.step_seconds) > last and not self.run.end:
+        if steps > last:
             with contextlib.suppress(Exception), seeded(self.run.seed):
-                self._look(is_out_of_turn=True)
+                self._look(steps, is_out_of_turn=True)
 
     def close(self) -> None:
         """Note what only the end shows."""
@@ -266,17 +275,19 @@ class _Trainer:
         bound = DIVERGED * abs(losses[0])
         return len(last) == IN_A_ROW and 0 < bound < sum(last) / IN_A_ROW
 
-    def _look(self, is_out_of_turn: bool = False) -> None:
+    def _look(self, steps: int | None = None, is_out_of_turn: bool = False) -> None:
         run = self.run
+        steps = len(run.batch_losses) if steps is None else steps
         seed_all(mixed(run.seed, 1))
         self._set_mode("eval")
         figures = self.problem.figures(self.model)
         self._set_mode("train")
         if not figures:
-            since = run.batch_losses[self.since :]
+            since = run.batch_losses[self.since : steps]
             figures = {"loss": sum(since) / len(since)} if since else {"loss": math.nan}
-        self.since = len(run.batch_losses)
-        run.points.append(Point(len(run.step_seconds), self.seconds, figures, is_out_of_turn))
+        self.since = steps
+        seconds = sum(run.train_seconds[UNTIMED_STEPS:steps])
+        run.points.append(Point(steps, seconds, figures, is_out_of_turn))
 
     def _set_mode(self, mode: str) -> None:
         """Tell an optimizer that trains at other weights than it is judged by."""
