@@ -13,8 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import steprule
+from rank_programs.any_torch import distributed_tensor, fully_shard
 from rank_programs.dcp import HALF, WHOLE, Case, Run, whole
-from rank_programs.fsdp2 import fully_shard
 from rank_programs.lbfgs import quadratic, spread
 from steprule.checkpoints import on_ranks
 from steprule.checkpoints.file import opened
@@ -109,7 +109,7 @@ class MixedRun:
                 grad = torch.randn(param.shape, generator=generator, dtype=param.dtype)
                 if isinstance(param, DTensor):
                     where = param.device_mesh, param.placements
-                    grad = distribute_tensor(grad, *where, src_data_rank=None)
+                    grad = distributed_tensor(grad, *where)
                 param.grad = grad
             for optimizer in (self.ours, self.theirs):
                 optimizer.step()
@@ -199,7 +199,7 @@ def fail_together(rank: int, folder: str) -> dict[str, Any]:
     finally:
         on_ranks.write_to = kept
     mesh = init_device_mesh("cpu", (2,))
-    more = distribute_tensor(torch.ones(4), mesh, [Shard(0)], src_data_rank=None)
+    more = distributed_tensor(torch.ones(4), mesh, [Shard(0)])
     attempt("other things", more if rank == 0 else None)
     save_training(path, **run.parts, extra="second")
     found["after"] = steprule.load_training(path).extra, len(list(path.parent.iterdir()))
@@ -270,9 +270,7 @@ def on_a_grid(rank: int, folder: str) -> list[str]:
             for seed in (0, 1):
                 torch.manual_seed(seed)
                 layer = nn.Linear(shape[1], shape[0], bias=False)
-                split_weight = distribute_tensor(
-                    layer.weight.detach(), mesh["model"], [split], src_data_rank=None
-                )
+                split_weight = distributed_tensor(layer.weight.detach(), mesh["model"], [split])
                 layer.weight = nn.Parameter(split_weight)
                 fully_shard(layer, mesh=mesh["data"])
                 values[seed] = layer
@@ -311,7 +309,7 @@ def go_on_lbfgs(rank: int, folder: str, at: list[Tensor]) -> list[Tensor]:
         for param, value in zip(params, at, strict=True):
             if isinstance(param, DTensor):
                 where = param.device_mesh, param.placements
-                value = distribute_tensor(value, *where, src_data_rank=None)
+                value = distributed_tensor(value, *where)
             param.copy_(value)
     optimizer.load(Path(folder, FILE))
     optimizer.step(quadratic(params, optimizer))

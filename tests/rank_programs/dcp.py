@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from rank_programs.fsdp2 import fully_shard
+from rank_programs.any_torch import distributed_tensor, fully_shard
 from steprule.rules import OPTIMIZERS
 from steprule.schedules import parse
 
@@ -114,7 +114,7 @@ class Run:
             grad = torch.randn(param.shape, generator=generator).to(param.dtype)
             if isinstance(param, DTensor):
                 spread = param.device_mesh, param.placements
-                grad = distribute_tensor(grad, *spread, src_data_rank=None)
+                grad = distributed_tensor(grad, *spread)
             param.grad = grad
 
     def steps(self, begin: int, end: int) -> None:

@@ -20,7 +20,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from rank_programs.fsdp2 import fully_shard
+from rank_programs.any_torch import fully_shard
 from steprule.quasi_newton import LBFGS, ranks
 
 # FSDP says so of every layer whose output is a view.

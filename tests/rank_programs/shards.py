@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import steprule
-from rank_programs.fsdp2 import fully_shard
+from rank_programs.any_torch import fully_shard
 from rank_programs.training import ROWS, numbers, placed
 from steprule.distributed.shards import local_of
 from steprule.engines.native import loops

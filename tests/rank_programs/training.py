@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -28,7 +28,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 
 import steprule
-from rank_programs.fsdp2 import fully_shard
+from rank_programs.any_torch import distributed_tensor, fully_shard
 from steprule.rules import OPTIMIZERS
 
 STEPS = 5
@@ -152,7 +152,7 @@ def placed(whole: Tensor, mesh: str | None, placements: tuple[Any, ...]) -> Tens
     """A tensor as a layout has it; nobody is told anything, since all have the whole."""
     if mesh is None:
         return whole
-    return distribute_tensor(whole, mesh_of(mesh), placements, src_data_rank=None)
+    return distributed_tensor(whole, mesh_of(mesh), placements)
 
 
 def whole_of(tensor: Tensor) -> Tensor:
