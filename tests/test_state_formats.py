@@ -21,6 +21,7 @@ import torch
 from formats import FULL, NAMES, ROUNDINGS, SIZES, STATE_FORMATS, Run, check_same, made, trained
 from helpers import (
     ENGINES,
+    FAST_ENGINES,
     HAS_TRITON,
     has_reductions,
     needs_native_loops,
@@ -48,6 +49,8 @@ combinations = pytest.mark.parametrize(
     COMBINATIONS,
     ids=lambda x: str(x).removeprefix("torch."),
 )
+# With which every rule is interpreted, too; the other combinations are with some (test_triton.py).
+INTERPRETED = {("int8", "stochastic"), ("int4", "split24"), ("bfloat16", "kahan")}
 # How far one engine's number may be from another's where they round one code apart: of the
 # largest number of the tensor. 4 bits: a factor of 2. All others: float32's own rounding.
 STEPS = {"int4": 1.0, "int8": 2**-3, "bfloat16": 2**-7}
@@ -88,7 +91,9 @@ def test_engines_agree(name: str, state_format: str, rounding: str, dtype: torch
     options: dict[str, Any] = {"state_format": state_format, "param_rounding": rounding}
     # State in blocks has no kernel where the rule tells rows from columns.
     in_blocks = state_format in ("int8", "int4") and recording_of(name).has_axes
-    engines = ("eager", "foreach") if in_blocks else ENGINES
+    engines = ("eager", "foreach") if in_blocks else FAST_ENGINES
+    if HAS_TRITON and engines is FAST_ENGINES and (state_format, rounding) in INTERPRETED:
+        engines = (*engines, "triton")
     runs = [trained(made(name, dtype, engine=engine, **options), 0, 3) for engine in engines]
     for run, engine in zip(runs, engines, strict=True):
         rows = run.optimizer.explain().rows
