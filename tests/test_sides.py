@@ -370,3 +370,73 @@ def test_a_side_that_comes_to_have_a_basis_later() -> None:
 def test_bad_options(name: str, options: dict[str, Any], error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         cls_of(name)([torch.ones(2, 2)], **options)
+
+
+# -- matrices that come late ------------------------------------------------------------------
+
+LATE: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
+    "SOAP, a longer side": ("SOAP", {"max_precond_dim": 3}, {"max_precond_dim": 9}, (5, 4)),
+    "SOAP, vectors": ("SOAP", {}, {"precondition_1d": True}, (5,)),
+    "Shampoo, a longer side": (
+        "Shampoo",
+        {"max_preconditioner_dim": 4},
+        {"max_preconditioner_dim": 9},
+        (5, 4),
+    ),
+    "Shampoo, vectors": ("Shampoo", {}, {"precondition_1d": True}, (5,)),
+    "Shampoo, an earlier start": (
+        "Shampoo",
+        {"start_preconditioning_step": 1000},
+        {"start_preconditioning_step": 2},
+        (5, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("engine", ["eager", "foreach"])
+@pytest.mark.parametrize("case", LATE)
+def test_matrices_that_come_late_freeze_nothing(case: str, engine: str) -> None:
+    name, before, after, shape = LATE[case]
+    lr = 0.01
+    (param,), optimizer = train(
+        cls_of(name), [shape], 12, engine=engine, lr=lr, weight_decay=0.0, **before
+    )
+    optimizer.param_groups[0].update(after)
+    for step in range(12):  # the renewal at 20 among them
+        then = param.detach().clone()
+        param.grad = numbers(*shape, seed=500 + step)
+        optimizer.step()
+        assert lr / 10 < (param - then).abs().mean() < 3 * lr, step
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_any_eigenvectors_the_axes_are_used(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, lambda _: True)
+    options = {"start_preconditioning_step": 1} if name == "Shampoo" else {}
+    with pytest.warns(RuntimeWarning, match="no eigenvectors"):
+        (param,), optimizer = train(cls_of(name), [(4, 3)], 1, **options)
+    for step in range(2):
+        then = param.detach().clone()
+        param.grad = numbers(4, 3, seed=20 + step)
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("always")
+            optimizer.step()
+        assert bool((param != then).all()), step
+
+
+@pytest.mark.parametrize("engine", ["eager", "foreach"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [1e17, 1e19])
+def test_large_gradients_that_are_finite_leave_the_matrices_finite(
+    name: str, engine: str, size: float
+) -> None:
+    param = numbers(4, 3, dtype=torch.float32).requires_grad_()
+    optimizer = cls_of(name)([param], engine=engine, precondition_frequency=2)
+    for step in range(8):
+        scale = size if step in (0, 4, 5) else 1.0
+        param.grad = scale * numbers(4, 3, seed=step, dtype=torch.float32).clamp(-3, 3)
+        optimizer.step()
+    assert param.isfinite().all()
+    assert all(optimizer.state[param][key].isfinite().all() for key in SQUARES[name])

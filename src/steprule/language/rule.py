@@ -86,7 +86,9 @@ class Slot:
 
     Attributes:
         signed: False if it never goes below zero (a format may then use all its codes above).
-        init: value before the first step: a number, or the name of the option that holds it.
+        init: value before the first step: a number, or the name of the option that holds it. That
+            of a square matrix is on its diagonal: with 1 it starts as the identity, which leaves
+            alone what it is multiplied by until it is made of something.
         when: name of an option; the slot exists only where that option is on (or not 0).
         when_is: where the option ``when`` is a word, the one that the slot exists for.
         full_precision: true if a format of low precision must leave it alone: best the reason, for
@@ -99,8 +101,9 @@ class Slot:
             matrices of the parameter's rows by rows and columns by columns, kept in full
             precision; ``columns`` are all axes but the first together).
         longest: name of the option that says up to which length of its side a square one exists.
-        of_vectors: name of the option that is on where a vector has the left one, too; without
-            a name every vector has it.
+        of_vectors: name of the option that is on where a vector has the left one, too. A matrix of
+            one row or column then counts as a vector, and has none of its side of length 1. Without
+            a name every vector has the left one, every matrix both.
         needs_every_step: it changes even where the gradient is 0, so that a sparse gradient must
             be made dense.
         is_float64: a scalar slot is kept in float64 (others are as torch's step counts: float32,
@@ -181,12 +184,16 @@ class Slot:
     ) -> tuple[int, int] | None:
         if not param_shape or not math.prod(param_shape):
             return None
-        if len(param_shape) == 1 and (
-            self.shape == "right" or not options.get(self.of_vectors or "", True)
-        ):
+        sides = param_shape[0], math.prod(param_shape[1:])
+        side = sides[self.shape == "right"]
+        if len(param_shape) == 1 and self.shape == "right":
             return None
-        side = param_shape[0] if self.shape == "left" else math.prod(param_shape[1:])
-        return None if side > options.get(self.longest or "", math.inf) else (side, side)
+        if self.of_vectors and 1 in sides and (side == 1 or not options.get(self.of_vectors, True)):
+            return None
+        longest = options.get(self.longest or "", math.inf)
+        if isinstance(longest, bool) or not isinstance(longest, Real):
+            raise TypeError(f"{self.longest} must be a number, got {longest!r}")
+        return None if side > longest else (side, side)
 
     def is_present(self, options: Mapping[str, Any]) -> bool:
         """Tell whether a group with these options keeps this slot."""

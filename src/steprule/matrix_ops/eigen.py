@@ -68,10 +68,9 @@ def inverse_root_list(
     if not is_due:
         return list(roots)
     found = []
-    decomposed = _decomposed([gram / weight for gram in grams], [None] * len(grams))
-    for (values, vectors), root in zip(decomposed, roots, strict=True):
-        if values is None:
-            found.append(root)
+    for values, vectors in _decomposed([gram / weight for gram in grams], roots):
+        if values is None:  # then it is the root as it was known
+            found.append(vectors)
             continue
         shifted = values - values.min().clamp(max=0.0) + eps
         found.append((vectors * shifted.pow(-exponent)) @ vectors.mT)
@@ -87,12 +86,9 @@ def _refined(grams: Tensor, bases: Tensor) -> Tensor:
 
 
 def _decomposed(
-    grams: Sequence[Tensor], known: Sequence[Tensor | None]
+    grams: Sequence[Tensor], known: Sequence[Tensor]
 ) -> list[tuple[Tensor | None, Tensor]]:
-    """Return the eigenvalues and eigenvectors of each.
-
-    Where nothing converges: None, and what is known, or else the axes.
-    """
+    """Return the eigenvalues and eigenvectors of each; None and what is known without any."""
     try:
         packed = over_stacks([grams], _packed_eigh)
     except LinAlgError:
@@ -109,7 +105,7 @@ def _packed_eigh(stack: Tensor) -> Tensor:
     return torch.where(is_finite, packed, torch.nan)
 
 
-def _by_itself(gram: Tensor, known: Tensor | None, place: int) -> tuple[Tensor | None, Tensor]:
+def _by_itself(gram: Tensor, known: Tensor, place: int) -> tuple[Tensor | None, Tensor]:
     """Return the eigenvalues and eigenvectors of a matrix, in a wider dtype where need be."""
     wide = torch.float32 if gram.device.type == "mps" else torch.float64
     problem = ""
@@ -128,5 +124,4 @@ def _by_itself(gram: Tensor, known: Tensor | None, place: int) -> tuple[Tensor |
         RuntimeWarning,
         stacklevel=2,
     )
-    is_kept = known is not None and bool(known.any())
-    return None, known if known is not None and is_kept else torch.eye(len(gram)).to(gram)
+    return None, known

@@ -37,10 +37,23 @@ def sandwiched_list(
 
 
 def gram_list(xs: Sequence[Tensor], side: Side) -> list[Tensor]:
-    """Return ``x @ x.T`` of each on the left side, ``x.T @ x`` on the right."""
+    """Return ``x @ x.T`` of each on the left side, ``x.T @ x`` on the right.
+
+    Zeros for what is finite, but whose products are nearly or not: an average is then as it was,
+    where an infinity would never leave it again.
+    """
 
     def work(stack: Tensor) -> Tensor:
         first = stack if side == "left" else stack.mT
-        return torch.bmm(first, first.mT)
+        return _without_overflow(torch.bmm(first, first.mT), stack)
 
     return over_stacks([[as_matrix(x) for x in xs]], work)
+
+
+def _without_overflow(products: Tensor, stack: Tensor) -> Tensor:
+    # So far below the largest number that sums of products, and their products with a basis, are
+    # finite. No element is larger than the largest on the diagonal.
+    limit = torch.finfo(products.dtype).max * torch.finfo(products.dtype).eps
+    is_within = (products.diagonal(dim1=1, dim2=2) <= limit).all(dim=1)
+    is_spoilt = ~stack.isfinite().flatten(1).all(dim=1)  # a gradient that guards are there for
+    return torch.where((is_within | is_spoilt)[:, None, None], products, 0.0)

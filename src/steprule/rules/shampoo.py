@@ -9,27 +9,26 @@ from typing_extensions import Unpack
 
 from steprule.language.rule import Range, Slot, rule
 from steprule.matrix_ops import Side, gram, inverse_root, sandwiched
-from steprule.ops import floor, norm_of, sqrt, where
+from steprule.matrix_ops.kept import is_multiple, slots_of_sides
+from steprule.ops import norm_of, sqrt, where
 from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 from steprule.optimizer.counts import check_count
 from steprule.schedules import checks
 
 GRAFTINGS = ("adam", "sgd", "none")
+_GRAFTING = f"grafting must be one of {', '.join(map(repr, GRAFTINGS))}, got {{!r}}"
 
-_OF_SIDES: dict[str, Any] = {
-    "longest": "max_preconditioner_dim",
-    "of_vectors": "precondition_1d",
-    "full_precision": "small eigenvalues would be lost",
-}
-LEFT, RIGHT = Slot(shape="left", **_OF_SIDES), Slot(shape="right", **_OF_SIDES)
+LEFT, RIGHT, LEFT_ROOT, RIGHT_ROOT = slots_of_sides(
+    "max_preconditioner_dim", "small eigenvalues would be lost"
+)
 
 
 @rule(
     exp_avg_sq=Slot(signed=False, when="grafting", when_is="adam"),
     left_gram=LEFT,
     right_gram=RIGHT,
-    left_root=LEFT,
-    right_root=RIGHT,
+    left_root=LEFT_ROOT,
+    right_root=RIGHT_ROOT,
     ranges={
         "beta2": Range(low=0.0, high=1.0),
         "eps": Range(low=0.0, low_included=False),
@@ -66,9 +65,12 @@ def shampoo(
 ) -> Any:
     """Return the update of :class:`Shampoo`."""
     del max_preconditioner_dim, precondition_1d  # a side without matrices is given as None
-    start = start_preconditioning_step or precondition_frequency
-    is_multiple = floor(step / precondition_frequency) * precondition_frequency >= step
-    is_due = (is_multiple & (step > start)) | (step == start)
+    if grafting not in GRAFTINGS:  # as a group's value may have become
+        raise ValueError(_GRAFTING.format(grafting))
+    start = start_preconditioning_step
+    if start is None:
+        start = precondition_frequency
+    is_due = (is_multiple(step, precondition_frequency) & (step > start)) | (step == start)
     weight2 = where(beta2 < 1, 1 - beta2, 1.0)
     correction1 = 1 - beta1**step
     correction2 = where(beta2 < 1, 1 - beta2**step, 1.0)
@@ -77,7 +79,7 @@ def shampoo(
     def rooted(gram_then: Any, root: Any, side: Side) -> Any:
         if root is None:
             return None, None
-        power = exponent or 1 / (2 * len(sides))
+        power = 1 / (2 * len(sides)) if exponent is None else exponent
         gram_now = beta2 * gram_then + weight2 * gram(grad, side)
         return gram_now, inverse_root(
             gram_now, root, power, weight=correction2, eps=eps, is_due=is_due
@@ -188,10 +190,7 @@ class Shampoo(Optimizer):
         if start is not None:
             check_count("start_preconditioning_step", start, where, least=1)
         if options["grafting"] not in GRAFTINGS:
-            raise ValueError(
-                f"{where}grafting must be one of {', '.join(map(repr, GRAFTINGS))}, "
-                f"got {options['grafting']!r}"
-            )
+            raise ValueError(where + _GRAFTING.format(options["grafting"]))
         exponent = options["exponent"]
         if exponent is None:
             return

@@ -9,24 +9,22 @@ from typing_extensions import Unpack
 
 from steprule.language.rule import Range, Slot, rule
 from steprule.matrix_ops import Side, eigenbasis, gram, sandwiched
-from steprule.ops import floor, maximum, mean_of, sqrt, where
+from steprule.matrix_ops.kept import is_multiple, slots_of_sides
+from steprule.ops import maximum, mean_of, sqrt, where
 from steprule.optimizer import Number, Optimizer, ParamsT, SharedOptions, own_options
 from steprule.optimizer.counts import check_count
 
-_OF_SIDES: dict[str, Any] = {
-    "longest": "max_precond_dim",
-    "of_vectors": "precondition_1d",
-    "full_precision": "its eigenvectors turn with every rounding",
-}
-LEFT, RIGHT = Slot(shape="left", **_OF_SIDES), Slot(shape="right", **_OF_SIDES)
+LEFT, RIGHT, LEFT_BASIS, RIGHT_BASIS = slots_of_sides(
+    "max_precond_dim", "its eigenvectors turn with every rounding"
+)
 
 
 @rule(
     exp_avg_sq=Slot(signed=False),
     left_gram=LEFT,
     right_gram=RIGHT,
-    left_basis=LEFT,
-    right_basis=RIGHT,
+    left_basis=LEFT_BASIS,
+    right_basis=RIGHT_BASIS,
     ranges={
         "eps": Range(low=0.0, low_included=False),
         "shampoo_beta": Range(low=-1.0, high=1.0, high_included=False),
@@ -67,14 +65,15 @@ def soap(
     if correct_bias:
         count = maximum(updates, 1)
         step_size = lr * sqrt(1 - beta2**count) / (1 - beta1**count)
-    lr, step_size, beta1, beta2 = (
-        where(updates > 0, now, at_first)
-        for now, at_first in ((lr, 0.0), (step_size, 0.0), (beta1, 1.0), (beta2, 1.0))
-    )
+    lr = where(updates > 0, lr, 0.0)
+    step_size = where(updates > 0, step_size, 0.0)
+    beta1 = where(updates > 0, beta1, 1.0)
+    beta2 = where(updates > 0, beta2, 1.0)
 
     projected = sandwiched(left_basis, grad, right_basis, transposed="left")
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (projected * projected)
+    # In this order what overflows in a square is still 0 at first, where beta2 is 1.
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * projected * projected
 
     update = sandwiched(left_basis, exp_avg, right_basis, transposed="left")
     update = update / (sqrt(exp_avg_sq) + eps)
@@ -84,7 +83,7 @@ def soap(
     param = param - step_size * update
     param = param - lr * weight_decay * param
 
-    is_due = floor(updates / precondition_frequency) * precondition_frequency >= updates
+    is_due = is_multiple(updates, precondition_frequency)
 
     def turned(gram_then: Any, basis: Any, side: Side) -> Any:
         if basis is None:

@@ -167,7 +167,7 @@ def _make_square(
     """Have a square matrix of a parameter's side in full precision, which every rank has whole."""
     dtype, device = compute_dtype(param), local_of(param).device
     if value is not None:
-        entry[name] = torch.full(tuple(shape), value, dtype=dtype, device=device)
+        entry[name] = torch.eye(shape[0], dtype=dtype, device=device).mul_(value)
     elif entry[name].dtype is not dtype or entry[name].device != device:
         entry[name] = entry[name].to(dtype=dtype, device=device)
     return FLOATING[dtype]
