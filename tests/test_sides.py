@@ -440,3 +440,117 @@ def test_large_gradients_that_are_finite_leave_the_matrices_finite(
         optimizer.step()
     assert param.isfinite().all()
     assert all(optimizer.state[param][key].isfinite().all() for key in SQUARES[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_matrix_of_one_row_or_column_counts_as_a_vector(name: str) -> None:
+    for shape, key in (((1, 6), "right"), ((6, 1), "left"), ((1, 2, 3), "right")):
+        (param,), optimizer = train(cls_of(name), [shape], 1)
+        assert not set(optimizer.state[param]) & set(SQUARES[name])
+        (param,), optimizer = train(cls_of(name), [shape], 1, precondition_1d=True)
+        kept = set(optimizer.state[param]) & set(SQUARES[name])
+        assert kept == {square for square in SQUARES[name] if square.startswith(key)}
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    [
+        ("SOAP", "precondition_frequency", 0, "precondition_frequency must be .* >= 1, got 0"),
+        ("SOAP", "max_precond_dim", None, "max_precond_dim must be a number, got None"),
+        ("Shampoo", "precondition_frequency", 0, "precondition_frequency must be .* >= 1, got 0"),
+        ("Shampoo", "grafting", "x", "grafting must be one of 'adam', 'sgd', 'none', got 'x'"),
+    ],
+)
+def test_what_a_value_has_become_is_looked_at(
+    name: str, option: str, value: Any, message: str
+) -> None:
+    (param,), optimizer = train(cls_of(name), [(4, 3)], 2)
+    optimizer.param_groups[0][option] = value
+    before = param.detach().clone()
+    with pytest.raises((TypeError, ValueError), match=message):
+        optimizer.step()
+    assert torch.equal(param, before)
+
+
+# -- rules of users' own ----------------------------------------------------------------------
+
+LEFT, RIGHT = steprule.Slot(shape="left", init=1.0), steprule.Slot(shape="right", init=1.0)
+MIXED_UP: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
+    "gram of no side": (
+        lambda g, left, right: (matrix_ops.gram(g, "lefty"), right),  # type: ignore[arg-type]
+        ValueError,
+        "side must be 'left' or 'right', got 'lefty'",
+    ),
+    "gram of a square matrix": (
+        lambda g, left, right: (matrix_ops.gram(left, "left"), right),
+        TypeError,
+        "gram got a left square matrix",
+    ),
+    "a factor of the other side": (
+        lambda g, left, right: (
+            left + matrix_ops.gram(matrix_ops.sandwiched(right, g, None), "left"),
+            right,
+        ),
+        TypeError,
+        "sandwiched got a right square matrix where one of the left side belongs",
+    ),
+    "a basis of the other side": (
+        lambda g, left, right: (matrix_ops.eigenbasis(left, right, anew=1.0, refined=0.0), right),
+        TypeError,
+        "eigenbasis got a right square matrix where one of the left side belongs",
+    ),
+    "a root of a gradient": (
+        lambda g, left, right: (
+            matrix_ops.inverse_root(g, left, 0.5, weight=1.0, eps=1.0, is_due=1.0),
+            right,
+        ),
+        TypeError,
+        "inverse_root got what is no square matrix",
+    ),
+    "neither transposed": (
+        lambda g, left, right: (
+            left + matrix_ops.gram(matrix_ops.sandwiched(left, g, None, "rigth"), "left"),  # type: ignore[arg-type]
+            right,
+        ),
+        ValueError,
+        "transposed must be 'left', 'right' or None: 'rigth'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MIXED_UP)
+def test_what_own_rules_mix_up(case: str) -> None:
+    work, error, message = MIXED_UP[case]
+
+    @steprule.rule(elementwise=False, batched=True, left=LEFT, right=RIGHT)
+    def own(param: Any, grad: Any, left: Any, right: Any, *, lr: Any) -> Any:
+        return param - lr * grad, *work(grad, left, right)
+
+    param = torch.ones(3, 3, requires_grad=True)
+    optimizer = steprule.make_optimizer(own, lr=0.1)([param])
+    param.grad = torch.ones(3, 3)
+    with pytest.raises(error, match=message):
+        optimizer.step()
+
+
+def test_a_rule_that_forgets_parameters_without_square_matrices() -> None:
+    with pytest.raises(TypeError, match="inverse_root got None for a square matrix"):
+        matrix_ops.inverse_root(None, None, 0.5, weight=1.0, eps=1.0, is_due=True)
+
+
+@pytest.mark.parametrize(
+    ("slot", "message"),
+    [
+        (steprule.Slot(shape="left", longest="max_dmi"), "longest of left .* got 'max_dmi'"),
+        (steprule.Slot(shape="left", of_vectors="vector"), "of_vectors of left .* got 'vector'"),
+        (steprule.Slot(longest="lr"), "longest of left is of square matrices"),
+    ],
+)
+def test_options_of_square_matrices_that_a_rule_does_not_have(
+    slot: steprule.Slot, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+
+        @steprule.rule(elementwise=False, batched=True, left=slot)
+        def own(param: Any, grad: Any, left: Any, *, lr: Any, max_dim: int) -> Any:
+            return param - lr * grad, left

@@ -443,6 +443,23 @@ def _check_described(
     _check_record(name, record)
 
 
+def _check_bounds(name: str, slots: Mapping[str, Slot], keywords: Iterable[str]) -> None:
+    """Check the names of the options that say which square matrices there are."""
+    for slot, kept in slots.items():
+        for what in ("longest", "of_vectors"):
+            option = getattr(kept, what)
+            if option is not None and option not in keywords:
+                raise ValueError(
+                    f"rule {name}: {what} of {slot} must be the name of an option that the rule "
+                    f"takes, got {option!r}; there are {', '.join(keywords)}"
+                )
+            if option is not None and not kept.is_square:
+                raise ValueError(
+                    f"rule {name}: {what} of {slot} is of square matrices, shape='left' or "
+                    f"'right', its shape is {kept.shape!r}"
+                )
+
+
 def _check_record(name: str, record: Mapping[str, Any]) -> None:
     if record and record["sparse"] not in get_args(Sparse):
         known = ", ".join(map(repr, get_args(Sparse)))
@@ -504,6 +521,7 @@ def _rule_of(
         )
     flags = [name for name, is_flag in keywords.items() if is_flag]
     check_names(function.__name__, arrays[2:], numbers, flags, all_parts)
+    _check_bounds(function.__name__, slots, keywords)
     return Rule(
         function=function,
         slots={name: slots.get(name, Slot()) for name in arrays[2:]},

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -23,6 +23,8 @@ from steprule.matrix_ops.orthogonalization import METHODS as METHODS
 from steprule.matrix_ops.orthogonalization import orthogonalized_list
 from steprule.matrix_ops.sides import Side as Side
 from steprule.matrix_ops.sides import gram_list, sandwiched_list
+
+SIDES = get_args(Side)
 
 
 class Spread(threading.local):
@@ -97,6 +99,11 @@ def sandwiched(left: Any, x: Any, right: Any, transposed: Side | None = None) ->
         present["right"] = right
     if not present:
         return x
+    if transposed not in (None, *SIDES):
+        raise ValueError(f"sandwiched: transposed must be 'left', 'right' or None: {transposed!r}")
+    _check_array("sandwiched", x)
+    for side, square in present.items():
+        _check_square("sandwiched", square, side)
     settings = (tuple(present), transposed)
     if isinstance(x, Symbol):
         return x.tape.record("sandwiched", x, *present.values(), settings=settings)
@@ -110,6 +117,9 @@ def gram(x: Any, side: Side) -> Any:
         x: of the parameter's shape.
         side: which.
     """
+    if side not in SIDES:
+        raise ValueError(f"gram: side must be 'left' or 'right', got {side!r}")
+    _check_array("gram", x)
     if isinstance(x, Symbol):
         return x.tape.record("gram", x, settings=(side,), side=side)
     return gram_list([x], side)[0]
@@ -125,8 +135,8 @@ def eigenbasis(gram: Any, basis: Any, *, anew: Any, refined: Any) -> Any:
         refined: likewise: whether to better those that are known, by one step of power iteration
             and a QR decomposition. Each stays in its column.
     """
+    side = _side_of("eigenbasis", gram, basis)
     if isinstance(gram, Symbol):
-        side = gram.value.side
         return gram.tape.record("eigenbasis", gram, basis, anew, refined, side=side)
     return eigenbasis_list([gram], [basis], anew, refined)[0]
 
@@ -144,8 +154,42 @@ def inverse_root(
         eps: added to the eigenvalues.
         is_due: a condition on numbers: whether to compute it.
     """
+    side = _side_of("inverse_root", gram, root)
     if isinstance(gram, Symbol):
         operands = (gram, root, weight, eps, is_due)
-        side = gram.value.side
         return gram.tape.record("inverse_root", *operands, settings=(exponent,), side=side)
     return inverse_root_list([gram], [root], weight, eps, is_due, exponent)[0]
+
+
+def _side_of(operation: str, gram: Any, known: Any) -> Side | None:
+    """Return the side that both are of, where that is known: of symbols.
+
+    Raises:
+        TypeError: one is no square matrix, or one of the other side.
+    """
+    side = gram.value.side if isinstance(gram, Symbol) else None
+    _check_square(operation, gram, side)
+    if known is not None:  # it isn't asked for where nothing is kept
+        _check_square(operation, known, side)
+    return side
+
+
+def _check_square(operation: str, square: Any, side: Side | None) -> None:
+    if square is None:
+        raise TypeError(
+            f"{operation} got None for a square matrix: for a parameter that has none of a side "
+            "the rule must pass over what is made of it, and return None"
+        )
+    if isinstance(square, Symbol) and (square.value.side is None or square.value.side != side):
+        of = square.value.side
+        what = "what is no square matrix of a side" if of is None else f"a {of} square matrix"
+        wanted = "one" if side is None else f"one of the {side} side"
+        raise TypeError(f"{operation} got {what} where {wanted} belongs")
+
+
+def _check_array(operation: str, x: Any) -> None:
+    if isinstance(x, Symbol) and x.value.side is not None:
+        raise TypeError(
+            f"{operation} got a {x.value.side} square matrix where an array of the parameter's "
+            "shape belongs: matrices of a side can't be multiplied by each other"
+        )
