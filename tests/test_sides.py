@@ -147,6 +147,7 @@ def test_where_nothing_converges_the_parameter_is_named_and_training_goes_on(
     messages = [str(one.message) for one in told]
     assert messages
     assert all("'first.weight'" in x and "converge" in x for x in messages), messages
+    assert {one.filename for one in told} == {__file__}
     monkeypatch.undo()
     for _ in range(2):
         first.grad, second.grad = odd.float(), numbers(4, 4, seed=3).float()
@@ -360,6 +361,7 @@ def test_a_side_that_comes_to_have_a_basis_later() -> None:
         ("SOAP", {"max_precond_dim": -1}, ValueError, "max_precond_dim .* >= 0, got -1"),
         ("SOAP", {"eps": 0}, ValueError, "eps"),
         ("SOAP", {"shampoo_beta": 1.0}, ValueError, "shampoo_beta"),
+        ("SOAP", {"normalize_grads": None}, TypeError, "normalize_grads must be True or False"),
         ("Shampoo", {"grafting": "adagrad"}, ValueError, "grafting must be one of 'adam', 'sgd'"),
         ("Shampoo", {"exponent": 0}, ValueError, "exponent must be a finite number > 0"),
         ("Shampoo", {"exponent": "1/4"}, TypeError, "exponent must be a number or None"),
@@ -506,6 +508,16 @@ MIXED_UP: dict[str, tuple[Callable[..., Any], type[Exception], str]] = {
         ),
         TypeError,
         "inverse_root got what is no square matrix",
+    ),
+    "an exponent that schedules could change": (
+        lambda g, left, right: (
+            matrix_ops.inverse_root(
+                left, left, matrix_ops.gram(g, "left"), weight=1.0, eps=1.0, is_due=1.0
+            ),
+            right,
+        ),
+        TypeError,
+        "exponent must be a plain number",
     ),
     "neither transposed": (
         lambda g, left, right: (

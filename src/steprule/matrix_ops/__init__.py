@@ -154,6 +154,11 @@ def inverse_root(
         eps: added to the eigenvalues.
         is_due: a condition on numbers: whether to compute it.
     """
+    if isinstance(exponent, Symbol):
+        raise TypeError(
+            "inverse_root: exponent must be a plain number, which no schedule changes: annotate "
+            "the rule's argument for it by something else than float (exponent: float | None)"
+        )
     side = _side_of("inverse_root", gram, root)
     if isinstance(gram, Symbol):
         operands = (gram, root, weight, eps, is_due)

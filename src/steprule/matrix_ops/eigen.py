@@ -8,6 +8,7 @@ CPU; if nothing does, what was known before stays, and a warning names the param
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Sequence
@@ -122,6 +123,17 @@ def _by_itself(gram: Tensor, known: Tensor, place: int) -> tuple[Tensor | None, 
         f"neither ({problem}): what it had before stays in use. If that comes again, lower the "
         "learning rate, or leave the parameter to another optimizer",
         RuntimeWarning,
-        stacklevel=2,
+        stacklevel=_frames_to_user(),
     )
     return None, known
+
+
+def _frames_to_user() -> int:
+    """Return how many frames above the caller the line stands that called a step."""
+    # Engines, hooks and wrappers are of different depths.
+    frame, count = sys._getframe(1), 1
+    while frame.f_back is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in ("steprule", "torch"):
+            break
+        frame, count = frame.f_back, count + 1
+    return count

@@ -121,27 +121,34 @@ class Shampoo(Optimizer):
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here. What has more than two axes is taken as the matrix of
-            its first axis and all others.
-        lr: learning rate (default 1e-3): that of the grafted method.
+            its first axis and all others: a convolution of 512 x 512 x 3 x 3 then has a right side
+            of 4608; see max_preconditioner_dim.
+        lr: learning rate (default 1e-3): that of the grafted method. For grafting ``"sgd"`` and
+            ``"none"`` it must be raised, as for SGD.
         betas: decay of the averages of gradients, in [0, 1), and of their products and squares,
             in [0, 1], where 1 makes sums of them (default (0.9, 0.999)).
         eps: added to the eigenvalues, > 0 (default 1e-12).
         weight_decay: decoupled decay (default 0).
         precondition_frequency: the roots are renewed once in so many steps, >= 1 (default 10).
         start_preconditioning_step: the first step with roots, >= 1; before it the grafted method
-            takes the steps (default None: as precondition_frequency).
+            takes the steps (default None: as precondition_frequency, at each step as that is
+            then; give a number if you change the frequency in the course of a run).
         max_preconditioner_dim: longest side that has a root, >= 0 (default 4096). A longer one
-            has the identity; with neither side a parameter is updated by the grafted method.
+            has the identity; with neither side a parameter is updated by the grafted method. For
+            convolutions 2048 or so keeps memory and time within bounds.
         grafting: whose step lengths are taken, for each parameter: ``"adam"`` (A above), ``"sgd"``
-            (M in the place of A) or ``"none"`` (U as it is; without root M).
+            (M in the place of A) or ``"none"`` (U as it is; without root M). For the whole run:
+            changed to ``"adam"`` in its course, v begins at 0 without correction for that, and the
+            next steps are many times too long.
         exponent: > 0 (default None: 1/4 if both sides have roots, 1/2 if one has).
         graft_eps: of A, > 0 (default 1e-8).
-        precondition_1d: give vectors a root as well, as the papers do (default False).
+        precondition_1d: give vectors a root as well, as the papers do (default False). A matrix of
+            one row or one column counts as a vector.
 
     When to use: for training by large batches of what is mostly matrices, with AdamW's lr, whose
     step lengths it takes over. Beside AdamW's state it keeps 2 (rows**2 + columns**2) numbers a
     matrix, and each renewal decomposes two matrices, for large ones a second and more: raise
-    precondition_frequency to 50 or 100 then. SOAP needs less tuning.
+    precondition_frequency to 50 or 100 then.
 
     State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``left_gram``, ``right_gram`` (L and
     R), ``left_root``, ``right_root`` (PL and PR), these four in float32 at least.
@@ -153,9 +160,11 @@ class Shampoo(Optimizer):
 
     Source: Gupta, Koren, Singer, "Shampoo: Preconditioned stochastic tensor optimization", 2018
     (betas=(0, 1), grafting="none"); grafting: Anil, Gupta, Koren, Regan, Singer, "Scalable second
-    order optimization for deep learning", 2020. Defaults of averages and bias correction are those
-    of Meta's distributed Shampoo (Shi et al., 2023), which cuts long sides into blocks, where here
-    they go without root, and always preconditions vectors. ScalableShampoo of pytorch-optimizer
+    order optimization for deep learning", 2020. Averages and their bias correction are as in Meta's
+    distributed Shampoo (Shi et al., 2023), betas, lr and eps as in its README's example for Adam
+    grafting; its own defaults are betas (0.9, 1.0), lr 1e-2, sides up to 1024 and a renewal at each
+    step. It cuts long sides into blocks, where here they go without root, and always preconditions
+    vectors. ScalableShampoo of pytorch-optimizer
     has momentum of updates, not of gradients.
     """
 

@@ -116,7 +116,9 @@ class SOAP(Optimizer):
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here. What has more than two axes is taken as the matrix of
-            its first axis and all others.
+            its first axis and all others: a convolution of 512 x 512 x 3 x 3 then has a right side
+            of 4608, whose two matrices are nine times as large as the parameter each; see
+            max_precond_dim.
         lr: learning rate (default 3e-3).
         betas: decay of m and v per step, each in [0, 1) (default (0.95, 0.95)).
         shampoo_beta: decay of L and R per step, in [0, 1); below 0 that of v (default -1).
@@ -125,13 +127,16 @@ class SOAP(Optimizer):
         precondition_frequency: the bases are renewed once in so many updates, >= 1 (default 10).
         max_precond_dim: longest side that has a basis, >= 0 (default 10000). A longer one, as of
             an embedding, has the identity; with neither side a parameter is updated as by Adam.
+            For convolutions 2048 or so keeps memory and time within bounds.
         precondition_1d: give vectors a basis as well (default False: they are updated as by Adam).
+            A matrix of one row or one column counts as a vector.
         normalize_grads: divide U by the root of the mean of its squares (default False).
         correct_bias: the roots and powers of beta1 and beta2 above (default True).
 
     When to use: for training by large batches of what is mostly matrices, where fewer steps are
     worth longer ones. Beside AdamW's state it keeps 2 (rows**2 + columns**2) numbers a matrix, and
-    a step has up to ten matrix products; start from lr 3e-3 and AdamW's weight decay.
+    a step has up to ten matrix products; start from lr 3e-3 and AdamW's weight decay. AdamW's lr is
+    usually too small: where gradients are of low rank, steps are shorter than AdamW's.
 
     State: ``step`` (k + 1), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``left_gram``, ``right_gram``
     (L and R), ``left_basis``, ``right_basis`` (QL and QR), these four in float32 at least.
@@ -174,3 +179,6 @@ class SOAP(Optimizer):
         super()._check_group(options, where)
         check_count("precondition_frequency", options["precondition_frequency"], where, least=1)
         check_count("max_precond_dim", options["max_precond_dim"], where)
+        for name in ("precondition_1d", "normalize_grads", "correct_bias"):
+            if options[name] is None:
+                raise TypeError(f"{where}{name} must be True or False, got None")
