@@ -136,6 +136,18 @@ def has_reductions(name: str) -> bool:
     return recording_of(name).has_reductions
 
 
+def takes_every_combination(name: str) -> bool:
+    """Whether tests of rules with other axes take all there are, and not some of them by turns.
+
+    Rules know nothing of engines and formats: what torch has not, and has neither sums nor
+    operations on matrices, adds little, and every kernel has to be compiled.
+    """
+    rule = OPTIMIZERS[name.lower()].rule
+    if rule is None or not rule.is_recorded or hasattr(torch.optim, name):
+        return True
+    return has_reductions(name) or bool(recording_of(name).matrix_operations)
+
+
 def has_shared_reductions(name: str) -> bool:
     """Whether it has sums over several parameters."""
     return bool(recording_of(name).shared_reductions)

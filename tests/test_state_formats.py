@@ -23,10 +23,10 @@ from helpers import (
     ENGINES,
     FAST_ENGINES,
     HAS_TRITON,
-    has_reductions,
     needs_native_loops,
     needs_torchs,
     recording_of,
+    takes_every_combination,
 )
 from torch import Tensor
 
@@ -66,14 +66,10 @@ def decoded(run: Run) -> list[Tensor]:
 
 
 def by_turns() -> list[Any]:
-    """Each rule with each combination where torch has the rule, or it has sums; others take two.
-
-    Rule and format know nothing of each other: what has neither sums nor operations of its own adds
-    little, and every kernel is compiled. All combinations have their turn.
-    """
+    """Rules with all combinations, or with two of them; then each combination has its turn."""
     found, turn = [], 0
     for name in NAMES:
-        if hasattr(torch.optim, name) or has_reductions(name):
+        if takes_every_combination(name):
             chosen = COMBINATIONS
         else:
             chosen = [COMBINATIONS[(turn + i) % len(COMBINATIONS)] for i in range(2)]
