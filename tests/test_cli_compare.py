@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import compare_requests
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from steprule.cli import contenders as contenders_module
 from steprule.cli import main
 from steprule.cli import page as page_module
 from steprule.cli.charts import spread
-from steprule.cli.compare import Request, compare
+from steprule.cli.compare import compare
 from steprule.cli.contenders import parse_contenders
 from steprule.cli.data import load
 from steprule.cli.runs import Run
@@ -47,19 +49,9 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "write", lambda *arguments: [])
 
 
-def request(**changes: Any) -> Request:
-    values: dict[str, Any] = {
-        "optimizers": "sgd,adam",
-        "lr": (),
-        "epochs": 3,
-        "batch_size": 16,
-        "seed": 0,
-        "threads": 1,
-        "engine": "eager",
-        "data": Path("small.npz"),
-        "report": Path("report"),
-    }
-    return Request(**(values | changes))
+request = functools.partial(
+    compare_requests.request, epochs=3, steps=None, batch_size=16, data=Path("small.npz")
+)
 
 
 def page() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shlex
 from pathlib import Path
 from typing import Any
 
+import compare_requests
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from steprule.cli import report as report_module
 from steprule.cli import search as search_module
 from steprule.cli import show as show_module
 from steprule.cli.budget import Budget
-from steprule.cli.compare import Request, compare
+from steprule.cli.compare import compare
 from steprule.cli.contenders import parse_contenders
 from steprule.cli.errors import CommandError
 from steprule.cli.runs import Point, Run
@@ -67,21 +69,7 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "write", lambda *arguments: [])
 
 
-def request(**changes: Any) -> Request:
-    values: dict[str, Any] = {
-        "optimizers": "sgd,adam",
-        "lr": (),
-        "epochs": None,
-        "batch_size": 8,
-        "seed": 0,
-        "threads": 1,
-        "engine": "eager",
-        "data": None,
-        "report": Path("report"),
-        "problem": "own.py",
-        "steps": 6,
-    }
-    return Request(**(values | changes))
+request = functools.partial(compare_requests.request, problem="own.py")
 
 
 def results(folder: str = "report") -> dict[str, Any]:

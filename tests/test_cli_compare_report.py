@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import statistics
 from pathlib import Path
 from typing import Any
 
+import compare_requests
 import pytest
 
 from steprule.cli import charts as charts_module
@@ -16,7 +18,7 @@ from steprule.cli import page as page_module
 from steprule.cli import report as report_module
 from steprule.cli.budget import Budget
 from steprule.cli.charts import PAPER, BarChart, Style, literal
-from steprule.cli.compare import Request, compare
+from steprule.cli.compare import compare
 from steprule.cli.comparison import Comparison
 from steprule.cli.contenders import parse_contenders
 from steprule.cli.curves import FigureCurves, chart_keys
@@ -54,21 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def request(**changes: Any) -> Request:
-    values: dict[str, Any] = {
-        "optimizers": "sgd,adam",
-        "lr": (),
-        "epochs": None,
-        "batch_size": 8,
-        "seed": 0,
-        "threads": 1,
-        "engine": "eager",
-        "data": None,
-        "report": Path("report"),
-        "problem": "mine.py",
-        "steps": 6,
-    }
-    return Request(**(values | changes))
+request = functools.partial(compare_requests.request, problem="mine.py")
 
 
 def results() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from steprule.language.decay import NUMBERS, Decoupled, decay_of, decay_rate
-from steprule.language.rule import Rule, derived_rule
+from steprule.language.rule import Rule, derived_rule, listed, named_after
 from steprule.ops import maximum, mean_of, sign
 from steprule.ops import where as chosen
 
@@ -72,7 +72,7 @@ def with_caution(rule: Rule, masks_update: bool, decay: Decoupled | None) -> Rul
     def updated(param: Any, grad: Any, /, *slots: Any, **scalars: Any) -> Any:
         wanted = {name: value for name, value in scalars.items() if name not in own}
         result = function(param, grad, *slots, **wanted)
-        new_param, *others = result if isinstance(result, tuple) else (result,)
+        new_param, *others = listed(result)
         # Signs, since a product of small numbers may be 0.
         step = param - new_param
         if masks_update:
@@ -84,11 +84,9 @@ def with_caution(rule: Rule, masks_update: bool, decay: Decoupled | None) -> Rul
             new_param = new_param - rate * chosen(sign(step) * sign(param) >= 0, param, 0.0)
         return (new_param, *others)
 
-    updated.__wrapped__ = function  # type: ignore[attr-defined]  # whose signature is looked at
-    updated.__name__ = updated.__qualname__ = f"{rule.name}_cautious"
     return dataclasses.replace(
         rule,
-        function=updated,
+        function=named_after(rule, updated, "cautious"),
         options=tuple(dict.fromkeys((*rule.options, *numbers))),
         needs=(*rule.needs, *own),
     )

@@ -292,6 +292,18 @@ def derived_rule(base: Rule, make: Callable[..., Rule], *args: Any) -> Rule:
     return known[key]
 
 
+def named_after(base: Rule, function: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """Return the function of a rule made of another, named and looked at as the other's."""
+    function.__wrapped__ = base.function  # type: ignore[attr-defined]  # for its signature
+    function.__name__ = function.__qualname__ = f"{base.name}_{what}"
+    return function
+
+
+def listed(result: Any) -> tuple[Any, ...]:
+    """Return what a rule's function has returned: the new param, and slots where it has some."""
+    return result if isinstance(result, tuple) else (result,)
+
+
 def _rule_named(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
