@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from steprule import ops
 from steprule.cached import cached_property
+from steprule.language.rule import listed
 
 Side: TypeAlias = Literal["left", "right"]
 
@@ -539,10 +540,8 @@ def record(
         for name, present in arrays.items()
     }
     scalar_symbols = {name: tape.new_input(is_array=False) for name in scalars}
-    returned = function(*symbols.values(), **scalar_symbols, **flags)
+    returned = listed(function(*symbols.values(), **scalar_symbols, **flags))
     names = [name for name in arrays if name != "grad"]
-    if not isinstance(returned, tuple):
-        returned = (returned,)
     check_count("the rule", names, returned)
     outputs: dict[str, Value | float | None] = {}
     for name, new in zip(names, returned, strict=True):

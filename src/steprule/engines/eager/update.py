@@ -16,7 +16,7 @@ from steprule.formats.floating import compute_dtype, real_view
 from steprule.formats.storage import ROUNDING_STEP
 from steprule.language.form import Form
 from steprule.language.recording import check_count
-from steprule.language.rule import shape_numbers
+from steprule.language.rule import listed, shape_numbers
 from steprule.matrix_ops.eigen import LABELS
 
 
@@ -46,9 +46,7 @@ def new_values(form: Form, leaf: Leaf, param: Tensor, scalars: dict[str, Any]) -
     else:
         grad = real_view(leaf.grad).to(compute)
         arrays = [leaf.storage.read("param", param, leaf.state, compute), grad]
-    returned = form(*arrays, *slots, **scalars)
-    if not isinstance(returned, tuple):
-        returned = (returned,)
+    returned = listed(form(*arrays, *slots, **scalars))
     names = ("param", *form.rule.slots)
     check_count(form.rule.name, names, returned)
     # An array handed on to another place may be a view of what is written first.
