@@ -1,0 +1,71 @@
+"""What mkdocs calls while it builds: generated pages are added, links out of docs/ rewritten."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+if str(ROOT) not in sys.path:  # mkdocs runs this file by its path, not as part of the package
+    sys.path.insert(0, str(ROOT))
+
+from docs_build import generated, links  # noqa: E402
+
+_contents: dict[str, str | bytes] = {}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Make the generated pages, and list the optimizers' in the navigation."""
+    _contents.clear()
+    _contents.update(generated.contents())
+    config.nav = _with_generated(config.nav or [])
+    return config
+
+
+def _with_generated(nav: list[Any]) -> list[Any]:
+    """Return the navigation with the pages of a folder behind an entry named like it."""
+    pages = [path for path in _contents if path.startswith("optimizers/") and path.endswith(".md")]
+    listed = [{title: path} for title, path in sorted(map(_title_and_path, pages), key=_by_title)]
+    return [
+        {"Optimizers": [*entry["Optimizers"], *listed]} if "Optimizers" in entry else entry
+        for entry in nav
+    ]
+
+
+def _title_and_path(path: str) -> tuple[str, str]:
+    return generated.title_of(str(_contents[path])), path
+
+
+def _by_title(entry: tuple[str, str]) -> str:
+    return entry[0].lower()
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages and pictures."""
+    for path, content in _contents.items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links that point out of docs/ to the page that shows what they point to."""
+    if page.file.generated_by is None:
+        markdown = links.in_site(markdown, PurePosixPath("docs", page.file.src_uri))
+    if "description" not in page.meta:
+        page.meta["description"] = generated.description_of(markdown)
+    return markdown
+
+
+def on_serve(server: Any, config: MkDocsConfig, builder: Any) -> Any:
+    """Watch what generated pages are made of."""
+    for folder in ("examples", "docs_build"):
+        server.watch(os.fspath(ROOT / folder))
+    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"):
+        server.watch(os.fspath(ROOT / name))
+    return server
