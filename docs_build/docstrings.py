@@ -1,0 +1,169 @@
+"""Docstrings as Markdown: sections become lists of what they name, literal blocks become code."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+
+# A section's heading stands at the left margin; what belongs to it is indented, or goes on behind
+# the colon until the next empty line.
+_SECTION = re.compile(
+    r"^(Args|Attributes|Returns|Raises|Yields|Warns|Example|Examples|State|Source|When to use"
+    r"|Note):(?: (.*))?$"
+)
+_NAMED = ("Args", "Attributes", "Raises", "Warns")
+_ITEM = re.compile(r"^(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*): (.*)$")
+_TITLES = {"Args": "Arguments", "Example": "Example", "Examples": "Examples"}
+_ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([^`]+)`")
+_CODE = re.compile(r"(``.+?``|`[^`\n]+`)", re.S)
+
+# From a dotted name to its address, as Markdown wants it, or None.
+Address = Callable[[str], "str | None"]
+
+
+def markdown(docstring: str, address: Address) -> str:
+    """Return a docstring, already dedented, as Markdown.
+
+    Args:
+        docstring: as ``inspect.getdoc`` gives it.
+        address: where a name is described that the docstring refers to.
+    """
+    lines: list[str] = []
+    for name, body in _sections(docstring):
+        if lines and lines[-1].strip():
+            lines.append("")
+        if not name:
+            lines += _blocks(body, address)
+        elif name in _NAMED and any(_ITEM.match(line) for line in body):
+            lines += [f"**{_TITLES.get(name, name)}**{{ .section }}", "", *_items(body, address)]
+        elif name in ("Source", "When to use", "State", "Returns", "Note", *_NAMED):
+            first, *rest = body
+            paragraphs = [f"**{_TITLES.get(name, name)}:** {first}", *rest]
+            lines += _blocks(paragraphs, address)
+        else:
+            lines += [f"**{_TITLES.get(name, name)}**{{ .section }}", "", *_blocks(body, address)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _sections(docstring: str) -> Iterator[tuple[str, list[str]]]:
+    """Give each section's name and its lines, without indentation; text in between has no name."""
+    name, body, is_indented = "", [], False
+    for line in docstring.splitlines():
+        heading = _SECTION.match(line)
+        ends = name and not heading and line[:1].strip() and (is_indented or not body[-1].strip())
+        if heading or ends:
+            if any(part.strip() for part in body):
+                yield name, _dedented(body)
+            name, body = (heading[1], [heading[2]] if heading[2] else []) if heading else ("", [])
+            is_indented = bool(heading and not heading[2])
+            if heading:
+                continue
+        body.append(line)
+    if any(part.strip() for part in body):
+        yield name, _dedented(body)
+
+
+def _dedented(lines: list[str]) -> list[str]:
+    """Return lines without the indentation that all have; of the first, where it stood alone."""
+    first, *rest = lines
+    if first[:1].strip():
+        return [first, *textwrap.dedent("\n".join(rest)).splitlines()]
+    return textwrap.dedent("\n".join(lines)).strip("\n").splitlines()
+
+
+def _items(lines: list[str], address: Address) -> list[str]:
+    """Return ``name: meaning`` lines as a definition list."""
+    made: list[str] = []
+    item: list[str] = []
+
+    def close() -> None:
+        if item:
+            named = _ITEM.match(item[0])
+            assert named is not None
+            rest = textwrap.dedent("\n".join(item[1:])).splitlines()
+            names = ", ".join(f"`{name}`" for name in named[1].split(", "))
+            text = _blocks([named[2], *rest], address)
+            made.extend([names, *_hanging(text), ""])
+
+    for line in lines:
+        if _ITEM.match(line):
+            close()
+            item = [line]
+        elif item and (not line.strip() or line.startswith(" ")):
+            item.append(line)
+        else:  # a remark on all of them
+            close()
+            item = []
+            made += [*_blocks([line], address)]
+    close()
+    return made
+
+
+def _hanging(lines: list[str]) -> list[str]:
+    return [
+        f":   {line}" if number == 0 else (f"    {line}" if line.strip() else "")
+        for number, line in enumerate(lines)
+    ]
+
+
+def _blocks(lines: list[str], address: Address) -> list[str]:
+    """Return paragraphs, lists, literal blocks and doctests."""
+    made: list[str] = []
+    number = 0
+    while number < len(lines):
+        line = lines[number]
+        if line.lstrip().startswith(">>> "):
+            end = _until(lines, number, lambda text: not text.strip())
+            code = textwrap.dedent("\n".join(lines[number:end])).splitlines()
+            made += ["```pycon", *code, "```", ""]
+            number = end
+        elif line.rstrip().endswith("::"):
+            if before := line.rstrip()[:-2].rstrip():
+                made += [*_prose([f"{before}:"], address), ""]
+            end = _until(
+                lines, number + 1, lambda text: bool(text.strip()) and not text.startswith(" ")
+            )
+            code = textwrap.dedent("\n".join(lines[number + 1 : end])).strip("\n")
+            made += ["", f"```{_language(code)}", *code.splitlines(), "```", ""]
+            number = end
+        elif re.match(r"(-|\d+\.) ", line):
+            if made and made[-1].strip() and not re.match(r"(-|\d+\.|  ) ?", made[-1]):
+                made.append("")
+            made += _prose([line], address)
+            number += 1
+        else:
+            end = _until(
+                lines,
+                number + 1,
+                lambda text: bool(re.match(r"\s*(>>> |$)|(-|\d+\.) ", text))
+                or text.rstrip().endswith("::"),
+            )
+            made += _prose(lines[number:end], address)
+            number = end
+    return made
+
+
+def _until(lines: list[str], start: int, is_end: Callable[[str], bool]) -> int:
+    return next((at for at in range(start, len(lines)) if is_end(lines[at])), len(lines))
+
+
+def _language(code: str) -> str:
+    is_python = re.search(r"^(import|from|def|class|with|@)\b|optimizer.* = |steprule\.", code, re.M)
+    return "python" if is_python else "text"
+
+
+def _prose(lines: list[str], address: Address) -> list[str]:
+    """Return text with references as links, and with what Markdown would take amiss escaped."""
+
+    def linked(found: re.Match[str]) -> str:
+        shown = f"`{found[1].rpartition('.')[2] if '~' in found[0] else found[1]}`"
+        place = address(found[1])
+        return f"[{shown}]({place})" if place else shown
+
+    text = _ROLE.sub(linked, "\n".join(lines))
+    pieces = _CODE.split(text)
+    for at in range(0, len(pieces), 2):
+        piece = re.sub(r"(?<=[\w)])\*\*(?=[\w(-])", r"\\*\\*", pieces[at])
+        pieces[at] = re.sub(r"<(?=[\w/!])", "&lt;", piece)
+    return "".join(pieces).splitlines()
