@@ -204,6 +204,16 @@ def warm_command(
     warm(optimizers or (), dtypes, options or (), target)
 
 
+@app.command("doctor")
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Look whether this installation is sound; paste what it prints into bug reports."""
+    from steprule.doctor.command import doctor
+
+    return doctor(as_json=as_json)
+
+
 if find_spec("steprule.cli.plot") is not None:
     app.command("plot")(import_module("steprule.cli.plot").plot)
 if find_spec("steprule.cli.find_lr") is not None:

@@ -123,6 +123,6 @@ def load(entry: Entry) -> Engine:
     module, _, name = entry.where.partition(":")
     try:
         engine: Engine = getattr(importlib.import_module(module), name)()
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # llvmlite is there, and the library in it is not
         raise UnavailableError(f"engine {entry.name!r} can't be imported: {error}") from error
     return engine

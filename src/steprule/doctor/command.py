@@ -1,0 +1,61 @@
+"""`steprule doctor`, without anything that an extra brings."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import sys
+from collections.abc import Iterator, Sequence
+
+from steprule.doctor.examination import examine
+from steprule.doctor.finding import Finding
+from steprule.doctor.report import Report, lines_of
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 1 if something is broken, else 0.
+
+    Args:
+        arguments: what stands after the command; `sys.argv` by default.
+    """
+    parser = argparse.ArgumentParser(
+        prog="steprule doctor",
+        description="Look whether this installation is sound; paste what it prints into reports.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    return doctor(as_json=parser.parse_args(arguments).json)
+
+
+def doctor(*, as_json: bool = False) -> int:
+    """Print what is found and return the exit code.
+
+    Text is printed line by line, for a machine on which compiled code ends the process is one
+    whose report is wanted: what was found until then stands there, and where it ended follows.
+    """
+    if sys.stderr is not None and not faulthandler.is_enabled():
+        faulthandler.enable()
+    findings: list[Finding] = []
+
+    def kept() -> Iterator[Finding]:
+        for finding in examine():
+            findings.append(finding)
+            yield finding
+
+    if as_json:
+        report = Report(tuple(kept()))
+        _say(json.dumps(report.as_json(), indent=2))
+        return int(report.is_broken)
+    for line in lines_of(kept()):
+        _say(line)
+    report = Report(tuple(findings))
+    for line in report.closing():
+        _say(line)
+    return int(report.is_broken)
+
+
+def _say(text: str) -> None:
+    # A console that knows fewer letters than a folder's name has is no reason to stop.
+    encoding = sys.stdout.encoding or "ascii"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.flush()
