@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import typer
@@ -36,7 +37,11 @@ def _parts_of(name: str, command: Any) -> list[str]:
 
 
 def _code(names: str) -> str:
-    return f"<code>{' '.join(names.split()).replace('|', '&#124;').replace('<', '&lt;')}</code>"
+    """Return an option with what it takes; typer's names of types go where they add nothing."""
+    words = " ".join(names.split())
+    words = re.sub(r"(?<=\]) <[^>]*>$|(?<=\.) <[^>]*>$", "", words)
+    words = re.sub(r"<(?:list\[)?str\]?>$", "TEXT", words)
+    return f"<code>{words.replace('|', '&#124;').replace('<', '&lt;')}</code>"
 
 
 def _prose(text: str) -> str:

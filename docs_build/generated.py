@@ -6,6 +6,8 @@ import importlib
 import re
 from pathlib import Path
 
+from docs_build.public_names import optimizers, page_of_optimizer
+
 
 def contents() -> dict[str, str | bytes]:
     """Return what is generated: a path in the site's source for each, and its content."""
@@ -16,6 +18,17 @@ def contents() -> dict[str, str | bytes]:
             raise ValueError(f"{path.name} makes {sorted(twice)}, which another module has made")
         found.update(made)
     return found
+
+
+def with_anchors(pages: dict[str, str | bytes]) -> dict[str, str | bytes]:
+    """Return the pages with each optimizer's name as the anchor of its page's heading."""
+    anchored = dict(pages)
+    for public in optimizers():
+        page = page_of_optimizer(public.thing)
+        if page in pages:
+            heading = f"# {public.short} {{ #{public.anchor} }}"
+            anchored[page] = re.sub(r"^# .*$", heading, str(pages[page]), count=1, flags=re.M)
+    return anchored
 
 
 def title_of(markdown: str) -> str:

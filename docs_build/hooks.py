@@ -23,7 +23,7 @@ _contents: dict[str, str | bytes] = {}
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Make the generated pages, and list the optimizers' in the navigation."""
     _contents.clear()
-    _contents.update(generated.contents())
+    _contents.update(generated.with_anchors(generated.contents()))
     config.nav = _with_generated(config.nav or [])
     return config
 
