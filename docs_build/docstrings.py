@@ -136,8 +136,9 @@ def _blocks(lines: list[str], address: Address) -> list[str]:
             end = _until(
                 lines,
                 number + 1,
-                lambda text: bool(re.match(r"\s*(>>> |$)|(-|\d+\.) ", text))
-                or text.rstrip().endswith("::"),
+                lambda text: (
+                    bool(re.match(r"\s*(>>> |$)|(-|\d+\.) ", text)) or text.rstrip().endswith("::")
+                ),
             )
             made += _prose(lines[number:end], address)
             number = end
@@ -149,7 +150,9 @@ def _until(lines: list[str], start: int, is_end: Callable[[str], bool]) -> int:
 
 
 def _language(code: str) -> str:
-    is_python = re.search(r"^(import|from|def|class|with|@)\b|optimizer.* = |steprule\.", code, re.M)
+    is_python = re.search(
+        r"^(import|from|def|class|with|@)\b|optimizer.* = |steprule\.", code, re.M
+    )
     return "python" if is_python else "text"
 
 

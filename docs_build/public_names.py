@@ -52,7 +52,15 @@ _MOVED = {  # what is defined in one place and looked for in another
     "steprule.register_optimizer_step_pre_hook": "optimizer",
     "steprule.register_optimizer_step_post_hook": "optimizer",
 }
-_OPERATIONS = ("mean_square", "mean", "matmul", "orthogonalized", "sandwiched", "gram", "eigenbasis")
+_OPERATIONS = (
+    "mean_square",
+    "mean",
+    "matmul",
+    "orthogonalized",
+    "sandwiched",
+    "gram",
+    "eigenbasis",
+)
 
 
 def optimizers() -> list[PublicName]:

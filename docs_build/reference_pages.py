@@ -52,9 +52,7 @@ def _places(by_page: dict[str, list[PublicName]]) -> dict[str, str]:
         for public in names:
             places[public.name] = f"reference/{page}.md#{public.anchor}"
             for name, _ in _members(public.thing):
-                places[f"{public.name}.{name}"] = (
-                    f"reference/{page}.md#{public.anchor}.{name}"
-                )
+                places[f"{public.name}.{name}"] = f"reference/{page}.md#{public.anchor}.{name}"
     for public in optimizers():
         places[public.name] = page_of_optimizer(public.thing)
     return places

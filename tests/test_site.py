@@ -152,9 +152,11 @@ class Watched:
         self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
         self.page.on(
             "console",
-            lambda note: self.faults.append(f"console: {note.text}")
-            if note.type in ("error", "warning")
-            else None,
+            lambda note: (
+                self.faults.append(f"console: {note.text}")
+                if note.type in ("error", "warning")
+                else None
+            ),
         )
         self.page.on("requestfailed", lambda asked: self.faults.append(f"failed: {asked.url}"))
         self.page.on("request", self._is_from_here)
