@@ -111,6 +111,8 @@ class SAM(Wrapper):
     _handles: list[Any]
     # Whether a scaler has last divided gradients while the parameters were in their place.
     _was_unscaled: bool
+    # Whether second_step() is what steps.
+    _is_second = False
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, rho: float = 0.05, adaptive: bool = False
@@ -164,6 +166,10 @@ class SAM(Wrapper):
             if self._kept is None:
                 raise RuntimeError(_STEPS_ALONE)
             return self._step_from_here()
+        if self._is_second:  # Lightning hands on a closure, whoever calls
+            with torch.enable_grad():
+                closure()
+            return self._step_from_here()
         self._refuse_if_moved("step(closure)")
         if "found_inf" in self.__dict__:
             raise RuntimeError(
@@ -198,6 +204,9 @@ class SAM(Wrapper):
         Raises:
             RuntimeError: it was called already; or a gradient is sparse.
         """
+        if self._itself() is not self:
+            self._itself().first_step(zero_grad)
+            return
         self._refuse_if_moved("first_step()")
         self._check_differentiable()
         with torch.no_grad():
@@ -257,7 +266,12 @@ class SAM(Wrapper):
                 "second_step() comes after first_step() and a backward pass at the point to which "
                 "that has moved the parameters"
             )
-        result = self.step()
+        itself = self._itself()
+        itself._is_second = True
+        try:
+            result = self.step()
+        finally:
+            itself._is_second = False
         if zero_grad:
             self.zero_grad()
         return result
@@ -267,6 +281,9 @@ class SAM(Wrapper):
 
         For a second evaluation that failed. If the parameters are in their place, nothing is done.
         """
+        if self._itself() is not self:
+            self._itself().restore()
+            return
         if self._kept is None:
             return
         with torch.no_grad(), uninterrupted:

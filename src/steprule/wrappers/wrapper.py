@@ -192,6 +192,12 @@ class Wrapper(torch.optim.Optimizer):
         """
         raise NotImplementedError
 
+    def _itself(self) -> Any:
+        """Return the wrapper, where it may be called through an object that takes its class and
+        holds it as ``optimizer`` (Lightning's): what were set there would not be set here.
+        """
+        return self if "optimizer" in self.__dict__ else self.optimizer
+
     def _refuse_if_moved(self, what: str) -> None:
         """Refuse what makes no sense while the parameters are elsewhere."""
 
@@ -229,6 +235,8 @@ class Wrapper(torch.optim.Optimizer):
         Raises:
             TypeError, ValueError: as that; nothing is changed.
         """
+        if self._itself() is not self:
+            return self._itself().load_state_dict(state_dict, **how)
         self._refuse_if_moved("load_state_dict()")
         given: Any = dict(state_dict) if isinstance(state_dict, Mapping) else state_dict
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
