@@ -34,7 +34,7 @@ FLOORS = (
     ("lr_scheduler",),
     ("quasi_newton", "plotting.py", "swa_utils.py", "training", "wrappers"),
     ("rules",),
-    ("warming", "problems", "model_groups", "range_test", "step_log", "doctor"),
+    ("warming", "problems", "model_groups", "range_test", "step_log", "doctor", "formulas"),
     ("bench", "cli"),
 )
 # What some rooms do without, although it lies below them.

@@ -23,6 +23,7 @@ from steprule import swa_utils as swa_utils
 from steprule.checkpoints.errors import CheckpointError as CheckpointError
 from steprule.engines.native.switch import set_native_loops as set_native_loops
 from steprule.formats.choices import register_state_format as register_state_format
+from steprule.formulas import formula as formula
 from steprule.language.rule import Range as Range
 from steprule.language.rule import Slot as Slot
 from steprule.language.rule import rule as rule
@@ -59,6 +60,7 @@ if not TYPE_CHECKING:  # which cannot follow it, and takes what is imported unde
         "accumulating",
         "build_optimizer",
         "combine",
+        "formula",
         "load_training",
         "log_to",
         "lr_range_test",

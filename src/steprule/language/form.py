@@ -169,8 +169,8 @@ def _over_shards(form: Form) -> Form:
     return replace(form, is_sharded=True) if is_of_whole else form
 
 
-@functools.cache
-def _recording(form: Form) -> Recording:
+def record_form(form: Form) -> Recording:
+    """Run a form once on symbols, anew; :meth:`Form.recording` keeps what it returns."""
     return record(
         form,
         arrays={
@@ -185,6 +185,9 @@ def _recording(form: Form) -> Recording:
         sides=form.side_slots,
         is_sharded=form.is_sharded,
     )
+
+
+_recording = functools.cache(record_form)
 
 
 def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:
