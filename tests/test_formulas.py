@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import steprule
+from steprule.cli import main
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formulas import formulas, latex, latex_of_symbol, text
 from steprule.language.form import form_of
@@ -255,3 +256,27 @@ def test_every_symbol_of_a_formula_is_explained() -> None:
             letters = {symbol.letter for symbol in known}
             assert len({latex_of_symbol(x) for x in letters}) == len(letters), name
             assert not re.search(r"operatorname\{(?!NewtonSchulz|QR)\w*_", latex(found)), name
+
+
+def test_the_command_prints_latex_or_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["formula", "adam", "--options", "amsgrad=true"]) == 0
+    assert capsys.readouterr().out == steprule.formula(steprule.Adam, amsgrad=True) + "\n"
+    assert main(["formula", "SGD", "--text"]) == 0
+    assert capsys.readouterr().out == "θₜ = θₜ₋₁ − γ gₜ\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["formula", "adem"], "unknown optimizer 'adem' (did you mean 'adam'?); those of"),
+        (["formula", "lbfgs"], "there is no formula of LBFGS"),
+        (["formula", "adam", "--options", "betas=3"], "betas"),
+        (["formula", "adam", "--options", "amsgrat=true"], "amsgrat"),
+    ],
+    ids=lambda x: x[1] if isinstance(x, list) else "",
+)
+def test_the_command_refuses(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err

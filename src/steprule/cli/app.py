@@ -170,6 +170,23 @@ def memory_command(
     print_memory(sources, optimizer, dtype, options)
 
 
+@app.command("formula")
+def formula_command(
+    optimizer: Annotated[str, typer.Argument(help="A name as in `steprule list`.")],
+    options: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=VALUE,...", help="Options of the optimizer: amsgrad=true."),
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="For reading in a terminal, instead of LaTeX.")
+    ] = False,
+) -> None:
+    """Print the update of an optimizer as mathematics, read off its recorded rule."""
+    from steprule.cli.formula import print_formula
+
+    print_formula(optimizer, options, as_text=text)
+
+
 @app.command("warm")
 def warm_command(
     optimizers: Annotated[
