@@ -109,9 +109,12 @@ def faults_of(folder: Path, pages: dict[str, BuiltPage]) -> list[str]:
             elif fault := _fault_of(folder, pages, name, address):
                 faults.append(f"{name}: {address}: {fault}")
     for sheet in sorted(folder.rglob("*.css")):
-        for address in re.findall(r"url\(\s*[\"']?([^\"')]+)", sheet.read_text(encoding="utf-8")):
-            if _is_elsewhere(address) and not address.startswith("data:"):
-                faults.append(f"{sheet.relative_to(folder)}: loads {address}")
+        addresses = re.findall(r"url\(\s*[\"']?([^\"')]+)", sheet.read_text(encoding="utf-8"))
+        faults += [
+            f"{sheet.relative_to(folder)}: loads {address}"
+            for address in addresses
+            if _is_elsewhere(address) and not address.startswith("data:")
+        ]
     return faults
 
 
@@ -155,13 +158,13 @@ def main(folder: Path) -> int:
     pages = read_site(folder)
     faults = faults_of(folder, pages)
     elsewhere = links_elsewhere(pages)
-    print(f"docs: {len(elsewhere)} links to other sites, which were not fetched:")
+    lines = [f"docs: {len(elsewhere)} links to other sites, which were not fetched:"]
     for address, names in elsewhere.items():
         count = f"{len(names)} pages" if len(names) > 1 else names[0]
-        print(f"  {address} ({count})")
-    for fault in faults:
-        print(f"docs: {fault}", file=sys.stderr)
-    print(f"docs: {len(pages)} pages in {folder}; {len(faults)} faults")
+        lines.append(f"  {address} ({count})")
+    lines += [f"docs: fault: {fault}" for fault in faults]
+    lines.append(f"docs: {len(pages)} pages in {folder}; {len(faults)} faults")
+    sys.stdout.write("\n".join(lines) + "\n")
     return 1 if faults else 0
 
 

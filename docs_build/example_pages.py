@@ -32,8 +32,10 @@ def _index() -> str:
         text = readme.read_text(encoding="utf-8")
         return links.in_site(text, PurePosixPath("examples/README.md"), "examples/index.md")
     lines = ["# Examples", ""]
-    for script in sorted(FOLDER.glob("*.py")):
-        lines.append(f"- [{script.name}]({script.stem}.md): {_docstring(script).splitlines()[0]}")
+    lines += [
+        f"- [{script.name}]({script.stem}.md): {_docstring(script).splitlines()[0]}"
+        for script in sorted(FOLDER.glob("*.py"))
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -38,7 +38,7 @@ def title_of(markdown: str) -> str:
 
 
 def description_of(markdown: str) -> str:
-    """Return the first sentences of a page's first paragraph, for search engines: 200 characters."""
+    """Return the beginning of a page's first paragraph, up to 200 characters."""
     for block in re.split(r"\n\s*\n", markdown):
         if re.match(r"\s*(#|```|<|\||[-*>!] |---|$)", block):
             continue

@@ -1,7 +1,10 @@
 """What mkdocs calls while it builds: generated pages are added, links out of docs/ rewritten."""
 
+# ruff: noqa: ARG001  # mkdocs passes arguments by name
+
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path, PurePosixPath
@@ -15,9 +18,10 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:  # mkdocs runs this file by its path, not as part of the package
     sys.path.insert(0, str(ROOT))
 
-from docs_build import generated, links  # noqa: E402
+from docs_build import error_rows, generated, links  # noqa: E402
 
 _contents: dict[str, str | bytes] = {}
+_error_rows: list[dict[str, Any]] = []
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -57,9 +61,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Lead links that point out of docs/ to the page that shows what they point to."""
     if page.file.generated_by is None:
         markdown = links.in_site(markdown, PurePosixPath("docs", page.file.src_uri))
+    if page.file.src_uri == "errors.md":
+        _error_rows[:] = error_rows.entries(markdown)
+        markdown = error_rows.with_anchors(markdown)
     if "description" not in page.meta:
         page.meta["description"] = generated.description_of(markdown)
     return markdown
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Make each message of the page of errors a thing that search finds by itself."""
+    index = Path(config.site_dir, "search", "search_index.json")
+    found = json.loads(index.read_text(encoding="utf-8"))
+    found["docs"] = error_rows.each_by_itself(found["docs"], _error_rows)
+    index.write_text(json.dumps(found, separators=(",", ":")), encoding="utf-8")
 
 
 def on_serve(server: Any, config: MkDocsConfig, builder: Any) -> Any:

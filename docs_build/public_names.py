@@ -34,17 +34,20 @@ class PublicName:
 
 # Pages of the reference: their titles, and of which packages what has no other page stands there.
 PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "optimizer": ("Optimizers: the base class", ("steprule.optimizer",)),
-    "wrappers": ("Wrappers and averages", ("steprule.wrappers", "steprule.swa_utils")),
-    "schedules": ("Schedules", ("steprule.schedules", "steprule.plotting")),
-    "lr_scheduler": ("Scheduler classes", ("steprule.lr_scheduler",)),
-    "checkpoints": ("Checkpoints", ("steprule.training", "steprule.checkpoints")),
+    "optimizer": ("The optimizers' base class", ("steprule.optimizer",)),
+    "wrappers": (
+        "Names: wrappers and averages",
+        ("steprule.wrappers", "steprule.swa_utils"),
+    ),
+    "schedules": ("Names: schedules", ("steprule.schedules", "steprule.plotting")),
+    "lr_scheduler": ("Names: scheduler classes", ("steprule.lr_scheduler",)),
+    "checkpoints": ("Names: checkpoints", ("steprule.training", "steprule.checkpoints")),
     "rules": (
-        "Rules",
+        "Names: rules",
         ("steprule.language", "steprule.ops", "steprule.matrix_ops", "steprule.formulas"),
     ),
-    "formats": ("Formats", ("steprule.formats",)),
-    "helpers": ("Helpers", ("steprule",)),
+    "formats": ("Names: formats", ("steprule.formats",)),
+    "helpers": ("Names: helpers", ("steprule",)),
 }
 _MOVED = {  # what is defined in one place and looked for in another
     "steprule.make_optimizer": "rules",
@@ -52,7 +55,7 @@ _MOVED = {  # what is defined in one place and looked for in another
     "steprule.register_optimizer_step_pre_hook": "optimizer",
     "steprule.register_optimizer_step_post_hook": "optimizer",
 }
-_OPERATIONS = (
+_MATRIX_OPERATIONS = (
     "mean_square",
     "mean",
     "matmul",
@@ -60,6 +63,7 @@ _OPERATIONS = (
     "sandwiched",
     "gram",
     "eigenbasis",
+    "inverse_root",
 )
 
 
@@ -94,7 +98,7 @@ def _all() -> Iterator[PublicName]:
             is_ours = getattr(thing, "__module__", "steprule").startswith("steprule")
             if is_ours or module is not swa_utils:
                 yield PublicName(f"{module.__name__}.{name}", thing)
-    for name in (*_OPERATIONS, "inverse_root"):
+    for name in _MATRIX_OPERATIONS:
         yield PublicName(f"steprule.matrix_ops.{name}", getattr(matrix_ops, name))
 
 

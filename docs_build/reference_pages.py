@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from types import ModuleType
 from typing import Any
 
@@ -134,7 +135,7 @@ def _address(public: PublicName, page: str, places: dict[str, str]) -> docstring
         for full in (name, f"steprule.{name}", f"{public.name}.{name}", f"{package}.{name}"):
             for form in (full, re.sub(r"^steprule\.(?:\w+\.)+(?=\w+$)", "steprule.", full)):
                 if form in places:
-                    return os.path.relpath(places[form], os.path.dirname(page))
+                    return os.path.relpath(places[form], PurePosixPath(page).parent)
         return None
 
     return address
@@ -162,5 +163,5 @@ def _index(by_page: dict[str, list[PublicName]], places: dict[str, str]) -> str:
 def _row(public: PublicName, places: dict[str, str]) -> str:
     place = os.path.relpath(places[public.name], "reference")
     first = _docstring(public.thing).partition("\n\n")[0] if callable(public.thing) else ""
-    text = docstrings.markdown(" ".join(first.split()), lambda name: None) if first else ""
+    text = docstrings.markdown(" ".join(first.split()), lambda _: None) if first else ""
     return f"| [`{public.name}`]({place}) | {text.strip().replace('|', '&#124;')} |"

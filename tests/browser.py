@@ -1,4 +1,4 @@
-"""A headless browser, and a server for a folder of pages, for tests that look at what people see."""
+"""A headless browser, and a server for a folder of pages, for tests of what people see."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def opened() -> Iterator[Browser]:
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Serves files, and 404.html where there is none, as hosts of sites do."""
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """Stay quiet."""
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:

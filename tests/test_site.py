@@ -260,7 +260,7 @@ def test_it_follows_the_system_and_is_readable_in_both(
     browser: Browser, address: str, preferred: Any, scheme: str
 ) -> None:
     watched = Watched(browser, address, color_scheme=preferred)
-    page = watched.go("schedules.html")
+    page = watched.go("memory.html")
     assert _scheme(page) == scheme
     _assert_readable(page, scheme)
     watched.close()
@@ -284,14 +284,17 @@ def test_light_and_dark_are_a_choice_that_stays(watched: Watched) -> None:
         ("AdamW", "optimizers/adamw.html"),
         ("clip_grad_norm", "guards.html"),
         ("optimizer got an empty parameter list", "errors.html"),
+        ("ValueError: betas must be 2 numbers (beta1, beta2), got (0.9,)", "errors.html"),
         ("save_training", "checkpoints.html"),
         ("warmup cosine", "schedules"),
     ],
 )
 def test_search_finds(watched: Watched, words: str, expected: str) -> None:
     page = watched.go("index.html")
+    page.locator(".md-search__input").click()
+    page.wait_for_selector(".md-search-result__meta:has-text('Type')")  # the index is there
     page.locator(".md-search__input").fill(words)
-    page.wait_for_selector(".md-search-result__item a")
+    page.wait_for_selector(".md-search-result__meta:has-text('document')")
     found = page.locator(".md-search-result__item > a.md-search-result__link")
     first = [str(found.nth(at).get_attribute("href")) for at in range(min(3, found.count()))]
     assert any(expected in place for place in first), first
@@ -336,5 +339,8 @@ def test_it_can_be_read_from_a_folder_without_a_server(browser: Browser, site: P
     page.locator(".md-tabs a", has_text="Optimizers").click()
     page.wait_for_load_state("load")
     assert page.url.endswith("optimizers.html")
-    assert not [fault for fault in watched.faults if not fault.startswith("foreign: file:")]
+    page.locator(".md-search__input").click()
+    page.locator(".md-search__input").fill("betas")
+    page.wait_for_selector(".md-search-result__item a")
+    assert not watched.faults
     watched.close()

@@ -1,0 +1,200 @@
+"""The paths that optimizers take on a surface, at the learning rate that serves them best there.
+
+Nothing is tuned but lr: it is the one of a grid, the same grid for all, with which the largest value
+of the last steps is least. All other options are the class's defaults, except those named here,
+which a surface of two numbers asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from docs_build.pictures.surfaces import Surface
+from steprule.rules import OPTIMIZERS
+
+STEPS = 300
+# So many of the last steps must be good, not only the very last one.
+LAST = 10
+RATES = tuple(float(f"{10 ** (k / 4):.1e}") for k in range(-20, 7))  # 1e-5 to 32, four a decade
+
+# Options that a surface of two numbers asks for.
+OPTIONS: Mapping[str, dict[str, Any]] = {
+    "adamw": {"weight_decay": 0.0},
+    "stableadamw": {"weight_decay": 0.0},
+    "grokadamw": {"weight_decay": 0.0},
+    "sgd": {"momentum": 0.9},
+    "muon": {"weight_decay": 0.0},
+    "soap": {"weight_decay": 0.0, "precondition_1d": True},
+    "shampoo": {"precondition_1d": True},
+    "sophiag": {"weight_decay": 0.0, "bs": 1},
+    "asgd": {"t0": 100},
+}
+# What is to be said of them, for a reader who compares.
+REMARKS: Mapping[str, str] = {
+    "adamw": "Without weight decay, which would draw the path to the origin.",
+    "stableadamw": "Without weight decay, which would draw the path to the origin.",
+    "grokadamw": "Without weight decay, which would draw the path to the origin.",
+    "sgd": "With `momentum=0.9`.",
+    "muon": (
+        "The two numbers are a matrix of one row, whose orthogonalization is the direction of the "
+        "step and nothing more: of what Muon does to matrices this shows little. Without weight "
+        "decay."
+    ),
+    "soap": (
+        "The two numbers are a vector with a 2 by 2 matrix of its own (`precondition_1d=True`). "
+        "Without weight decay."
+    ),
+    "shampoo": (
+        "The two numbers are a vector with a 2 by 2 matrix of its own (`precondition_1d=True`)."
+    ),
+    "sophiag": (
+        "There are no labels to draw on a surface: every tenth step `update_hessian` is given the "
+        "root of the second derivatives along x and y, of which it takes the square (`bs=1`). "
+        "Without weight decay."
+    ),
+    "asgd": "Averages begin at step 100 (`t0=100`); the path is that of the weights themselves.",
+    "adafactor": "The two numbers are a vector, of which nothing is factored.",
+    "sparseadam": "The gradient is a sparse tensor that has both numbers in every step.",
+    "schedulefreeadamw": "The path is that of the averages, where the model is evaluated.",
+    "schedulefreesgd": "The path is that of the averages, where the model is evaluated.",
+    "lbfgs": (
+        "Each point is an iteration, with as many evaluations as its line search asked for "
+        '(`line_search_fn="strong_wolfe"`).'
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where an optimizer came by.
+
+    Attributes:
+        lr: the learning rate.
+        points: the start, then where it was after each step; two columns.
+        value: the surface's at the end.
+    """
+
+    lr: float
+    points: NDArray[np.float64]
+    value: float
+
+
+def path_of(name: str, surface: Surface) -> Path:
+    """Return the path of an optimizer, by its name in the registry."""
+    if name == "lbfgs":
+        return _lbfgs(surface)
+    rates = RATES
+    all_points = _SPECIAL.get(name, _together)(name, surface, rates)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = surface.value(all_points[..., 0], all_points[..., 1])
+    last = np.nan_to_num(values[:, -LAST:], nan=np.inf).max(axis=1)
+    best = int(np.argmin(last))
+    return Path(rates[best], all_points[best], float(values[best, -1]))
+
+
+def _made(name: str, params: Any, **options: Any) -> Any:
+    make: Callable[..., Any] = OPTIMIZERS[name]
+    return make(params, **{**OPTIONS.get(name, {}), **options})
+
+
+def _starts(surface: Surface, count: int, shape: Sequence[int] = (2,)) -> list[Tensor]:
+    return [torch.tensor(surface.start).reshape(*shape).requires_grad_() for _ in range(count)]
+
+
+def _at(params: Sequence[Tensor]) -> NDArray[np.float64]:
+    with torch.no_grad():
+        return torch.stack([p.reshape(2) for p in params]).double().numpy()
+
+
+def _together(
+    name: str, surface: Surface, rates: Sequence[float], shape: Sequence[int] = (2,)
+) -> NDArray[np.float64]:
+    """Return a path for each lr: one optimizer takes all of them, each in a group of its own."""
+    params = _starts(surface, len(rates), shape)
+    groups = [{"params": [p], "lr": lr} for p, lr in zip(params, rates, strict=True)]
+    optimizer = _made(name, groups)
+    return _walked(name, surface, params, [optimizer])
+
+
+def _apart(name: str, surface: Surface, rates: Sequence[float]) -> NDArray[np.float64]:
+    """Return the same, where sums are taken over all parameters of an optimizer."""
+    params = _starts(surface, len(rates))
+    optimizers = [_made(name, [p], lr=lr) for p, lr in zip(params, rates, strict=True)]
+    return _walked(name, surface, params, optimizers)
+
+
+def _as_matrices(name: str, surface: Surface, rates: Sequence[float]) -> NDArray[np.float64]:
+    return _together(name, surface, rates, (1, 2))
+
+
+def _walked(
+    name: str, surface: Surface, params: Sequence[Tensor], optimizers: Sequence[Any]
+) -> NDArray[np.float64]:
+    averages = hasattr(optimizers[0], "eval")
+    at = _at(params)
+    seen = [at]
+    for step in range(STEPS):
+        if name == "sophiag" and step % 10 == 0:
+            with np.errstate(all="ignore"):
+                bends = surface.curvature(at[:, 0], at[:, 1])
+            _set_gradients(params, np.sqrt(np.maximum(np.stack(bends, axis=1), 0.0)))
+            optimizers[0].update_hessian()
+        with np.errstate(all="ignore"):
+            gradient = np.stack(surface.gradient(at[:, 0], at[:, 1]), axis=1)
+        _set_gradients(params, gradient, is_sparse=name == "sparseadam")
+        for optimizer in optimizers:
+            optimizer.step()
+        at = _at(params)
+        if averages:
+            optimizers[0].eval()
+            seen.append(_at(params))
+            optimizers[0].train()
+        else:
+            seen.append(at)
+    return np.stack(seen, axis=1)
+
+
+def _set_gradients(
+    params: Sequence[Tensor], gradient: NDArray[np.float64], *, is_sparse: bool = False
+) -> None:
+    bounded = np.nan_to_num(gradient, nan=0.0, posinf=3e38, neginf=-3e38)
+    rows = torch.from_numpy(bounded).float()
+    for param, row in zip(params, rows, strict=True):
+        grad = row.reshape(param.shape)
+        param.grad = grad.to_sparse() if is_sparse else grad
+
+
+def _lbfgs(surface: Surface) -> Path:
+    (param,) = _starts(surface, 1)
+    lr = 1.0
+    optimizer = _made(
+        "lbfgs", [param], lr=lr, max_iter=1, max_eval=25, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        x, y = param.detach().double().numpy()
+        _set_gradients([param], np.array([surface.gradient(x, y)]))
+        return torch.tensor(float(surface.value(x, y)))
+
+    seen = [_at([param])[0]]
+    for _ in range(60):
+        optimizer.step(closure)
+        seen.append(_at([param])[0])
+        if np.array_equal(seen[-1], seen[-2]):
+            seen.pop()
+            break
+    points = np.stack(seen)
+    return Path(lr, points, float(surface.value(points[-1, 0], points[-1, 1])))
+
+
+_SPECIAL: Mapping[str, Callable[[str, Surface, Sequence[float]], NDArray[np.float64]]] = {
+    "prodigy": _apart,
+    "muon": _as_matrices,
+}
