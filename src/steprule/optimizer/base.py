@@ -76,6 +76,8 @@ Number: TypeAlias = float | Tensor | Schedule
 #: Options that all optimizers have beside torch's, with their defaults.
 SHARED: Mapping[str, Any] = {**GUARDS, **STORING, **AVERAGING, **CAUTION, **DECAYING}
 _TAKERS_OF_SPARSE: list[str] = []
+# Whether the compiler can trace a step; elsewhere it leaves each out of its graph.
+IS_TRACED = torch.torch_version.TorchVersion(torch.__version__) >= "2.13"
 # torch's mark for a default that each group must give.
 required = torch_optimizer.required
 
@@ -359,7 +361,7 @@ class Optimizer(SavedOptimizer):
             RuntimeError: a gradient that this optimizer cannot take, named; nothing is changed.
         """
         if torch.compiler.is_compiling():
-            return cast("float | None", _uncompiled_step(self, closure))
+            return cast("float | None", self._compiled_step(closure))
         if self._owners is not None:
             with self._owners.step(self.param_groups):
                 return self._step_with_hooks(closure)
@@ -368,6 +370,15 @@ class Optimizer(SavedOptimizer):
         return self._step(closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # torch's base class need not wrap it
+
+    def _compiled_step(self, closure: Callable[[], float] | None) -> Any:
+        """Carry out a step in the graph that the compiler is tracing, or leave it out of that."""
+        if IS_TRACED:
+            # Nobody else waits for the compiler's import.
+            from steprule.optimizer.compiling.entry import compiled_step
+
+            return compiled_step(self, closure, _uncompiled_step)
+        return _uncompiled_step(self, closure)
 
     def _step_with_hooks(self, closure: Callable[[], float] | None) -> float | None:
         if self._has_step_hooks():
@@ -418,6 +429,9 @@ class Optimizer(SavedOptimizer):
         if in_backward is not None:
             in_backward.free_gradients()
         return loss
+
+    def _check_may_step(self) -> None:
+        """Refuse a step as things stand (for subclasses), which ``_step`` does before all else."""
 
     def _whole_step(self, plan: Plan) -> bool | None:
         """Have a plan step by one call, and move schedules on with it."""
@@ -594,7 +608,7 @@ class Optimizer(SavedOptimizer):
             TypeError: ``set_to_none`` says neither on nor off.
         """
         set_to_none = checks.switch("set_to_none", set_to_none)
-        if torch._C._autograd._profiler_enabled():
+        if not torch.compiler.is_compiling() and torch._C._autograd._profiler_enabled():
             name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
             with torch.autograd.profiler.record_function(name):
                 self._zero_grad(set_to_none)
@@ -602,7 +616,11 @@ class Optimizer(SavedOptimizer):
             self._zero_grad(set_to_none)
 
     def _zero_grad(self, set_to_none: bool) -> None:
-        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        # A compiler takes the groups' numbers for constants if it is asked for `self.param_groups`;
+        # what imitates an optimizer (Lightning's) has them in no other way.
+        is_compiling = torch.compiler.is_compiling()
+        groups: Any = self.__dict__["param_groups"] if is_compiling else self.param_groups
+        params = chain.from_iterable(group["params"] for group in groups)
         if set_to_none:
             for param in params:
                 param.grad = None
@@ -843,8 +861,8 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, **shared}
 
 
-# A step is not for the compiler: it would trace the planning, and again with every new plan. It
-# must not ask for `self.step`, which may be the compiled one.
+# The planning is not for the compiler: it would trace it, and again with every new plan. This must
+# not ask for `self.step`, which may be the compiled one.
 _uncompiled_step: Any = uncompiled(
     lambda self, closure: _hooked_step(self, *(() if closure is None else (closure,)))
 )

@@ -106,9 +106,12 @@ class TrainEval(Optimizer):
                 group[TRAIN_MODE] = to_train
             self._let_go_of_plans()
 
-    def _step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def _check_may_step(self) -> None:
         for i, group in enumerate(self.param_groups):
             check_in_train_mode(group, f"group {i}: ")
+
+    def _step(self, closure: Callable[[], float] | None = None) -> float | None:
+        self._check_may_step()
         return super()._step(closure)
 
     def _new_group(self, param_group: Mapping[str, Any], where: str, step: int) -> dict[str, Any]:

@@ -39,6 +39,10 @@ class EagerEngine:
     def runner(self, form: Form, leaves: Sequence[Leaf]) -> Runner:
         return LeafRunner(form, leaves, update_each, update_in_stages)
 
+    def update_in_graph(self, form: Form, leaf: Leaf, numbers: dict[str, Any]) -> None:
+        """Update a leaf by the rule's own function."""
+        update_one(form, leaf, numbers)
+
 
 def update_each(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Numbers]) -> None:
     """Update the leaves one after the other."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from steprule.engines.eager.engine import update_one
 from steprule.engines.engine import Leaf, Runner
 from steprule.engines.foreach.runner import ForeachRunner
+from steprule.formats.floating import is_transformed
 from steprule.language.form import Form
 
 
@@ -29,6 +32,8 @@ class ForeachEngine:
         for tensor in (leaf.param, leaf.grad):
             if type(tensor) not in (Tensor, torch.nn.Parameter):
                 return f"{type(tensor).__name__} is a tensor subclass"
+            if is_transformed(tensor):
+                return "a transform of torch.func is to see the update"
         return None
 
     def bucket_key(self, leaf: Leaf, form: Form) -> Hashable:
@@ -36,3 +41,7 @@ class ForeachEngine:
 
     def runner(self, form: Form, leaves: Sequence[Leaf]) -> Runner:
         return ForeachRunner(form, leaves)
+
+    def update_in_graph(self, form: Form, leaf: Leaf, numbers: dict[str, Any]) -> None:
+        """Update a leaf by the rule's own function: it is the compiler that joins operations."""
+        update_one(form, leaf, numbers)

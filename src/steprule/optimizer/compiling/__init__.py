@@ -1,0 +1,1 @@
+"""Steps within functions that ``torch.compile`` compiles."""

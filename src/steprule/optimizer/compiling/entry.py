@@ -1,0 +1,151 @@
+"""A step as the compiler traces it: which tensors it reads and writes, and what is done with them.
+
+The compiler traces :func:`compiled_step`, and guards whatever it looks at: the parameters, which of
+them have a gradient, the arrays of the state, flags. It must not look at numbers, which would be
+constants: a step reads them when it runs. What is planned is planned by :func:`_prepared`, which
+the compiler calls instead of tracing it. Without a compiler all this is a plain step as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, _dynamo
+from torch.optim import optimizer as torch_optimizer
+
+from steprule.optimizer.compiling import operations
+from steprule.optimizer.compiling.prepared import CannotCompileError, PreparedStep, prepared_step
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+# Untyped in torch.
+_by_backend: Callable[[_F], _F] = _dynamo.allow_in_graph
+_while_compiling: Callable[[_F], _F] = _dynamo.assume_constant_result
+graph_break: Callable[[str], None] = _dynamo.graph_break
+
+# Numbers that decide, by being 0, what is computed.
+_SWITCHES = ("weight_decay", "peak_lr", "momentum")
+
+
+def compiled_step(
+    optimizer: Any, closure: Callable[[], Any] | None, uncompiled: Callable[..., Any]
+) -> Any:
+    """Carry out an optimizer's step within the graph that is being traced, or break the graph.
+
+    Args:
+        optimizer: the optimizer, one with a rule.
+        closure: as of its ``step``.
+        uncompiled: its step as it is without a compiler, which the compiler calls and does not
+            trace; takes the optimizer and a closure.
+    """
+    own = optimizer.__dict__
+    reason = _why_not(own)
+    if reason:
+        graph_break(f"steprule: {reason}")
+        return uncompiled(optimizer, closure)
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    places, params, grads = [], [], []
+    for i, group in enumerate(own["param_groups"]):
+        for position, param in enumerate(group["params"]):
+            grad = param.grad
+            if grad is not None:
+                places.append((i, position))
+                params.append(param)
+                grads.append(grad)
+    prepared = _prepared(optimizer, tuple(places), _guarded_flags(optimizer, own["param_groups"]))
+    state, arrays = own["state"], []
+    for param in params:
+        if param in state:
+            arrays += state[param].values()
+    reason = prepared if isinstance(prepared, str) else ""
+    if not reason and len(arrays) != prepared.arrays:
+        reason = "this function looked at the state before this step has made some"
+    if reason:
+        graph_break(f"steprule: {reason}")
+        uncompiled(optimizer, None)
+        return loss
+    with torch.no_grad():
+        if prepared.is_in_graph:
+            operations.begin(prepared.numbers, prepared.handle)
+            _updated(params, grads, arrays, prepared.numbers, prepared.handle)
+        else:
+            operations.step(prepared.numbers, [*params, *arrays], grads, prepared.handle)
+    return loss
+
+
+def _why_not(own: dict[str, Any]) -> str:
+    """Say why a step is left out of the graph, whatever the gradients; empty if it is not."""
+    if (
+        own["_optimizer_step_pre_hooks"]
+        or own["_optimizer_step_post_hooks"]
+        or torch_optimizer._global_optimizer_pre_hooks
+        or torch_optimizer._global_optimizer_post_hooks
+    ):
+        return "hooks see what is there before and after a step"
+    if own["_is_stepping"]:
+        return "a subclass's step is under way"
+    if own["_owners"] is not None:
+        return "the state is divided among ranks"
+    if own["_backward_steps"] is not None:
+        return "parameters are updated in the backward pass"
+    if "found_inf" in own:
+        return "a gradient scaler may call the step off"
+    return ""
+
+
+def _guarded_flags(optimizer: Any, groups: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
+    """Return what decides which operations there are; the compiler guards it."""
+    found: list[Any] = [optimizer.__dict__["engine"]]
+    for group, keys in zip(groups, _keys_of_flags(optimizer), strict=True):
+        # Within a comprehension the compiler looks at all numbers of the group.
+        for key in keys:
+            found.append(group.get(key))  # noqa: PERF401
+        for key in _SWITCHES:
+            found.append(_kind_of_number(group.get(key)))  # noqa: PERF401
+    return tuple(found)
+
+
+def _kind_of_number(value: Any) -> str:
+    if value is None or isinstance(value, Tensor):
+        return "other"
+    return "zero" if value == 0 else "not zero"
+
+
+@_while_compiling
+def _keys_of_flags(optimizer: Any) -> tuple[tuple[str, ...], ...]:
+    """Return for each group the options that are no numbers now."""
+    plain = (bool, str, type(None))
+    return tuple(
+        tuple(key for key, value in group.items() if type(value) in plain)
+        for group in optimizer.param_groups
+    )
+
+
+@_while_compiling
+def _prepared(optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]) -> Any:
+    """Return a prepared step, or say why it is left out of the graph.
+
+    Flags are among the arguments for the compiler to guard them, which takes these for constants.
+    """
+    try:
+        return PreparedStep(optimizer, places, in_graph=True)
+    except CannotCompileError as error:
+        return str(error)
+
+
+@_by_backend
+def _updated(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    arrays: Sequence[Tensor],
+    numbers: Tensor,
+    handle: int,
+) -> Tensor:
+    """Update parameters and state by the rule's operations; the compiler's backend traces it."""
+    with torch.no_grad():
+        prepared_step(handle).update(params, grads, arrays, numbers)
+    return numbers.clone()  # a graph's call returns a tensor
