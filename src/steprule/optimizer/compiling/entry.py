@@ -16,6 +16,7 @@ from torch import Tensor, _dynamo
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.optimizer.compiling import operations
+from steprule.optimizer.compiling.changes import has_changes_to_come
 from steprule.optimizer.compiling.prepared import CannotCompileError, PreparedStep, prepared_step
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -94,6 +95,9 @@ def _why_not(own: dict[str, Any]) -> str:
         return "parameters are updated in the backward pass"
     if "found_inf" in own:
         return "a gradient scaler may call the step off"
+    for group in own["param_groups"]:
+        if group.get("differentiable"):
+            return "autograd is to go through the step"
     return ""
 
 
@@ -131,10 +135,14 @@ def _prepared(optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]) 
 
     Flags are among the arguments for the compiler to guard them, which takes these for constants.
     """
+    if has_changes_to_come(optimizer.param_groups):
+        return "the function changes a group's options, which a graph would do after the step"
     try:
-        return PreparedStep(optimizer, places, in_graph=True)
+        return PreparedStep(optimizer, places)
     except CannotCompileError as error:
         return str(error)
+    except Exception as error:  # noqa: BLE001  # a plain step raises it as it is
+        return f"{type(error).__name__}: {error}"
 
 
 @_by_backend

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from steprule.engines.uninterrupted import uninterrupted
-from steprule.optimizer.averaging import STEP_AMONG_AVERAGES
-from steprule.optimizer.compiling.prepared import PreparedStep, prepared_step
+from steprule.optimizer.compiling.prepared import PreparedStep, check_may_step, prepared_step
 from steprule.optimizer.scheduled import advance_schedules
 from steprule.planning.plan import PassedOver, Plan
 
@@ -98,9 +97,7 @@ def _step_on_copies(
 ) -> None:
     """Step with copies in the place of parameters and state, as some backends hand them over."""
     optimizer = prepared.optimizer
-    optimizer._check_may_step()
-    if optimizer._is_averaged:
-        raise RuntimeError(STEP_AMONG_AVERAGES)
+    check_may_step(optimizer)
     context, rest = optimizer._context(), iter(arrays)
     copies = {own: param.detach() for own, param in zip(own_params, params, strict=True)}
     state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)

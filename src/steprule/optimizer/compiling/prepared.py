@@ -20,12 +20,14 @@ from steprule.engines.engine import Leaf
 from steprule.engines.graphs import UpdatesInGraphs
 from steprule.engines.overlap import overlapping
 from steprule.formats.choices import check_storing, storing_of
-from steprule.language.rule import SUPPLIED
+from steprule.formats.floating import FLOATING
+from steprule.language.rule import SUPPLIED, Rule
+from steprule.optimizer.averaging import STEP_AMONG_AVERAGES
 from steprule.optimizer.scheduled import advance_schedules
 from steprule.planning.leaf_checks import counts_on_device
 from steprule.planning.settings import Context, Settings, differ, requested_engine, settings_of
 from steprule.state.labels import label_of
-from steprule.state.making import ensure_state
+from steprule.state.making import check_state, ensure_state
 
 # A parameter's group, and its position there.
 Place = tuple[int, int]
@@ -45,7 +47,6 @@ class PreparedStep:
     Args:
         optimizer: whose step it is.
         places: of the parameters that have a gradient.
-        in_graph: whether the rule's operations may be in the graph.
 
     Attributes:
         handle: the number that it goes by in a graph.
@@ -59,24 +60,27 @@ class PreparedStep:
         CannotCompileError: with the reason.
     """
 
-    def __init__(self, optimizer: Any, places: Sequence[Place], *, in_graph: bool) -> None:
+    def __init__(self, optimizer: Any, places: Sequence[Place]) -> None:
         self.handle = next(_HANDLES)
         self._optimizer = weakref.ref(optimizer)
         self.places = places
         context = optimizer._context()
-        self.settings = [settings_of(context, i) for i in range(len(context.groups))]
+        settings = [settings_of(context, i) for i in range(len(context.groups))]
+        # These know the parameters, which a graph that knows this is not to keep alive.
+        optimizer.__dict__.setdefault("_compiled_settings", {})[self.handle] = settings
         params = [context.groups[group]["params"][position] for group, position in places]
-        _check_params(params)
+        for param, (group, _) in zip(params, places, strict=True):
+            _check_param(settings[group].kind.rule, param)
         leaves = [
-            _leaf(context, self.settings[group], param, (group, position))
+            _leaf(context, settings[group], param, (group, position))
             for param, (group, position) in zip(params, places, strict=True)
         ]
-        _check_arrays(leaves)
+        _check_arrays(leaves, settings)
         self.arrays = sum(len(leaf.state) for leaf in leaves)
         self.names = [tuple(leaf.state) for leaf in leaves]
-        self._engines = [self._engine(leaf) for leaf in leaves] if in_graph else []
-        self.is_in_graph = in_graph and None not in self._engines
-        self._forms = [replace(settings.form, capturable=True) for settings in self.settings]
+        self._engines = [self._engine(leaf) for leaf in leaves]
+        self.is_in_graph = None not in self._engines
+        self._forms = [replace(s.form, capturable=True) for s in settings]
         self._layout = [
             [name for name in form.scalars if name not in SUPPLIED] for form in self._forms
         ]
@@ -95,9 +99,14 @@ class PreparedStep:
             raise RuntimeError("the optimizer of this compiled step is gone")
         return optimizer
 
+    @property
+    def _settings(self) -> list[Settings]:
+        found: list[Settings] = self.optimizer.__dict__["_compiled_settings"][self.handle]
+        return found
+
     def _engine(self, leaf: Leaf) -> UpdatesInGraphs | None:
         """Return the engine that updates a leaf in the graph; None if it can't be there."""
-        settings = self.settings[leaf.group]
+        settings = self._settings[leaf.group]
         options = settings.kind.options_of(settings.group)
         wanted = requested_engine(self.optimizer.engine, options)
         name = registry.candidates(wanted, leaf.param.device.type)[0]
@@ -125,7 +134,7 @@ class PreparedStep:
             RuntimeError: a group's flags are others than when the step was compiled.
         """
         optimizer = self.optimizer
-        optimizer._check_may_step()
+        check_may_step(optimizer)
         context = optimizer._context()
         found: list[float] = []
         for i, names in enumerate(self._layout):
@@ -141,7 +150,7 @@ class PreparedStep:
 
     def _renewed(self, context: Context, i: int) -> Settings:
         """Return a group's settings with the numbers that it has now."""
-        known = self.settings[i]
+        known = self._settings[i]
         group = context.groups[i]
         now = tuple(map(group.get, known.keys))
         if group is known.group and not known.is_mutable and not differ(now, known.signature):
@@ -154,7 +163,7 @@ class PreparedStep:
                 f"group {i} has other flags than when the step was compiled: call "
                 "torch.compiler.reset()"
             )
-        self.settings[i] = renewed
+        self._settings[i] = renewed
         return renewed
 
     def update(
@@ -177,14 +186,29 @@ class PreparedStep:
             engine.update_in_graph(form, taken, dict(of_groups[leaf.group]))
 
 
-def _check_params(params: Sequence[Tensor]) -> None:
-    for param in params:
-        if type(param) not in (Tensor, Parameter) or param.layout is not torch.strided:
-            raise CannotCompileError(f"a parameter is a {type(param).__name__}, no plain tensor")
+def check_may_step(optimizer: Any) -> None:
+    """Refuse a step that would be refused, or lost, without a compiler too.
+
+    Raises:
+        RuntimeError: parameters are at their averages.
+    """
+    optimizer._check_may_step()
+    if optimizer._is_averaged:
+        raise RuntimeError(STEP_AMONG_AVERAGES)
 
 
-def _check_arrays(leaves: Sequence[Leaf]) -> None:
+def _check_param(rule: Rule, param: Tensor) -> None:
+    """Leave to a plain step what it refuses, or is no matter of dense tensors."""
+    if type(param) not in (Tensor, Parameter) or param.layout is not torch.strided:
+        raise CannotCompileError(f"a parameter is a {type(param).__name__}, no plain tensor")
+    is_refused = param.is_complex() and not rule.takes_complex
+    if is_refused or param.dtype not in FLOATING or rule.sparse == "only":
+        raise CannotCompileError(f"{rule.name} does not take {param.dtype}, or dense gradients")
+
+
+def _check_arrays(leaves: Sequence[Leaf], settings: Sequence[Settings]) -> None:
     for leaf in leaves:
+        check_state(settings[leaf.group].kind.rule, leaf.param, leaf.state, leaf.label)
         if not all(type(value) is Tensor for value in leaf.state.values()):
             raise CannotCompileError(f"not all state of {leaf.label} is plain tensors")
     if overlapping(leaves):

@@ -1,0 +1,423 @@
+"""Train steps compiled whole: the optimizer's step is in the graph, and does what a plain one does.
+
+What is compared went through other graphs, not other rules: within the roundings of
+``helpers.TOLERANCES``.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from helpers import TOLERANCES, needs_torch, rule_optimizers
+from torch import Tensor, nn
+
+import steprule
+from steprule.rules import OPTIMIZERS
+from steprule.schedules import linear
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of the compiler
+
+CLOSE = TOLERANCES[torch.float32]
+STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    needs_torch("2.13", "a step is one break there")
+    # Backward passes are traced where this is on; recompiling is an error.
+    with torch._dynamo.config.patch(trace_autograd_ops=True, error_on_recompile=True):
+        torch._dynamo.reset()
+        yield
+        torch._dynamo.reset()
+
+
+class Graphs:
+    """A backend that runs graphs as they are, and keeps them."""
+
+    def __init__(self) -> None:
+        self.found: list[torch.fx.GraphModule] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        self.found.append(graph)
+        return graph.forward
+
+    @property
+    def operations(self) -> set[str]:
+        """What is ours in them."""
+        targets = (str(node.target) for graph in self.found for node in graph.graph.nodes)
+        return {x for x in targets if x.startswith("steprule.")}
+
+
+class Run:
+    """A small network and its optimizer, and a train step over them."""
+
+    def __init__(self, make: Callable[..., Any], **options: Any) -> None:
+        torch.manual_seed(0)
+        self.net = nn.Linear(4, 3, bias=not getattr(make, "only_2d", False))
+        self.optimizer = make(self.net.parameters(), **options)
+        self.x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+
+    def train(self) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = self.net(self.x).square().sum()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def compiled(self, backend: Any = "eager") -> Callable[[], Tensor]:
+        found: Callable[[], Tensor] = torch.compile(self.train, backend=backend, fullgraph=True)
+        return found
+
+
+def assert_alike(one: Run, other: Run) -> None:
+    """The same weights, the same state and the same options."""
+    torch.testing.assert_close([*one.net.parameters()], [*other.net.parameters()], **CLOSE)
+    saved, expected = one.optimizer.state_dict(), other.optimizer.state_dict()
+    assert saved["param_groups"] == expected["param_groups"]
+    torch.testing.assert_close(saved["state"], expected["state"], **CLOSE)
+    assert list(saved["state"]) == list(expected["state"])
+
+
+def beside(make: Callable[..., Any], backend: Any = "eager", **options: Any) -> Run:
+    """Compare compiled steps, and plain ones after them, with plain ones; return the former."""
+    ours, plain = Run(make, **options), Run(make, **options)
+    train = ours.compiled(backend)
+    for _ in range(STEPS):
+        torch.testing.assert_close(train(), plain.train(), **CLOSE)
+    assert_alike(ours, plain)
+    ours.train(), plain.train()
+    assert_alike(ours, plain)
+    return ours
+
+
+# Options by turns, so that each optimizer has one and each option several.
+TURNS: tuple[dict[str, Any], ...] = (
+    {},
+    {"clip_grad_value": 0.1},
+    {"ema_decay": 0.9},
+    {"on_nonfinite": "skip"},
+)
+
+
+@pytest.mark.parametrize("engine", ["auto", "on tensors"])
+@pytest.mark.parametrize("name", rule_optimizers())
+def test_every_optimizer_is_in_one_graph(name: str, engine: str) -> None:
+    """Gradients, and the steps with them; numbers that change recompile nothing."""
+    turn = rule_optimizers().index(name)
+    if engine != "auto":
+        engine = ("eager", "foreach")[turn % 2]
+    backend = "aot_eager" if turn % 3 == 0 else "eager"
+    beside(OPTIMIZERS[name.lower()], backend, engine=engine, **TURNS[turn % len(TURNS)])
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [("auto", {"steprule.step"}), ("eager", {"steprule.begin"}), ("foreach", {"steprule.begin"})],
+)
+def test_what_is_in_the_graph(engine: str, expected: set[str]) -> None:
+    """One graph; on engines of tensors torch's operations, where a backend looks into it."""
+    seen = Graphs()
+    beside(steprule.Adam, seen, engine=engine)
+    assert len(seen.found) == 1
+    assert seen.operations == expected
+    torch._dynamo.reset()
+    lowered: list[str] = []
+
+    def look(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        lowered.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    backend = torch._dynamo.backends.common.aot_autograd(fw_compiler=look)
+    beside(steprule.Adam, backend, engine=engine)
+    assert ("aten.sqrt.default" in lowered) is (engine != "auto")
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_inductor(engine: str) -> None:
+    """Its kernels, the kernel's operation among them, in the right order: weights are read after."""
+    ours, plain = Run(steprule.AdamW, engine=engine), Run(steprule.AdamW, engine=engine)
+
+    def then_read(run: Run) -> tuple[Tensor, Tensor]:
+        loss = run.train()
+        return loss, run.net.weight.detach().sum()
+
+    compiled = torch.compile(then_read, fullgraph=True)
+    for _ in range(STEPS):
+        torch.testing.assert_close(compiled(ours), then_read(plain), **CLOSE)
+    assert_alike(ours, plain)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_numbers_are_read_at_each_step(engine: str) -> None:
+    """Schedules, schedulers of ours and of torch's, and whoever sets an option: one graph."""
+    ours, plain = (
+        Run(steprule.SGD, lr=linear(0.1, 0.01, steps=5), momentum=0.9, dampening=0.5, engine=engine)
+        for _ in range(2)
+    )
+    train = ours.compiled()
+    for i in range(4):
+        torch.testing.assert_close(train(), plain.train(), **CLOSE)
+        for run in (ours, plain):
+            run.optimizer.param_groups[0]["momentum"] = 0.9 - 0.1 * i
+    assert_alike(ours, plain)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("module", [steprule.lr_scheduler, torch.optim.lr_scheduler])
+def test_a_scheduler_recompiles_nothing(module: Any, engine: str) -> None:
+    ours, plain = (Run(steprule.Adam, lr=0.1, engine=engine) for _ in range(2))
+    schedulers = [module.ExponentialLR(run.optimizer, 0.5) for run in (ours, plain)]
+    train = ours.compiled()
+    for _ in range(4):
+        torch.testing.assert_close(train(), plain.train(), **CLOSE)
+        for scheduler in schedulers:
+            scheduler.step()
+    assert_alike(ours, plain)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_lr_as_a_tensor(engine: str) -> None:
+    runs = [Run(steprule.Adam, lr=torch.tensor(0.1), engine=engine) for _ in range(2)]
+    steps = [runs[0].compiled(), runs[1].train]
+    for _ in range(3):
+        losses = [step() for step in steps]
+        torch.testing.assert_close(*losses, **CLOSE)
+        for run in runs:
+            run.optimizer.param_groups[0]["lr"].mul_(0.5)
+    assert_alike(*runs)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_the_step_alone(engine: str) -> None:
+    """`torch.compile(optimizer.step)`, gradients having come about elsewhere; and with a closure."""
+    ours, plain = (Run(steprule.RMSprop, engine=engine) for _ in range(2))
+    step = torch.compile(ours.optimizer.step, backend="eager", fullgraph=True)
+
+    def closure(run: Run) -> Tensor:
+        run.optimizer.zero_grad()
+        loss = run.net(run.x).square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(STEPS):
+        closure(ours)
+        closure(plain)
+        step()
+        plain.optimizer.step()
+    assert_alike(ours, plain)
+    inside = torch.compile(lambda: ours.optimizer.step(lambda: closure(ours)), backend="eager")
+    for _ in range(2):
+        expected = plain.optimizer.step(lambda: closure(plain))
+        torch.testing.assert_close(inside().detach(), expected.detach(), **CLOSE)
+    assert_alike(ours, plain)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("how", ["autograd.grad", "func.grad"])
+def test_gradients_made_by_functions(how: str, engine: str) -> None:
+    def train(run: Run) -> None:
+        params = dict(run.net.named_parameters())
+        if how == "autograd.grad":
+            loss = run.net(run.x).square().sum()
+            grads = dict(zip(params, torch.autograd.grad(loss, [*params.values()]), strict=True))
+        else:
+            grads = torch.func.grad(
+                lambda p: torch.func.functional_call(run.net, p, (run.x,)).square().sum()
+            )(params)
+        for name, param in run.net.named_parameters():
+            param.grad = grads[name].detach()
+        run.optimizer.step()
+
+    ours, plain = (Run(steprule.Adam, engine=engine) for _ in range(2))
+    train(ours), train(plain)  # gradients are there, before and after
+    compiled = torch.compile(train, backend="aot_eager", fullgraph=True)
+    for _ in range(STEPS):
+        compiled(ours)
+        train(plain)
+    assert_alike(ours, plain)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_loading_goes_on_in_the_same_graph(engine: str) -> None:
+    ours, plain = (Run(steprule.Adam, engine=engine) for _ in range(2))
+    train = ours.compiled()
+    for _ in range(2):
+        train(), plain.train()
+    for run in (ours, plain):
+        saved = copy.deepcopy(run.optimizer.state_dict())
+        run.train()
+        run.optimizer.load_state_dict(saved)
+    train(), plain.train()
+    assert_alike(ours, plain)
+
+
+def test_a_flag_that_changes_is_another_graph() -> None:
+    with torch._dynamo.config.patch(error_on_recompile=False):
+        ours, plain = (Run(steprule.Adam, engine="eager", weight_decay=0.0) for _ in range(2))
+        seen = Graphs()
+        train = ours.compiled(seen)
+        for key, value in (("maximize", True), ("amsgrad", True), ("weight_decay", 0.1), ("x", 0)):
+            train(), plain.train()
+            for run in (ours, plain):
+                run.optimizer.param_groups[0][key] = value
+        assert_alike(ours, plain)
+        assert len(seen.found) == 4
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_formats_guards_and_averages(backend: str) -> None:
+    options = {"state_format": "int8", "ema_decay": 0.5, "clip_grad_norm": 0.5}
+    ours = beside(steprule.AdamW, backend, param_rounding="kahan", **options)
+    assert ours.optimizer.last_step.clip_factor is not None
+    with ours.optimizer.averaged():
+        pass
+
+
+def test_a_skipped_step_is_skipped() -> None:
+    ours = Run(steprule.Adam, on_nonfinite="skip")
+    train = ours.compiled("aot_eager")
+    train()
+    before = copy.deepcopy(ours.optimizer.state_dict()["state"])
+    ours.x[0] = float("nan")
+    train()
+    assert ours.optimizer.last_step.skipped
+    torch.testing.assert_close(ours.optimizer.state_dict()["state"], before, rtol=0, atol=0)
+    assert all(p.isfinite().all() for p in ours.net.parameters())
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_two_optimizers_in_one_function(engine: str) -> None:
+    """As of a generator and its critic, the second of which sees what the first has done."""
+
+    def train(one: Run, other: Run) -> Tensor:
+        for run in (one, other):
+            run.optimizer.zero_grad()
+        (one.net(one.x).sum() - other.net(one.x).square().sum()).backward()
+        one.optimizer.step()
+        one.optimizer.step()
+        other.optimizer.step()
+        return one.net.weight.detach().sum() + other.net.weight.detach().sum()
+
+    ours = Run(steprule.Adam, engine=engine), Run(steprule.SGD, momentum=0.9, engine=engine)
+    plain = Run(steprule.Adam, engine=engine), Run(steprule.SGD, momentum=0.9, engine=engine)
+    compiled = torch.compile(train, backend="aot_eager", fullgraph=True)
+    for _ in range(STEPS):
+        torch.testing.assert_close(compiled(*ours), train(*plain), **CLOSE)
+    for one, other in zip(ours, plain, strict=True):
+        assert_alike(one, other)
+
+
+def test_a_combined_optimizer() -> None:
+    def combined(params: Any, **options: Any) -> Any:
+        weight, bias = params
+        return steprule.combine(
+            steprule.Muon([weight], **options), steprule.Adam([bias], **options)
+        )
+
+    beside(combined, "aot_eager")
+
+
+class Touched:
+    """What leaves the graph: done to a run before it is compiled."""
+
+    @staticmethod
+    def hooks(run: Run) -> None:
+        run.optimizer.register_step_post_hook(lambda *_: None)
+
+    @staticmethod
+    def differentiable(run: Run) -> None:
+        run.optimizer.param_groups[0]["differentiable"] = True
+
+    @staticmethod
+    def in_backward(run: Run) -> None:
+        run.optimizer = steprule.step_in_backward(run.net, steprule.Adam)
+
+    @staticmethod
+    def wrapped(run: Run) -> None:
+        run.optimizer = steprule.Lookahead(steprule.Adam(run.net.parameters()))
+
+    @staticmethod
+    def options_changed_within(run: Run) -> None:
+        train = run.train
+
+        def changing() -> Tensor:
+            run.optimizer.param_groups[0]["lr"] = 0.5
+            return train()
+
+        run.train = changing  # type: ignore[method-assign]
+
+
+BREAKS = [name for name in vars(Touched) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_what_breaks_the_graph_is_right_all_the_same(how: str) -> None:
+    torch._dynamo.config.error_on_recompile = False
+    ours, plain = Run(steprule.Adam), Run(steprule.Adam)
+    for run in (ours, plain):
+        getattr(Touched, how)(run)
+    train = torch.compile(ours.train, backend="eager")
+    for _ in range(STEPS):
+        torch.testing.assert_close(train(), plain.train(), **CLOSE)
+    torch.testing.assert_close([*ours.net.parameters()], [*plain.net.parameters()], **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [("hooks", "hooks see what"), ("options_changed_within", "changes a group")]
+)
+def test_a_break_says_why(how: str, reason: str) -> None:
+    ours = Run(steprule.Adam)
+    getattr(Touched, how)(ours)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=reason):
+        ours.compiled()()
+
+
+def test_sparse_gradients() -> None:
+    torch._dynamo.config.error_on_recompile = False
+    runs = []
+    for compiles in (False, True):
+        torch.manual_seed(0)
+        net = nn.Embedding(10, 3, sparse=True)
+        optimizer = steprule.SGD(net.parameters(), lr=0.1)
+
+        def train(net: Any = net, optimizer: Any = optimizer) -> None:
+            optimizer.zero_grad()
+            net(torch.tensor([1, 3])).square().sum().backward()
+            optimizer.step()
+
+        step = torch.compile(train, backend="eager") if compiles else train
+        for _ in range(2):
+            step()
+        runs.append(net.weight.detach())
+    torch.testing.assert_close(*runs, **CLOSE)
+
+
+def test_what_a_plain_step_refuses() -> None:
+    """It is refused with the same error, and nothing is changed."""
+    run = Run(steprule.Adam)
+    run.optimizer.param_groups[0]["lr"] = "much"
+    before = run.net.weight.detach().clone()
+    step = torch.compile(run.optimizer.step, backend="eager")
+    run.net.weight.grad = torch.ones_like(run.net.weight)
+    with pytest.raises(TypeError, match="lr of group 0 must be a number"):
+        step()
+    torch.testing.assert_close(run.net.weight.detach(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_a_compiled_step_keeps_nothing_alive(engine: str) -> None:
+    run = Run(steprule.Adam, engine=engine)
+    train = run.compiled()
+    train()
+    optimizer, param = weakref.ref(run.optimizer), weakref.ref(run.net.weight)
+    del run, train
+    torch._dynamo.reset()
+    gc.collect()
+    assert optimizer() is None
+    assert param() is None
