@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".docs-cache"
 
 
-def pictures_of(name: str) -> dict[str, tuple[str, float, float, int]]:
-    """Return an optimizer's pictures by surface: the SVG, lr, value at the end, number of steps."""
+def pictures_of(name: str) -> dict[str, tuple[str, float, int, float, int]]:
+    """Return an optimizer's pictures by surface: the SVG, lr, of how many, value at the end, steps."""
     kept = FOLDER / f"paths-{name}-{_digest(name)}.json"
     if kept.exists():
-        found: dict[str, tuple[str, float, float, int]] = json.loads(kept.read_text("utf-8"))
+        found: dict[str, tuple[str, float, int, float, int]] = json.loads(kept.read_text("utf-8"))
         return found
     made = {surface.key: _drawn(name, surface) for surface in SURFACES}
     FOLDER.mkdir(exist_ok=True)
@@ -37,11 +37,11 @@ def pictures_of(name: str) -> dict[str, tuple[str, float, float, int]]:
     return made
 
 
-def _drawn(name: str, surface: Surface) -> tuple[str, float, float, int]:
+def _drawn(name: str, surface: Surface) -> tuple[str, float, int, float, int]:
     path = path_of(name, surface)
     title = f"Path of {OPTIMIZERS[name].__name__} on {surface.title}"
     svg = picture(surface, _contours(surface), path, title)
-    return svg, path.lr, path.value, len(path.points) - 1
+    return svg, path.lr, path.tried, path.value, len(path.points) - 1
 
 
 _known: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """The paths that optimizers take on a surface, at the learning rate that serves them best there.
 
 Nothing is tuned but lr: it is the one of a grid, the same grid for all, with which the largest value
-of the last steps is least. All other options are the class's defaults, except those named here,
+of the last steps is least, among those that keep the path in the picture. All other options are the class's defaults, except those named here,
 which a surface of two numbers asks for.
 """
 
@@ -23,6 +23,9 @@ STEPS = 300
 # So many of the last steps must be good, not only the very last one.
 LAST = 10
 RATES = tuple(float(f"{10 ** (k / 4):.1e}") for k in range(-20, 7))  # 1e-5 to 32, four a decade
+
+# Whose steps take long: every second one is tried.
+COARSELY = ("muon", "prodigy", "shampoo", "soap")
 
 # Options that a surface of two numbers asks for.
 OPTIONS: Mapping[str, dict[str, Any]] = {
@@ -77,11 +80,13 @@ class Path:
 
     Attributes:
         lr: the learning rate.
+        tried: of how many it is the best.
         points: the start, then where it was after each step; two columns.
         value: the surface's at the end.
     """
 
     lr: float
+    tried: int
     points: NDArray[np.float64]
     value: float
 
@@ -90,13 +95,24 @@ def path_of(name: str, surface: Surface) -> Path:
     """Return the path of an optimizer, by its name in the registry."""
     if name == "lbfgs":
         return _lbfgs(surface)
-    rates = RATES
+    rates = RATES[:: 2 if name in COARSELY else 1]
     all_points = _SPECIAL.get(name, _together)(name, surface, rates)
     with np.errstate(over="ignore", invalid="ignore"):
         values = surface.value(all_points[..., 0], all_points[..., 1])
     last = np.nan_to_num(values[:, -LAST:], nan=np.inf).max(axis=1)
+    stays = _is_inside(surface, all_points)
+    if stays.any():
+        last[~stays] = np.inf
     best = int(np.argmin(last))
-    return Path(rates[best], all_points[best], float(values[best, -1]))
+    return Path(rates[best], len(rates), all_points[best], float(values[best, -1]))
+
+
+def _is_inside(surface: Surface, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell of each path whether all of it is in the picture."""
+    left, right, bottom, top = surface.window
+    x, y = points[..., 0], points[..., 1]
+    inside = (x > left) & (x < right) & (y > bottom) & (y < top)
+    return np.asarray(inside.all(axis=1))
 
 
 def _made(name: str, params: Any, **options: Any) -> Any:
@@ -152,13 +168,17 @@ def _walked(
         for optimizer in optimizers:
             optimizer.step()
         at = _at(params)
-        if averages:
-            optimizers[0].eval()
-            seen.append(_at(params))
-            optimizers[0].train()
-        else:
-            seen.append(at)
+        seen.append(_average(optimizers[0], params, at) if averages else at)
     return np.stack(seen, axis=1)
+
+
+def _average(optimizer: Any, params: Sequence[Tensor], at: NDArray[np.float64]) -> Any:
+    """Return what ``eval()`` puts in the parameters' place: y = (1 - weight) z + weight x."""
+    states = [optimizer.state[p] for p in params]
+    z = _at([state["z"] for state in states])
+    weights = np.array([float(state["x_weight"]) for state in states])[:, None]
+    with np.errstate(invalid="ignore"):
+        return z + (at - z) / weights
 
 
 def _set_gradients(
@@ -191,7 +211,7 @@ def _lbfgs(surface: Surface) -> Path:
             seen.pop()
             break
     points = np.stack(seen)
-    return Path(lr, points, float(surface.value(points[-1, 0], points[-1, 1])))
+    return Path(lr, 1, points, float(surface.value(points[-1, 0], points[-1, 1])))
 
 
 _SPECIAL: Mapping[str, Callable[[str, Surface, Sequence[float]], NDArray[np.float64]]] = {
