@@ -127,7 +127,7 @@ def test_a_fit_by_lbfgs(line_search: str | None) -> None:
         loss_and_gradients = get_loss_closure_with_grads(mll, parameters)
         optimizer = package.LBFGS(
             parameters.values(),
-            lr=1.0 if line_search else 0.01,
+            lr=0.1 if line_search else 0.01,
             max_iter=15,
             line_search_fn=line_search,
         )

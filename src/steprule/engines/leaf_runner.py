@@ -102,7 +102,10 @@ class LeafRunner:
             self._tries = TRIES
         elif not self._look_at_each(grads):
             return False
-        if self._has_lost_memory(grads):
+        try:
+            if self._has_lost_memory(grads):
+                return False
+        except RuntimeError:  # a gradient that a transform of torch.func has left has no address
             return False
         self._grads = grads
         return True

@@ -104,4 +104,15 @@ def tells_address(value: object) -> bool:
         and value.layout is torch.strided
         and not value.is_meta
         and value.numel() > 0
+        and not is_transformed(value)
     )
+
+
+def transform_level(tensor: Tensor) -> int:
+    """Return how many transforms of ``torch.func`` deep a tensor was made, 0 outside of all."""
+    return max(0, torch._C._functorch.maybe_get_level(tensor))
+
+
+def is_transformed(tensor: Tensor) -> bool:
+    """Tell whether a transform of ``torch.func`` has wrapped a tensor: it has no memory itself."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)

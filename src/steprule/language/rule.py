@@ -209,7 +209,10 @@ class Slot:
 
     def initial_value(self, options: Mapping[str, Any]) -> float:
         """Return what every element holds before the first step."""
-        return float(options[self.init]) if isinstance(self.init, str) else self.init
+        if not isinstance(self.init, str):
+            return self.init
+        value = options[self.init]
+        return float(value.detach() if hasattr(value, "detach") else value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -130,7 +130,8 @@ def assign(
             engine = registry.load(entry)
             if engine.by_address and not by_address:
                 raise UnavailableError(
-                    "a dispatch or function mode is active, which must see the update"
+                    "a dispatch or function mode is active, or a transform of torch.func, which "
+                    "must see the update"
                 )
         except UnavailableError as error:
             for offer in offered:

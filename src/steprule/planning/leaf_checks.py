@@ -13,7 +13,7 @@ from steprule.distributed.shards import Shard, is_dtensor, local_of
 from steprule.engines import registry
 from steprule.engines.engine import Leaf
 from steprule.formats.choices import check_param, param_format
-from steprule.formats.floating import FLOATING, FloatingFormat, has_memory
+from steprule.formats.floating import FLOATING, FloatingFormat, has_memory, transform_level
 from steprule.formats.random_bits import param_key
 from steprule.language.form import Form
 from steprule.planning.settings import Context, Kind, Settings
@@ -146,6 +146,12 @@ def _checked_leaf(context: Context, settings: Settings, group: int, position: in
             f"devices, but {label} is on meta: give the model its memory first (to_empty)"
         )
     _check_kind(context, settings.kind, param, grad, label)
+    if transform_level(grad) > transform_level(param):
+        raise RuntimeError(
+            f"the gradient of {label} belongs to a transform of torch.func (grad, vmap...), the "
+            "parameter does not, so that it must not change there: have the function return "
+            "gradients and call step() outside of it, or make the parameters inside"
+        )
     for what, tensor in (("", param), ("the gradient of ", grad)):
         if not has_memory(tensor):
             raise RuntimeError(

@@ -39,7 +39,7 @@ from steprule.engines.native.control_block import Control
 from steprule.engines.native.loops import enable_native, is_native_enabled
 from steprule.engines.stages import Stages, run_through
 from steprule.engines.whole_step import Outcome
-from steprule.formats.floating import FLOATING, compute_dtype
+from steprule.formats.floating import FLOATING, compute_dtype, is_transformed
 from steprule.language.form import Form
 from steprule.language.passes import Pass, passes_of
 from steprule.language.rule import OF_SHAPE, SUPPLIED, shape_numbers
@@ -265,7 +265,9 @@ class AddressRunner:
             if grad is None or self._fits(i, grad):
                 taken.append(grad)
                 continue
-            readable = type(grad) in PLAIN and grad.layout is torch.strided
+            readable = (
+                type(grad) in PLAIN and grad.layout is torch.strided and not is_transformed(grad)
+            )
             is_planned = grad.dtype is self.grad_dtype and grad.shape == self.params[i].shape
             # A zero tensor reads as zeros from no memory at all; from freed memory nothing can be.
             if not (readable and is_planned and (has_memory(grad) or grad._is_zerotensor())):
@@ -292,6 +294,7 @@ class AddressRunner:
             and not grad.is_conj()
             and not grad.is_neg()
             and not grad._is_zerotensor()
+            and not is_transformed(grad)
         )
 
     def run(self) -> None:

@@ -12,7 +12,7 @@ from steprule.engines.kernels.memory import (
     counts_of,
     has_memory,
 )
-from steprule.formats.floating import FLOATING
+from steprule.formats.floating import FLOATING, is_transformed
 from steprule.language.form import Form
 
 # Rows of a sharded parameter that make chunks of their own.
@@ -22,6 +22,8 @@ _SHORTEST_ROW = 128
 def param_refusal(leaf: Leaf) -> str | None:
     """Say why kernels can't take the parameter or its gradient; None if they can."""
     param = leaf.param
+    if is_transformed(leaf.grad):
+        return "the gradient is a transform's of torch.func, without memory of its own"
     if type(param) not in PLAIN or type(leaf.grad) not in PLAIN:
         return f"{type(param).__name__} is a tensor subclass"
     if param.layout is not torch.strided:
