@@ -32,7 +32,7 @@ FLOORS = (
     ("planning",),
     ("optimizer",),
     ("lr_scheduler",),
-    ("quasi_newton", "plotting.py", "swa_utils.py", "training", "wrappers"),
+    ("quasi_newton", "picture.py", "plotting.py", "swa_utils.py", "training", "wrappers"),
     ("rules",),
     ("warming", "problems", "model_groups", "range_test", "step_log", "doctor", "formulas"),
     ("bench", "cli"),

@@ -114,12 +114,12 @@ def _scheduler_values(scheduler: Any, count: int) -> Array:
 def draw(lines: Sequence[Curve]) -> Figure:
     """Put curves in one figure, with a legend below when there are several."""
     try:
-        from matplotlib.figure import Figure
+        from steprule.picture import Picture
     except ImportError as error:
         raise ImportError('plots need matplotlib: pip install "steprule[cli]"') from error
 
     below = 0.27 * len(lines) if len(lines) > 1 else 0.0
-    figure = Figure(figsize=(7.2, 3.9 + below), dpi=150, layout="constrained")
+    figure = Picture(figsize=(7.2, 3.9 + below), dpi=150, layout="constrained")
     axes = figure.subplots()
     for index, line in enumerate(lines):
         colour = COLOURS[index % len(COLOURS)]

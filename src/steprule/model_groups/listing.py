@@ -47,6 +47,10 @@ class ParamGroups(list[dict[str, Any]]):
         self.classes = dict(classes or {})
         self.notes = list(notes)
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the table in IPython and notebooks, where a list would show every weight."""
+        printer.text(str(self))
+
     @overload
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]: ...
 

@@ -19,11 +19,11 @@ def picture(
 ) -> Figure:
     """Return losses over the lr, which rises by decades."""
     try:
-        from matplotlib.figure import Figure
+        from steprule.picture import Picture
     except ImportError as error:
         raise ImportError('plots need matplotlib: pip install "steprule[cli]"') from error
 
-    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+    figure = Picture(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.plot(lrs, losses, ".", color="0.6", markersize=4, label="loss of a batch")
