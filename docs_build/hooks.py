@@ -69,11 +69,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown
 
 
+def weight_in_search(location: str) -> float:
+    """Return by what search multiplies how well an entry fits."""
+    if location.startswith("optimizers/") and "#" not in location:
+        return 4
+    return 0.5 if location.startswith("errors.html") else 1
+
+
 def on_post_build(config: MkDocsConfig) -> None:
-    """Make each message of the page of errors a thing that search finds by itself."""
+    """Make each message of the page of errors a thing that search finds by itself.
+
+    An optimizer's own page comes before those that mention it, and before messages.
+    """
     index = Path(config.site_dir, "search", "search_index.json")
     found = json.loads(index.read_text(encoding="utf-8"))
     found["docs"] = error_rows.each_by_itself(found["docs"], _error_rows)
+    # A word in a title counts for more, yet a message of several words must be found by them.
+    found["config"]["fields"]["title"]["boost"] = 8
+    for entry in found["docs"]:
+        entry["boost"] = weight_in_search(entry["location"])
     index.write_text(json.dumps(found, separators=(",", ":")), encoding="utf-8")
 
 

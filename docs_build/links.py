@@ -20,6 +20,7 @@ AT_THE_ROOT = {
     "SECURITY.md": "security.md",
     "examples": "examples/index.md",
     "examples/README.md": "examples/index.md",
+    "examples/notebooks": "examples/index.md",
 }
 _FENCED = re.compile(r"(^ *(`{3,}|~{3,}).*?^ *\2 *$)", re.M | re.S)
 _LINK = re.compile(r"(\]\()([^)\s]+)((?:\s+\"[^\"]*\")?\))")

@@ -61,7 +61,8 @@ def _places(by_page: dict[str, list[PublicName]]) -> dict[str, str]:
 
 def _page(page: str, names: list[PublicName], places: dict[str, str]) -> str:
     title, _ = PAGES[page]
-    parts = [f"# {title}", _INTRODUCTIONS[page]]
+    # The browser's title, where the navigation's is that of a guide as well.
+    parts = [f"---\ntitle: \"{title}\"\n---", f"# {title}", _INTRODUCTIONS[page]]
     modules = [public for public in names if isinstance(public.thing, ModuleType)]
     rest = [public for public in names if not isinstance(public.thing, ModuleType)]
     for public in [*modules, *sorted(rest, key=_order)]:
