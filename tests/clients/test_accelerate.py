@@ -38,6 +38,7 @@ class Run:
         make: Callable[[Any], Any],
         clip: float | None = None,
         scaler: Any = None,
+        factor: float = 1.0,
         **options: Any,
     ) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -50,14 +51,14 @@ class Run:
         optimizer, scheduler = made if isinstance(made, tuple) else (made, None)
         self.net, self.optimizer, self.batches = self.accelerator.prepare(net, optimizer, loader())
         self.scheduler = None if scheduler is None else self.accelerator.prepare(scheduler)
-        self.clip = clip
+        self.clip, self.factor = clip, factor
         self.losses: list[float] = []
         self.lrs: list[float] = []
         self.skipped: list[bool] = []
 
     def loss(self, batch: Any) -> Tensor:
         inputs, targets = batch
-        return nn.functional.mse_loss(self.net(inputs), targets)
+        return self.factor * nn.functional.mse_loss(self.net(inputs), targets)
 
     def step(self, batch: Any) -> None:
         loss = self.loss(batch)
@@ -151,7 +152,7 @@ def test_steps_that_a_scaler_skips(clip: float | None) -> None:
 
     def run(*kinds: Any) -> Any:
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=100)
-        return Run(adamw_by_steps(*kinds), scaler=scaler, clip=clip).epochs()
+        return Run(adamw_by_steps(*kinds), scaler=scaler, factor=64.0, clip=clip).epochs()
 
     theirs, ours = run(torch.optim, TORCH_SCHEDULERS), run(steprule, OURS)
     assert_close(ours.outcome, theirs.outcome)

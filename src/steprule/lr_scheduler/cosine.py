@@ -59,6 +59,10 @@ class CosineAnnealingLR(PureLR):
     def _chain(self, lr: float, base: float, epoch: int) -> float:
         if self._is_initial or (self.hold_last and epoch > self.T_max):
             return lr
+        if self._step_count == 1 and epoch > 0:
+            # Nobody calls step(): Ignite moves last_epoch itself, and asks for epoch 0 once more.
+            left, low = self._key(epoch)
+            return low + (base - low) * left
         if (epoch - 1 - self.T_max) % (2 * self.T_max) == 0:
             # Just past the lowest point there is no ratio: rise by the closed form's difference.
             return lr + (base - self.eta_min) * (1 - math.cos(math.pi / self.T_max)) / 2
