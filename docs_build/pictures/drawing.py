@@ -56,7 +56,8 @@ def picture(surface: Surface, contour: str, path: Path, title: str) -> str:
         f'<path d="{_cross(minimum)}" stroke="{MARK}" stroke-width="3"/>'
         f'<path d="{_as_path(points, tolerance=0.15)}" stroke="{PATH}" stroke-width="1.8"/>'
         f'<path d="{dots}" stroke="{PATH}" stroke-width="4.5"/>'
-        f'<circle cx="{start[0]:.1f}" cy="{start[1]:.1f}" r="6" stroke="{MARK}" stroke-width="2.5"/>'
+        f'<circle cx="{start[0]:.1f}" cy="{start[1]:.1f}" r="6" stroke="{MARK}" '
+        'stroke-width="2.5"/>'
         f'<circle cx="{end[0]:.1f}" cy="{end[1]:.1f}" r="4.5" fill="{PATH}"/>'
         f"</g>"
         f'<rect x=".5" y=".5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="6" fill="none" '

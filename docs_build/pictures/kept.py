@@ -22,7 +22,7 @@ FOLDER = ROOT / ".docs-cache"
 
 
 def pictures_of(name: str) -> dict[str, tuple[str, float, int, float, int]]:
-    """Return an optimizer's pictures by surface: the SVG, lr, of how many, value at the end, steps."""
+    """Return an optimizer's pictures by surface: SVG, lr, of how many, value at the end, steps."""
     kept = FOLDER / f"paths-{name}-{_digest(name)}.json"
     if kept.exists():
         found: dict[str, tuple[str, float, int, float, int]] = json.loads(kept.read_text("utf-8"))

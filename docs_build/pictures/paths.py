@@ -1,8 +1,8 @@
 """The paths that optimizers take on a surface, at the learning rate that serves them best there.
 
-Nothing is tuned but lr: it is the one of a grid, the same grid for all, with which the largest value
-of the last steps is least, among those that keep the path in the picture. All other options are the class's defaults, except those named here,
-which a surface of two numbers asks for.
+Nothing is tuned but lr: it is the one of a grid, the same grid for all, with which the largest
+value of the last steps is least, among those that keep the path in the picture. All other options
+are the class's defaults, except those named here, which a surface of two numbers asks for.
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+"""Formulas as MathML, made while the site is built: nothing is left for a script to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+from latex2mathml.converter import convert
+
+_OUTER = re.compile(r"^<math[^>]*>(.*)</math>$", re.S)
+# Words are identifiers: operators would stand in the middle of too much space.
+_WORD = re.compile(r"<mo>([A-Za-z]{2,})</mo>")
+_LEFT, _RIGHT = "text-align: left; padding: 0.3em 0", "text-align: right; padding: 0.3em 0.2em"
+
+
+def inline(latex: str) -> str:
+    """Return a formula that stands in a line of text."""
+    return f'<math xmlns="http://www.w3.org/1998/Math/MathML">{_inner(latex)}</math>'
+
+
+def aligned(lines: Sequence[str]) -> str:
+    """Return equations below each other, each with ``&=`` where they are aligned.
+
+    What is wider than the page scrolls in a box of its own.
+    """
+    rows = []
+    for line in lines:
+        left, _, right = line.partition(" &= ")
+        rows.append(
+            f'<mtr><mtd style="{_RIGHT}">{_inner(left)}</mtd>'
+            f'<mtd style="{_LEFT}"><mo>=</mo></mtd>'
+            f'<mtd style="{_LEFT}; padding-left: 0.2em">{_inner(right)}</mtd></mtr>'
+        )
+    table = f'<mtable displaystyle="true">{"".join(rows)}</mtable>'
+    return (
+        '<div class="formula" data-search-exclude tabindex="0" role="region" '
+        'aria-label="formula" style="overflow-x: auto; overflow-y: hidden">'
+        f'<math xmlns="http://www.w3.org/1998/Math/MathML" display="block" '
+        f'style="text-align: left; margin: 0.5em 0">{table}</math></div>'
+    )
+
+
+def source(lines: Sequence[str]) -> str:
+    """Return the LaTeX of equations, to be copied."""
+    rows = " \\\\\n".join(lines)
+    text = f"\\begin{{aligned}}\n{rows}\n\\end{{aligned}}"
+    return f"<details><summary>LaTeX</summary><pre><code>{escape(text)}</code></pre></details>"
+
+
+def _inner(latex: str) -> str:
+    found = _OUTER.match(convert(latex))
+    assert found is not None
+    return _WORD.sub(r"<mi>\1</mi>", found[1]).replace("\\_", "_").replace("\n", " ")
