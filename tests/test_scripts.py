@@ -89,7 +89,9 @@ def test_setup_installs_again_when_a_pin_changed(clone: Path) -> None:
 def test_setup_for_development_contains_the_command_line(clone: Path) -> None:
     set_up(clone, "dev")
     assert "already installed" in set_up(clone, "cli")
-    assert "--editable .[dev]" in pip_calls(clone)[0]
+    project, timm = pip_calls(clone)
+    assert "--editable .[dev,clients]" in project
+    assert "--no-deps timm" in timm
 
 
 def test_setup_refuses_an_unknown_extra(clone: Path) -> None:
