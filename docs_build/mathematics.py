@@ -11,6 +11,7 @@ from latex2mathml.converter import convert
 _OUTER = re.compile(r"^<math[^>]*>(.*)</math>$", re.S)
 # Words are identifiers: operators would stand in the middle of too much space.
 _WORD = re.compile(r"<mo>([A-Za-z]{2,})</mo>")
+_CASE = "text-align: left; padding: 0.2em 0.7em 0.2em 0.2em"
 _LEFT, _RIGHT = "text-align: left; padding: 0.3em 0", "text-align: right; padding: 0.3em 0.2em"
 
 
@@ -51,4 +52,6 @@ def source(lines: Sequence[str]) -> str:
 def _inner(latex: str) -> str:
     found = _OUTER.match(convert(latex))
     assert found is not None
-    return _WORD.sub(r"<mi>\1</mi>", found[1]).replace("\\_", "_").replace("\n", " ")
+    inside = found[1].replace("<mtable>", '<mtable displaystyle="true">')  # cases, not too small
+    inside = inside.replace('<mtd columnalign="left">', f'<mtd style="{_CASE}">')
+    return _WORD.sub(r"<mi>\1</mi>", inside).replace("\\_", "_").replace("\n", " ")

@@ -205,7 +205,8 @@ def _path(name: str, cls: type[Optimizer]) -> Iterator[str]:
             '<figure style="flex: 1 1 13rem; max-width: 24rem; margin: 0">'
             f'<img src="{name}_{surface.key}.svg" alt="{escape(alt)}" width="480" height="380" '
             'style="width: 100%; height: auto">'
-            f"<figcaption style="max-width: none; margin: 0.4em 0">{surface.title}, {steps} steps with lr = {lr:g}; value at the end "
+            '<figcaption style="max-width: none; margin: 0.4em 0">'
+            f"{surface.title}, {steps} steps with lr = {lr:g}; value at the end "
             f"{value:.2g}.</figcaption></figure>"
         )
     yield from ("</div>", "")

@@ -23,11 +23,11 @@ def contours(surface: Surface) -> str:
     x, y = np.linspace(left, right, 161), np.linspace(bottom, top, 161)
     grid = np.meshgrid(x, y)
     lines = contour_generator(x, y, surface.value(*grid))
-    pieces = []
-    for level in surface.levels:
-        for line in lines.lines(level):
-            pieces.append(_as_path(_placed(surface, np.asarray(line)), tolerance=0.35))
-    return "".join(pieces)
+    return "".join(
+        _as_path(_placed(surface, np.asarray(line)), tolerance=0.35)
+        for level in surface.levels
+        for line in lines.lines(level)
+    )
 
 
 def picture(surface: Surface, contour: str, path: Path, title: str) -> str:
