@@ -9,7 +9,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from docs_build import links
+from docs_build import docstrings, links
 from docs_build.file_pages import fenced
 
 FOLDER = links.ROOT / "examples"
@@ -45,12 +45,9 @@ def _docstring(script: Path) -> str:
 
 def _page_of_script(script: Path) -> str:
     text = script.read_text(encoding="utf-8")
-    words = _docstring(script)
-    # The docstring is the page's text; what it says of commands stays in the code below.
-    first, _, rest = words.partition("\n")
-    prose = rest.strip() if "::" not in rest and "\n    " not in rest else ""
+    words = docstrings.markdown(_docstring(script), lambda _: None)
     code = fenced(text, "python", f"examples/{script.name}")
-    return "\n\n".join(part for part in (f"# {script.name}", first, prose, code) if part) + "\n"
+    return f"# {script.name}\n\n{words}\n{code}\n\nBack to [all examples](index.md).\n"
 
 
 def _page_of_notebook(path: Path) -> dict[str, str | bytes]:
