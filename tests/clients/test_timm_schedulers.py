@@ -1,56 +1,19 @@
 """timm's scheduler classes on our optimizers, each beside the same class on torch's.
 
-timm's package asks for torchvision when it is imported; its modules `scheduler` and `optim` do not,
-and are found here without the package's own `__init__`.
+timm's package asks for torchvision when it is imported; its modules `scheduler` and `optim` do not.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
-import sys
-import types
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bare_timm import timms
 from torch import nn
 
 import steprule
-
-#: Packages whose own `__init__` imports much more, and what others take from them.
-BARE = {
-    "timm": {},
-    "timm.layers": {"use_reentrant_ckpt": "config"},
-    "timm.models": {"group_parameters": "_manipulate"},
-}
-
-
-def timms(name: str) -> Any:
-    """A module of timm; nothing of timm's code is replaced but the `__init__` of packages."""
-    found = importlib.util.find_spec("timm")
-    assert found is not None
-    (root,) = found.submodule_search_locations or []
-
-    def without_timm() -> dict[str, Any]:
-        return {k: sys.modules.pop(k) for k in list(sys.modules) if k.split(".")[0] == "timm"}
-
-    before = without_timm()
-    try:
-        for path, names in BARE.items():
-            package = types.ModuleType(path)
-            package.__path__ = [str(Path(root, *path.split(".")[1:]))]
-            sys.modules[path] = package
-            for taken, module in names.items():
-                real = importlib.import_module(f"{path}.{module}")
-                setattr(package, taken, getattr(real, taken))
-        return importlib.import_module(f"timm.{name}")
-    finally:
-        without_timm()
-        sys.modules.update(before)
-
 
 scheduler = timms("scheduler")
 

@@ -1,0 +1,241 @@
+"""Runs other packages' own tests with torch's optimizers and with ours in their place.
+
+See ``script/suites``. Each package's tests run twice, in processes of their own, the second time
+with ``tests/in_torchs_place.py`` as a plugin; every test whose outcome differs is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import xml.etree.ElementTree as ET
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+#: What a test file says that has to do with optimizers.
+ABOUT_OPTIMIZERS = re.compile(r"optim")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Where a package's tests are, and which of them are run.
+
+    Attributes:
+        package: its name on the package index, whose installed version is taken.
+        tests: the folder of its sources with the tests.
+        files: patterns of files below that folder; of these, those that mention optimizers.
+        options: for pytest.
+        with_package: its sources go on the path, not the installed package.
+    """
+
+    package: str
+    tests: str
+    files: tuple[str, ...] = ("**/test_*.py", "**/*_test.py")
+    options: tuple[str, ...] = ()
+    with_package: bool = False
+
+
+SUITES = {
+    suite.package: suite
+    for suite in (
+        Suite("gpytorch", "test", ("examples/*_test.py", "optim/*_test.py")),
+        Suite("botorch", "test", ("optim/test_*.py", "generation/test_*.py", "test_fit.py")),
+        Suite(
+            "pyro-ppl",
+            "tests",
+            ("optim/test_*.py", "infer/test_svi.py", "params/test_*.py"),
+        ),
+        Suite("skorch", "skorch/tests"),
+        Suite(
+            "pytorch-ignite",
+            "tests/ignite",
+            (
+                "handlers/test_param_scheduler.py",
+                "handlers/test_lr_finder.py",
+                "handlers/test_checkpoint.py",
+                "handlers/test_ema_handler.py",
+                "handlers/test_state_param_scheduler.py",
+                "handlers/test_handlers.py",
+                "engine/test_create_supervised.py",
+            ),
+        ),
+        Suite("accelerate", "tests", ("test_optimizer.py", "test_scheduler.py", "test_acc*.py")),
+        Suite(
+            "timm",
+            "tests",
+            ("test_optim.py", "test_scheduler.py"),
+            ("-p", "bare_timm"),
+        ),
+        Suite("pytorch-optimizer", "tests"),
+        Suite("higher", "tests", with_package=True),
+        Suite("torchopt", "tests", ("test_optim.py", "test_schedule.py", "test_meta_optim.py")),
+        Suite(
+            "lightning",
+            "tests/tests_pytorch",
+            ("core/test_*optim*.py", "trainer/optimization/test_*.py", "tuner/test_lr_finder.py"),
+        ),
+    )
+}
+
+
+def sources(suite: Suite, into: Path) -> Path:
+    """Have pip fetch the sdist of the installed version, and return its folder."""
+    version = importlib.metadata.version(suite.package)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+            *("--no-binary", suite.package, "--dest", str(into), f"{suite.package}=={version}"),
+        ],
+        check=True,
+        # What numbers a version by the history of its repository finds none in an sdist.
+        env={**os.environ, "SETUPTOOLS_SCM_PRETEND_VERSION": version},
+    )
+    (archive,) = into.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(into, filter="data")
+    return next(path for path in into.iterdir() if path.is_dir())
+
+
+def chosen(folder: Path, suite: Suite) -> list[Path]:
+    """Return the files of tests to run."""
+    found = sorted({path for pattern in suite.files for path in folder.glob(pattern)})
+    return [path for path in found if ABOUT_OPTIMIZERS.search(path.read_text(errors="replace"))]
+
+
+def outcomes(
+    files: list[Path], suite: Suite, root: Path, paths: list[Path], ours: bool
+) -> dict[str, str]:
+    """Run the tests; return each one's outcome by its name.
+
+    Raises:
+        RuntimeError: pytest itself failed.
+    """
+    report = root / f"report-{'ours' if ours else 'torch'}.xml"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, [ROOT / "src", HERE, *paths])),
+        "STEPRULE_IN_TORCHS_PLACE": "1" if ours else "0",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TORCH_DEVICE": "cpu",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "in_torchs_place"),
+        *(
+            "-c",
+            os.devnull,
+            "--rootdir",
+            str(root),
+            "-p",
+            "no:cacheprovider",
+            f"--junitxml={report}",
+        ),
+        *suite.options,
+        *map(str, files),
+    ]
+    log = report.with_suffix(".log")
+    with log.open("w") as stream:
+        code = subprocess.run(
+            command, cwd=root, env=environment, stdout=stream, stderr=subprocess.STDOUT
+        ).returncode
+    if code not in (0, 1) or not report.exists():
+        raise RuntimeError(f"pytest ended with {code}:\n{log.read_text()[-3000:]}")
+    found: dict[str, str] = {}
+    for case in ET.parse(report).getroot().iter("testcase"):
+        kinds = [child.tag for child in case]
+        bad = next((kind for kind in ("error", "failure", "skipped") if kind in kinds), "passed")
+        found[f"{case.get('classname')}::{case.get('name')}"] = bad
+    return found
+
+
+def compare(suite: Suite, source: Path | None, keep: Path | None, more: Path | None) -> str:
+    """Run a package's tests twice; return a row of the table, and print what differs."""
+    with tempfile.TemporaryDirectory() as temporary:
+        room = keep or Path(temporary)
+        room.mkdir(parents=True, exist_ok=True)
+        found = source or sources(suite, room)
+        root = room / suite.package
+        tests = root / suite.tests
+        # Tests alone, without the sources beside them, which would be imported in the place of
+        # what is installed.
+        shutil.copytree(found / suite.tests, tests, dirs_exist_ok=True)
+        parent = Path(suite.tests).parent
+        for shared in ("conftest.py", "__init__.py"):
+            if suite.tests.startswith("tests/") and (found / parent / shared).exists():
+                shutil.copy(found / parent / shared, root / parent / shared)
+        files = chosen(tests, suite)
+        paths = [root, *([found] if suite.with_package else []), *([more] if more else [])]
+        theirs, ours = (outcomes(files, suite, root, paths, is_ours) for is_ours in (False, True))
+        for name in sorted(theirs.keys() | ours.keys()):
+            before, after = theirs.get(name, "absent"), ours.get(name, "absent")
+            if before != after:
+                print(f"  {name}: {before} with torch's, {after} with ours")
+        counts = [Counter(kinds.values()) for kinds in (theirs, ours)]
+        failed = [count["failure"] + count["error"] for count in counts]
+        cells = (
+            f"{suite.package} {_version(suite)}",
+            str(len(ours)),
+            *(str(count["passed"]) for count in counts),
+            *map(str, failed),
+            str(counts[1]["skipped"]),
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+def _version(suite: Suite) -> str:
+    try:
+        return importlib.metadata.version(suite.package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(sources)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="script/suites", description=__doc__)
+    parser.add_argument("packages", nargs="*", help=f"of {', '.join(SUITES)} (default: all)")
+    parser.add_argument("--source", type=Path, help="a package's sources, instead of pip's sdist")
+    parser.add_argument(
+        "--path", type=Path, help="a folder of further packages (pip install --target FOLDER)"
+    )
+    parser.add_argument("--keep", type=Path, help="a folder to keep tests and reports in")
+    arguments = parser.parse_args()
+    for folder in ("source", "path", "keep"):
+        given = getattr(arguments, folder)
+        setattr(arguments, folder, given and given.resolve())
+    if arguments.path is not None:
+        sys.path.append(str(arguments.path))  # its packages have versions, too
+    unknown = [name for name in arguments.packages if name not in SUITES]
+    if unknown:
+        parser.error(f"unknown package {unknown[0]!r}: must be of {', '.join(SUITES)}")
+    if arguments.source is not None and len(arguments.packages) != 1:
+        parser.error("--source is of one package: name it")
+    rows = []
+    for name in arguments.packages or SUITES:
+        print(name, flush=True)
+        try:
+            row = compare(SUITES[name], arguments.source, arguments.keep, arguments.path)
+        except (RuntimeError, subprocess.CalledProcessError, OSError) as error:
+            print(f"  not run: {error}")
+        except importlib.metadata.PackageNotFoundError:
+            print("  not run: it is not installed")
+        else:
+            print(row, flush=True)
+            rows.append(row)
+    print(
+        "\n| package | tests | torch passed | ours passed | torch failed | ours failed | skipped |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
