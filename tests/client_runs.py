@@ -7,7 +7,9 @@ the same batches in the same order. The two agree to float32 rounding over so ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,3 +70,13 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
             assert_same(a, b, f"{where}[{i}]")
     else:
         assert one == other, where
+
+
+def run_example(section: str) -> None:
+    """Run what a section of docs/clients.md shows, from top to bottom."""
+    page = Path(__file__).parents[1] / "docs" / "clients.md"
+    found = re.search(rf"^## {section}$(.*?)(?=^## |\Z)", page.read_text("utf-8"), re.M | re.S)
+    assert found, section
+    blocks = re.findall(r"```py(?:thon)?\n(.*?)```", found[1], re.S)
+    assert blocks, section
+    exec(compile("\n".join(blocks), f"{page.name}, {section}", "exec"), {"__name__": "docs"})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from client_runs import SHARED, assert_close, assert_same, loader, network, options_of
+from client_runs import SHARED, assert_close, assert_same, loader, network, options_of, run_example
 from torch import Tensor, nn
 
 import steprule
@@ -266,3 +266,7 @@ def test_train_and_eval_reach_a_schedule_free_optimizer() -> None:
     assert_same(list(run.net.parameters()), at_y)
     run.optimizer.zero_grad()
     run.epochs(1)
+
+
+def test_the_example_in_the_docs() -> None:
+    run_example("Accelerate")

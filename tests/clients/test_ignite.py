@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from client_runs import SHARED, assert_close, assert_same, loader, network, options_of
+from client_runs import SHARED, assert_close, assert_same, loader, network, options_of, run_example
 from torch import nn
 
 import steprule
@@ -259,3 +259,7 @@ def test_the_range_test_of_ignite_leaves_all_as_it_was() -> None:
         assert_same(list(run.net.parameters()), before)
         assert_close(run.optimizer.state_dict()["param_groups"], state["param_groups"])
     assert_close(*found)
+
+
+def test_the_example_in_the_docs() -> None:
+    run_example("Ignite")

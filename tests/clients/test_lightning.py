@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from client_runs import SHARED, assert_close, assert_same, loader, network, options_of
+from client_runs import SHARED, assert_close, assert_same, loader, network, options_of, run_example
 from torch import Tensor, nn
 
 import steprule
@@ -634,3 +634,7 @@ def test_weights_are_averaged_by_the_callback() -> None:
             sides.append((outcome(module), lr))
     assert_close(*sides)
     assert sides[1][1] == pytest.approx(0.02)
+
+
+def test_the_example_in_the_docs() -> None:
+    run_example("Lightning")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from client_runs import SHARED, assert_close, assert_same, options_of, rows
+from client_runs import SHARED, assert_close, assert_same, options_of, rows, run_example
 from torch import nn
 
 import steprule
@@ -244,3 +244,7 @@ def test_schedule_free_predicts_by_the_average() -> None:
     assert not np.array_equal(net.predict(INPUTS), average)
     net.partial_fit(INPUTS, TARGETS)
     assert net.history[-1, "valid_loss"] < net.history[0, "valid_loss"]
+
+
+def test_the_example_in_the_docs() -> None:
+    run_example("skorch")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from client_runs import assert_close, loader, network
+from client_runs import assert_close, loader, network, run_example
 from torch import nn
 
 import steprule
@@ -147,3 +147,7 @@ def test_lightnings_logger(tmp_path: Path) -> None:
     schedule = linear(0.1, 0, steps=12)
     assert [value for _, value in found["lr-AdamW"]] == pytest.approx(schedule(range(12)).tolist())
     assert [step for step, _ in found["optimizer/update_ratio"]] == [4, 8, 12]
+
+
+def test_the_example_in_the_docs() -> None:
+    run_example("TensorBoard")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from client_runs import assert_close, assert_same
+from client_runs import assert_close, assert_same, run_example
 from torch.utils.data import Dataset
 
 import steprule
@@ -254,3 +254,8 @@ def test_tensorboards_callback_writes_the_lr(tmp_path: Path) -> None:
     lrs = [event.value for event in events.Scalars("train/learning_rate")]
     assert lrs == pytest.approx(run.seen.lrs)
     assert len(set(lrs)) == STEPS
+
+
+def test_the_example_in_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_example("Transformers")
