@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
+from collections.abc import Mapping
 
 from steprule.cli.costs import StepCost, step_cost_of
 from steprule.optimizer import Optimizer
@@ -73,7 +74,7 @@ def precise_slots_of(cls: type[Optimizer]) -> list[str]:
     ]
 
 
-def markdown(classes: dict[str, type[Optimizer]]) -> str:
+def markdown(classes: Mapping[str, type[Optimizer]]) -> str:
     """Return the page docs/optimizers.md."""
     lines = [
         "# The optimizers",

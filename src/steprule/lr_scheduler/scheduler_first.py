@@ -14,7 +14,7 @@ not warned about. All else is as in `steprule.lr_scheduler`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steprule.lr_scheduler import cosine, cyclic, decay, lambdas
 from steprule.lr_scheduler.plateau import ReduceLROnPlateau
@@ -24,10 +24,12 @@ from steprule.lr_scheduler.pure import PureLR
 class SchedulerFirst(PureLR):
     """Mixin: stand before the first epoch when built, and step by the closed form."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._set(self._closed(self.last_epoch))
-        self.last_epoch -= 1
+    if not TYPE_CHECKING:  # which is to see the arguments of the class behind it
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._set(self._closed(self.last_epoch))
+            self.last_epoch -= 1
 
     def _may_step(self, stacklevel: int) -> bool:
         return True

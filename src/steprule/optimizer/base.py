@@ -8,7 +8,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, ClassVar, Protocol, TypeAlias, cast, overload
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
@@ -72,6 +72,8 @@ __all__ = ["Number", "Optimizer", "ParamsT", "own_options", "required"]
 
 # What any numeric option takes: a number, a 1-element tensor, or a schedule.
 Number: TypeAlias = float | Tensor | Schedule
+# What a closure returns, and its step after it: a tensor, or its number.
+_Loss = TypeVar("_Loss")
 
 #: Options that all optimizers have beside torch's, with their defaults.
 SHARED: Mapping[str, Any] = {**GUARDS, **STORING, **AVERAGING, **CAUTION, **DECAYING}
@@ -345,9 +347,9 @@ class Optimizer(SavedOptimizer):
     def step(self, closure: None = None) -> None: ...
 
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
         Args:
@@ -361,7 +363,7 @@ class Optimizer(SavedOptimizer):
             RuntimeError: a gradient that this optimizer cannot take, named; nothing is changed.
         """
         if torch.compiler.is_compiling():
-            return cast("float | None", self._compiled_step(closure))
+            return self._compiled_step(closure)
         if self._owners is not None:
             with self._owners.step(self.param_groups):
                 return self._step_with_hooks(closure)

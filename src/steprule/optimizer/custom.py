@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Any
+from typing import Any, cast
 
 from steprule.language.rule import Rule
+from steprule.optimizer.any_optimizer import AnyOptimizer
 from steprule.optimizer.base import SHARED, Optimizer, required
 from steprule.optimizer.options import check_options
 from steprule.optimizer.scheduled import split_schedules
@@ -22,7 +23,9 @@ _SHARED: dict[str, Any] = {
 }
 
 
-def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -> type[Optimizer]:
+def make_optimizer(
+    rule: Rule, /, *, name: str | None = None, **defaults: Any
+) -> type[AnyOptimizer]:
     """Make an optimizer class of a rule: groups, state dicts, checks and every engine included.
 
     The class is called as the built-in ones are: ``MyOpt(params, lr=..., **options)``, and takes
@@ -107,4 +110,4 @@ def make_optimizer(rule: Rule, /, *, name: str | None = None, **defaults: Any) -
         "__qualname__": class_name,
         "__signature__": signature,
     }
-    return type(class_name, (Optimizer,), namespace)
+    return cast("type[AnyOptimizer]", type(class_name, (Optimizer,), namespace))

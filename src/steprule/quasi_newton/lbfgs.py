@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import Never
 
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.optimizer import Optimizer, ParamsT, uncompiled
@@ -29,6 +30,8 @@ from steprule.quasi_newton.saved_state import Written, from_state, to_state
 from steprule.quasi_newton.space import Space
 from steprule.quasi_newton.spread import check_placements
 from steprule.state.copying import moved, own_copy
+
+_Loss = TypeVar("_Loss")
 
 CLOSURE_EXAMPLE = """LBFGS evaluates the loss several times a step and needs a closure:
     def closure():
@@ -174,6 +177,12 @@ class LBFGS(Optimizer):
         if self._result is None:
             raise RuntimeError("LBFGS has no result yet: call optimizer.step(closure) first")
         return self._result
+
+    @overload
+    def step(self, closure: None = None) -> Never: ...
+
+    @overload
+    def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
 
     @uncompiled
     @torch.no_grad()

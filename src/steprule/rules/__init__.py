@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from steprule.optimizer import Optimizer
+from steprule.optimizer.any_optimizer import AnyOptimizer
 from steprule.quasi_newton import LBFGS as LBFGS
 from steprule.rules.adabelief import AdaBelief as AdaBelief
 from steprule.rules.adadelta import Adadelta as Adadelta
@@ -42,8 +43,8 @@ from steprule.rules.sparse_adam import SparseAdam as SparseAdam
 from steprule.rules.stable_adamw import StableAdamW as StableAdamW
 from steprule.rules.yogi import Yogi as Yogi
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    name.lower(): value
+OPTIMIZERS: dict[str, type[AnyOptimizer]] = {
+    name.lower(): cast("type[AnyOptimizer]", value)
     for name, value in sorted(globals().items(), key=lambda item: item[0].lower())
     if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
 }

@@ -15,11 +15,11 @@ from steprule.optimizer.scheduled import STEP, steps_seen
 from steprule.planning.step_record import StepRecord
 from steprule.schedules import checks
 from steprule.step_log.norms import norms_of
-from steprule.step_log.writers import write_to
+from steprule.step_log.writers import Writer, write_to
 
 
 def log_to(
-    writer: Any,
+    writer: Writer,
     optimizer: torch.optim.Optimizer,
     *,
     every: int = 50,
@@ -92,7 +92,7 @@ class StepLog:
 
     def __init__(
         self,
-        writer: Any,
+        writer: Writer,
         optimizer: torch.optim.Optimizer,
         *,
         every: int,

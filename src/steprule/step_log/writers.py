@@ -4,9 +4,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 Write: TypeAlias = Callable[[Mapping[str, float], int], object]
+
+
+class TakesScalars(Protocol):
+    """TensorBoard's writer, and those like it."""
+
+    def add_scalar(self, tag: str, value: float, step: int, /) -> object: ...
+
+
+class TakesMetrics(Protocol):
+    """Comet, MLflow, Lightning's loggers."""
+
+    def log_metrics(self, values: Any, /, *, step: int) -> object: ...
+
+
+class TakesLogs(Protocol):
+    """A run of Weights & Biases."""
+
+    def log(self, values: Any, /, *, step: int) -> object: ...
+
+
+Writer: TypeAlias = (
+    TakesScalars | TakesMetrics | TakesLogs | Callable[[dict[str, float], int], object]
+)
 
 
 def write_to(writer: Any) -> Write:
