@@ -287,7 +287,8 @@ _TERMS: tuple[tuple[str, dict[str, Any]], ...] = (
 def _takes(cls: type[Optimizer]) -> Iterator[str]:
     if cls.rule is None:
         return
-    taken, refused = [], []
+    taken: list[str] = []
+    refused: list[str] = []
     terms = _TERMS
     if "weight_decay" in cls.rule.needs:
         taken.append("weight decay as its formula has it")
