@@ -11,6 +11,7 @@ from typing import Any
 
 from docs_build import docstrings, links
 from docs_build.file_pages import fenced
+from docs_build.generated import title_of
 
 FOLDER = links.ROOT / "examples"
 
@@ -67,7 +68,9 @@ def _page_of_notebook(path: Path) -> dict[str, str | bytes]:
     text = "\n\n".join(parts) + "\n"
     if not re.search(r"^# ", text, re.M):
         text = f"# {path.stem}\n\n{text}"
-    return {place: text, **made}
+    # A guide may have the same heading; the browser's title tells them apart.
+    title = f"{title_of(text)} (notebook)"
+    return {place: f'---\ntitle: "{title}"\n---\n\n{text}', **made}
 
 
 def _shown(output: dict[str, Any], name: str, made: dict[str, str | bytes]) -> list[str]:

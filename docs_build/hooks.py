@@ -72,8 +72,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def weight_in_search(location: str) -> float:
     """Return by what search multiplies how well an entry fits."""
     if location.startswith("optimizers/") and "#" not in location:
-        return 4
-    return 0.5 if location.startswith("errors.html") else 1
+        return 2
+    return 1
 
 
 def on_post_build(config: MkDocsConfig) -> None:

@@ -62,7 +62,7 @@ def _places(by_page: dict[str, list[PublicName]]) -> dict[str, str]:
 def _page(page: str, names: list[PublicName], places: dict[str, str]) -> str:
     title, _ = PAGES[page]
     # The browser's title, where the navigation's is that of a guide as well.
-    parts = [f"---\ntitle: \"{title}\"\n---", f"# {title}", _INTRODUCTIONS[page]]
+    parts = [f'---\ntitle: "{title}"\n---', f"# {title}", _INTRODUCTIONS[page]]
     modules = [public for public in names if isinstance(public.thing, ModuleType)]
     rest = [public for public in names if not isinstance(public.thing, ModuleType)]
     for public in [*modules, *sorted(rest, key=_order)]:
@@ -76,6 +76,7 @@ def _order(public: PublicName) -> tuple[bool, str]:
 
 
 def _entry(public: PublicName, page: str, places: dict[str, str]) -> Iterator[str]:
+    address = _address(public, page, places)
     yield f"## {public.name} {{ #{public.anchor} data-toc-label='{public.short}' }}"
     thing = public.thing
     if public.name == "steprule.OPTIMIZERS":
@@ -85,14 +86,20 @@ def _entry(public: PublicName, page: str, places: dict[str, str]) -> Iterator[st
         yield _code(signature_of(thing, public.name))
     docstring = _docstring(thing)
     if docstring:
-        yield docstrings.markdown(docstring, _address(public, page, places))
+        yield _words(docstring, address)
     for name, member in _members(thing):
         anchor = f"{public.anchor}.{name}"
         yield f"### {public.short}.{name} {{ #{anchor} .member data-toc-label='{name}' }}"
         yield _code(signature_of(member, name))
         words = inspect.getdoc(member) or _inherited_words(thing, name)
         if words:
-            yield docstrings.markdown(words, _address(public, page, places))
+            yield _words(words, address)
+
+
+def _words(docstring: str, address: docstrings.Address) -> str:
+    """Return a docstring as Markdown, where pages that it names are links."""
+    text = docstrings.markdown(docstring, address)
+    return re.sub(r"(?<![`\w/])docs/([\w/-]+\.md)", r"[docs/\1](../\1)", text)
 
 
 def _docstring(thing: Any) -> str:
@@ -124,10 +131,12 @@ def _members(thing: Any) -> list[tuple[str, Any]]:
 
 
 def _has_words(cls: type, name: str, member: Any) -> bool:
-    """Say whether it has a docstring, or is a base class's without which it makes no sense."""
+    """Say whether it has a docstring: of its own, or of the base where it stands there alone."""
     own = member.fget.__doc__ if isinstance(member, property) else member.__doc__
     is_of_base = any(name in vars(base) for base in cls.__mro__[1:])
-    return bool(own) or not is_of_base or cls.__name__ == "Optimizer"
+    if own or (is_of_base and cls.__name__ != "Optimizer"):
+        return bool(own)
+    return bool(_inherited_words(cls, name))
 
 
 def _address(public: PublicName, page: str, places: dict[str, str]) -> docstrings.Address:
