@@ -10,6 +10,8 @@ import importlib
 import importlib.util
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +41,22 @@ def put_bare_packages() -> None:
             setattr(package, name, getattr(importlib.import_module(f"{path}.{module}"), name))
 
 
-def timms(name: str) -> Any:
-    """A module of timm; afterwards timm is imported or not, as it was before."""
+@contextmanager
+def found_bare() -> Iterator[None]:
+    """Bare packages for a while; afterwards timm is imported or not, as it was before."""
     before = _forget_timm()
     try:
         put_bare_packages()
-        return importlib.import_module(f"timm.{name}")
+        yield
     finally:
         _forget_timm()
         sys.modules.update(before)
+
+
+def timms(name: str) -> Any:
+    """A module of timm."""
+    with found_bare():
+        return importlib.import_module(f"timm.{name}")
 
 
 def pytest_configure() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from client_runs import run_example
 from torch import Tensor
 
 import steprule
@@ -226,3 +227,10 @@ def test_optimize_acqf_by_our_optimizer() -> None:
         )
     assert ((found[1][0] >= 0) & (found[1][0] <= 1)).all()
     torch.testing.assert_close(*found, **CLOSE)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::botorch.exceptions.warnings.BotorchWarning"
+)  # inputs as they are
+def test_the_example_of_the_docs() -> None:
+    run_example("GPyTorch and BoTorch")

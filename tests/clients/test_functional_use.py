@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from client_runs import run_example
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
@@ -396,3 +397,7 @@ def test_a_learned_rate_that_starts_a_slot_gives_no_warning() -> None:
         param.grad = torch.ones(2, dtype=torch.float64)
         optimizer.step()
         assert math.isfinite(float(param.detach().sum()))
+
+
+def test_the_example_of_the_docs() -> None:
+    run_example("Gradients through a step, and torch.func")

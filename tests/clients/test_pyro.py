@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from client_runs import run_example
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor
@@ -232,3 +233,7 @@ def test_a_parameter_that_appears_later_gets_an_optimizer_then() -> None:
         assert len(optimizer.optim_objs) == 2
         found.append((losses, parameters()))
     torch.testing.assert_close(*reversed(found), **CLOSE)
+
+
+def test_the_example_of_the_docs() -> None:
+    run_example("Pyro")

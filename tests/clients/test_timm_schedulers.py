@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from bare_timm import timms
+from bare_timm import found_bare, timms
+from client_runs import run_example
 from torch import nn
 
 import steprule
@@ -189,3 +190,8 @@ def test_timms_factory_makes_ours_by_the_class() -> None:
         plan = scheduler.CosineLRScheduler(optimizer, t_initial=6)
         found.append((epochs(net, optimizer, plan, 0, 4), [*net.parameters()]))
     torch.testing.assert_close(*reversed(found), **CLOSE)
+
+
+def test_the_example_of_the_docs() -> None:
+    with found_bare():
+        run_example("timm's schedulers")
