@@ -113,7 +113,10 @@ def _blocks(lines: list[str], address: Address) -> list[str]:
     number = 0
     while number < len(lines):
         line = lines[number]
-        if line.lstrip().startswith(">>> "):
+        if not line.strip():
+            made.append("")
+            number += 1
+        elif line.lstrip().startswith(">>> "):
             end = _until(lines, number, lambda text: not text.strip())
             code = textwrap.dedent("\n".join(lines[number:end])).splitlines()
             made += ["```pycon", *code, "```", ""]
@@ -126,6 +129,13 @@ def _blocks(lines: list[str], address: Address) -> list[str]:
             )
             code = textwrap.dedent("\n".join(lines[number + 1 : end])).strip("\n")
             made += ["", f"```{_language(code)}", *code.splitlines(), "```", ""]
+            number = end
+        elif line.startswith("    ") and not _is_in_list(made):
+            end = _until(
+                lines, number, lambda text: bool(text.strip()) and not text.startswith(" ")
+            )
+            code = textwrap.dedent("\n".join(lines[number:end])).strip("\n")
+            made += [f"```{_language(code)}", *code.splitlines(), "```", ""]
             number = end
         elif re.match(r"(-|\d+\.) ", line):
             if made and made[-1].strip() and not re.match(r"(-|\d+\.|  ) ?", made[-1]):
@@ -143,6 +153,12 @@ def _blocks(lines: list[str], address: Address) -> list[str]:
             made += _prose(lines[number:end], address)
             number = end
     return made
+
+
+def _is_in_list(made: list[str]) -> bool:
+    """Say whether what follows goes on with an item, and with a paragraph otherwise."""
+    before = next((line for line in reversed(made) if line.strip()), "")
+    return bool(made and made[-1].strip()) or before.startswith(("- ", " "))
 
 
 def _until(lines: list[str], start: int, is_end: Callable[[str], bool]) -> int:

@@ -132,6 +132,8 @@ def _members(thing: Any) -> list[tuple[str, Any]]:
 
 def _has_words(cls: type, name: str, member: Any) -> bool:
     """Say whether it has a docstring: of its own, or of the base where it stands there alone."""
+    if getattr(cls, "_is_protocol", False):  # its members are what it is there for
+        return True
     own = member.fget.__doc__ if isinstance(member, property) else member.__doc__
     is_of_base = any(name in vars(base) for base in cls.__mro__[1:])
     if own or (is_of_base and cls.__name__ != "Optimizer"):

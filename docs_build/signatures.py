@@ -19,6 +19,8 @@ def signature_of(thing: Any, name: str) -> str:
     if isinstance(thing, property):
         kind = _annotation(getattr(thing.fget, "__annotations__", {}).get("return"))
         return f"{name}: {kind}" if kind else name
+    if getattr(thing, "_is_protocol", False):
+        return f"class {name}(Protocol)"
     try:
         signature = inspect.signature(thing)
     except (TypeError, ValueError):
