@@ -158,6 +158,19 @@ def test_an_lr_is_driven_by_one_thing_at_a_time() -> None:
         steprule.set_learning_rate(torch.optim.SGD(make_params("SGD")), linear(1, 0, steps=3))
 
 
+def test_a_scheduler_of_torchs_beside_a_schedule_is_warned_of() -> None:
+    """Transformers' Trainer makes one unless it gets one; what it writes counts."""
+    param = torch.zeros(1, requires_grad=True)
+    optimizer = steprule.SGD([param], lr=linear(1.0, 0.0, steps=4))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    param.grad = torch.ones(1)
+    optimizer.step()  # at the first step the two agree
+    scheduler.step()
+    with pytest.warns(UserWarning, match=r"lr of group 0 follows linear\(1, 0, steps=4\), but"):
+        optimizer.step()
+    assert param.item() == -2.0
+
+
 @pytest.mark.parametrize("is_hooked", [False, True])
 def test_a_step_that_is_passed_over_moves_no_schedule(is_hooked: bool) -> None:
     param = torch.ones(3, requires_grad=True)

@@ -920,3 +920,44 @@ def test_sharded_parameters_move_as_whole_ones_do() -> None:
     for found in ranks(2).run(wrapped.sharded):
         # Norms are summed over ranks in another order.
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-13)
+
+
+class Imitation:
+    """As Lightning's: takes the class of what it holds, and hands on a closure at every step."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+        self.__class__ = type("Imitating", (Imitation, type(optimizer)), {})
+
+    @property
+    def optimizer(self) -> Any:
+        return self._optimizer
+
+    def step(self, closure: Any = None) -> Any:
+        return self._optimizer.step(closure or (lambda: None))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._optimizer, name)
+
+
+def test_two_steps_of_sam_may_be_called_through_an_imitation() -> None:
+    ends = []
+    for imitate in (lambda optimizer: optimizer, Imitation):
+        param = torch.ones(3, requires_grad=True)
+        optimizer = imitate(steprule.SAM(steprule.SGD([param], lr=0.1), rho=0.5))
+        for is_given_up in (False, True, False):
+            param.grad = 2 * param.detach()
+            optimizer.first_step()
+            param.grad = 2 * param.detach()
+            optimizer.restore() if is_given_up else optimizer.second_step()
+        ends.append(param.detach())
+    same(*ends)
+
+
+def test_a_state_may_be_loaded_through_an_imitation() -> None:
+    param = torch.ones(3, requires_grad=True)
+    optimizer = steprule.Lookahead(steprule.SGD([param], lr=0.1), k=3)
+    param.grad = torch.ones(3)
+    optimizer.step()
+    Imitation(optimizer).load_state_dict(optimizer.state_dict())
+    assert optimizer.state_dict()["lookahead"]["steps"] == 1

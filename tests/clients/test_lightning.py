@@ -616,6 +616,37 @@ def test_mixed_precision(precision: str, clip: dict[str, float]) -> None:
     assert sides[1][2] == ([12.0] if precision == "bf16-mixed" else [8.0])
 
 
+def test_sam_by_hand_with_a_scaler() -> None:
+    """Both passes scaled; the second step is the scaler's."""
+    fit = fitted(RESUMED["SAM"], module=SamInTwoSteps, **in_16_bits())
+
+    module = Module(RESUMED["SAM"])
+    optimizer = RESUMED["SAM"](module)
+    scaler = in_16_bits()["plugins"][0].scaler
+    for batch in list(loader()) * 3:
+        for step in (optimizer.first_step, lambda: scaler.step(optimizer)):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16, cache_enabled=False):
+                loss = module.loss(batch)
+            scaler.scale(loss).backward()
+            module.losses.append(loss.item())
+            step()
+        scaler.update()
+    assert_same(outcome(fit), outcome(module))
+    assert not torch.equal(fit.net[0].weight, network()[0].weight)
+
+
+def test_a_schedule_may_wait_for_steps_that_a_scaler_skips() -> None:
+    def make(module: Any) -> Any:
+        optimizer = steprule.AdamW(module.parameters(), lr=0.01)
+        scheduler = OURS.StepLR(optimizer, 5, 0.5, hold_on_skip=True)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    trained = fitted(make, **in_16_bits()).trainer
+    taken = {int(entry["step"]) for entry in trained.optimizers[0].state.values()}
+    assert taken == {trained.lr_scheduler_configs[0].scheduler.last_epoch} == {8}
+
+
 def test_weights_are_averaged_by_the_callback() -> None:
     def make(optim: Any, schedulers: Any) -> Any:
         def configure(module: Any) -> Any:

@@ -242,6 +242,13 @@ def test_schedule_free_evaluates_the_average(tmp_path: Path) -> None:
     assert_same(list(net.parameters()), at_y)
 
 
+def test_the_trainers_own_scheduler_beside_a_schedule_is_warned_of(tmp_path: Path) -> None:
+    net = model()
+    optimizer = steprule.SGD(net.parameters(), lr=linear(0.1, 0, steps=STEPS).warmup(3))
+    with pytest.warns(UserWarning, match="a scheduler has set it for this step"):
+        Run(tmp_path, model=net, optimizers=(optimizer, None))
+
+
 def test_tensorboards_callback_writes_the_lr(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

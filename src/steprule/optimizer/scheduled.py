@@ -8,6 +8,7 @@ key, as in torch.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -133,8 +134,24 @@ def advance_schedules(
                 "lr.fill_(schedule(step))"
             )
         if SCHEDULES in group and (seen is None or group[STEP] == seen.get(id(group), group[STEP])):
+            if "initial_lr" in group:  # which torch's schedulers leave there
+                _warn_if_overridden(group, index)
             group[STEP] += 1
             apply_schedules(group)
+
+
+def _warn_if_overridden(group: Mapping[str, Any], index: int) -> None:
+    """Warn of a scheduler that the lr's schedule was given beside: a trainer makes one unasked."""
+    schedule, lr = group[SCHEDULES].get("lr"), group["lr"]
+    if schedule is not None and lr != schedule(group[STEP]):
+        warnings.warn(
+            f"the lr of group {index} follows {schedule!r}, but a scheduler has set it for this "
+            "step, which counts. Give one of the two: the optimizer a number for lr, and the "
+            "trainer, if it asks for a scheduler, "
+            "steprule.lr_scheduler.from_schedule(optimizer, schedule)",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _is_captured() -> bool:
