@@ -20,7 +20,6 @@ from steprule.cli.catalogue import (
     precise_slots_of,
     source_of,
     state_bytes_of,
-    use_of,
 )
 from steprule.cli.costs import step_cost_of
 from steprule.formulas import Formula, formulas, latex_lines, latex_of_symbol
@@ -71,7 +70,6 @@ _FUNCTIONS = {
     "lVert": "‖x‖ is the 2-norm of all elements, ‖x‖₁ the sum of their absolute values.",
 }
 _ROLE = re.compile(r":(class|func|meth|mod|attr|data|exc):`~?([^`]+)`")
-_HEADINGS = ("Args", "State", "Raises", "Example", "Source", "When to use", "Groups", "Attributes")
 
 
 def files() -> dict[str, str | bytes]:
@@ -90,7 +88,7 @@ def _page(name: str, cls: type[Optimizer]) -> Iterator[str]:
     yield from _update(name, cls)
     for paragraph in more:
         yield from (_text(paragraph), "")
-    use = use_of(cls)
+    use = _section(cls, "When to use")
     yield from ("## When to use it", "", _text(use[:1].upper() + use[1:]), "")
     yield from ("## Example", "", "```python", example_of(name), "```", "")
     yield from _path(name, cls)
@@ -232,8 +230,10 @@ def _options(cls: type[Optimizer]) -> Iterator[str]:
     yield from ("## Options", "")
     defaults = {**cls.extras, **defaults_of(cls)}
     yield from ("| option | default | meaning |", "|---|---|---|")
-    for name, words in _arguments(cls).items():
+    said_of = _arguments(cls)
+    for name in dict.fromkeys((*defaults_of(cls), *said_of)):
         if name != "params":
+            words = said_of.get(name) or _said_elsewhere(cls, name)
             value = f"`{defaults[name]!r}`" if name in defaults else ""
             said = re.sub(r" \(default [^():;]*(\([^()]*\))?\)", "", words)
             yield f"| `{name}` | {value} | {_cell(said)} |"
@@ -250,7 +250,7 @@ def _options(cls: type[Optimizer]) -> Iterator[str]:
 
 def _state_and_cost(cls: type[Optimizer]) -> Iterator[str]:
     yield from ("## State and cost", "")
-    state = _section(cls, "State")
+    state = _section(cls, "State") or _state(cls)
     if state:
         yield from (_text(state), "")
     cost = step_cost_of(cls)
@@ -271,6 +271,15 @@ def _state_and_cost(cls: type[Optimizer]) -> Iterator[str]:
     if precise_slots_of(cls):
         yield f"Kept in full precision by these: {'; '.join(precise_slots_of(cls))}."
         yield ""
+
+
+def _state(cls: type[Optimizer]) -> str:
+    """Return the names of the state that the default options keep."""
+    if cls.rule is None:
+        return ""
+    options = {**cls.extras, **defaults_of(cls)}
+    names = [name for name, slot in cls.rule.slots.items() if slot.is_present(options)]
+    return ", ".join(f"`{name}`" for name in (["step"] * cls.rule.counts_steps + names)) + "."
 
 
 # What an optimizer may or may not take, and the options that ask for it.
@@ -370,6 +379,15 @@ def _arguments(cls: type[Optimizer]) -> dict[str, str]:
         elif last:
             items[last] += f" {line.strip()}"
     return items
+
+
+def _said_elsewhere(cls: type[Optimizer], option: str) -> str:
+    """Return what is said of an option by the optimizers that a docstring points to."""
+    for name in re.findall(r":class:`~?([^`]+)`", cls.__doc__ or ""):
+        other = OPTIMIZERS.get(name.rpartition(".")[2].lower())
+        if other is not None and option in _arguments(other):
+            return _arguments(other)[option]
+    return ""
 
 
 def _text(words: str) -> str:

@@ -17,8 +17,8 @@ _HEAD = """\
 
 Each picture is made by the code above it while this page is built, with what
 [`steprule.plot_schedule`](../reference/schedules.md) uses. In a terminal,
-`steprule plot "cosine(0.1, 0, steps=90)" --text` draws one. [Schedules](../schedules.md) says what each call computes,
-[the scheduler classes](../lr_scheduler.md) what they have in common with torch's.
+`steprule plot "cosine(0.1, 0, steps=90)" --text` draws one. [Schedules](../schedules.md) says what
+each call computes, [the scheduler classes](../lr_scheduler.md) what they share with torch's.
 """
 
 
