@@ -140,7 +140,7 @@ def test_what_is_in_the_graph(engine: str, expected: set[str]) -> None:
 
 @pytest.mark.parametrize("engine", ["auto", "eager"])
 def test_inductor(engine: str) -> None:
-    """Its kernels, the kernel's operation among them, in the right order: weights are read after."""
+    """Its kernels, ours among them, in the right order: weights are read after the step."""
     ours, plain = Run(steprule.AdamW, engine=engine), Run(steprule.AdamW, engine=engine)
 
     def then_read(run: Run) -> tuple[Tensor, Tensor]:
@@ -164,7 +164,7 @@ def test_numbers_are_read_at_each_step(engine: str) -> None:
     for i in range(4):
         torch.testing.assert_close(train(), plain.train(), **CLOSE)
         for run in (ours, plain):
-            run.optimizer.param_groups[0]["momentum"] = 0.9 - 0.1 * i
+            run.optimizer.param_groups[0]["dampening"] = 0.5 - 0.1 * i
     assert_alike(ours, plain)
 
 
@@ -195,7 +195,7 @@ def test_lr_as_a_tensor(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ["auto", "eager"])
 def test_the_step_alone(engine: str) -> None:
-    """`torch.compile(optimizer.step)`, gradients having come about elsewhere; and with a closure."""
+    """`torch.compile(optimizer.step)`, with gradients that are there; and with a closure."""
     ours, plain = (Run(steprule.RMSprop, engine=engine) for _ in range(2))
     step = torch.compile(ours.optimizer.step, backend="eager", fullgraph=True)
 
@@ -211,10 +211,13 @@ def test_the_step_alone(engine: str) -> None:
         step()
         plain.optimizer.step()
     assert_alike(ours, plain)
-    inside = torch.compile(lambda: ours.optimizer.step(lambda: closure(ours)), backend="eager")
+    torch._dynamo.reset()
+    inside = torch.compile(
+        lambda: ours.optimizer.step(lambda: closure(ours)).detach(), backend="eager", fullgraph=True
+    )
     for _ in range(2):
         expected = plain.optimizer.step(lambda: closure(plain))
-        torch.testing.assert_close(inside().detach(), expected.detach(), **CLOSE)
+        torch.testing.assert_close(inside(), expected.detach(), **CLOSE)
     assert_alike(ours, plain)
 
 
@@ -358,10 +361,12 @@ BREAKS = [name for name in vars(Touched) if not name.startswith("_")]
 
 @pytest.mark.parametrize("how", BREAKS)
 def test_what_breaks_the_graph_is_right_all_the_same(how: str) -> None:
-    torch._dynamo.config.error_on_recompile = False
     ours, plain = Run(steprule.Adam), Run(steprule.Adam)
     for run in (ours, plain):
         getattr(Touched, how)(run)
+    # A break after zero_grad() and a traced backward pass mixes up gradients in torch 2.13.
+    torch._dynamo.config.trace_autograd_ops = False
+    torch._dynamo.config.error_on_recompile = False
     train = torch.compile(ours.train, backend="eager")
     for _ in range(STEPS):
         torch.testing.assert_close(train(), plain.train(), **CLOSE)
@@ -379,6 +384,7 @@ def test_a_break_says_why(how: str, reason: str) -> None:
 
 
 def test_sparse_gradients() -> None:
+    torch._dynamo.config.trace_autograd_ops = False
     torch._dynamo.config.error_on_recompile = False
     runs = []
     for compiles in (False, True):

@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from steprule.optimizer.held import held_by
+from steprule.optimizer.hooks import RUNS_IN_GRAPHS
 
 HOW_TO = (
     "See more details at https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
@@ -38,6 +39,9 @@ def _count(optimizer: Optimizer, *_: Any) -> None:
     # compiled step compile again.
     if getattr(optimizer, "_counts_steps", False) and not _skipped(optimizer):
         state._steps_taken = getattr(optimizer, "_steps_taken", 0) + 1
+
+
+setattr(_count, RUNS_IN_GRAPHS, True)
 
 
 def _skipped(optimizer: Optimizer) -> bool:

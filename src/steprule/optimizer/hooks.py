@@ -14,6 +14,10 @@ from steprule.optimizer.scheduled import advance_schedules, schedule_steps
 #: The attribute by which a step of ours says that schedules are where they belong.
 MOVED_ON = "_schedules_moved_on"
 
+#: The attribute by which a step hook says that it looks at no tensor, so that it may run while a
+#: graph does, which may have parameters and state elsewhere meanwhile.
+RUNS_IN_GRAPHS = "runs_in_graphs"
+
 #: The attributes in which torch's optimizers keep what is registered.
 HOOKS = (
     "_optimizer_step_pre_hooks",
@@ -60,6 +64,12 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
     outermost.hooked = True  # type: ignore[attr-defined]  # torch's base class asks
     return outermost
+
+
+def run_in_graph(optimizer: Any) -> None:
+    """Run the hooks after a step that is in a graph: those that may run there."""
+    for after in optimizer._optimizer_step_post_hooks.values():
+        after(optimizer, (optimizer,), {})
 
 
 def _mark(optimizer: Any, *, is_stepping: bool) -> None:

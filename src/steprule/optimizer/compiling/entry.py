@@ -18,12 +18,13 @@ from torch.optim import optimizer as torch_optimizer
 from steprule.optimizer.compiling import operations
 from steprule.optimizer.compiling.changes import has_changes_to_come
 from steprule.optimizer.compiling.prepared import CannotCompileError, PreparedStep, prepared_step
+from steprule.optimizer.hooks import RUNS_IN_GRAPHS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 # Untyped in torch.
 _by_backend: Callable[[_F], _F] = _dynamo.allow_in_graph
 _while_compiling: Callable[[_F], _F] = _dynamo.assume_constant_result
-graph_break: Callable[[str], None] = _dynamo.graph_break
+graph_break: Callable[..., None] = _dynamo.graph_break
 
 # Numbers that decide, by being 0, what is computed.
 _SWITCHES = ("weight_decay", "peak_lr", "momentum")
@@ -43,7 +44,7 @@ def compiled_step(
     own = optimizer.__dict__
     reason = _why_not(own)
     if reason:
-        graph_break(f"steprule: {reason}")
+        graph_break(msg=f"steprule: {reason}")
         return uncompiled(optimizer, closure)
     loss = None
     if closure is not None:
@@ -66,7 +67,7 @@ def compiled_step(
     if not reason and len(arrays) != prepared.arrays:
         reason = "this function looked at the state before this step has made some"
     if reason:
-        graph_break(f"steprule: {reason}")
+        graph_break(msg=f"steprule: {reason}")
         uncompiled(optimizer, None)
         return loss
     with torch.no_grad():
@@ -82,11 +83,13 @@ def _why_not(own: dict[str, Any]) -> str:
     """Say why a step is left out of the graph, whatever the gradients; empty if it is not."""
     if (
         own["_optimizer_step_pre_hooks"]
-        or own["_optimizer_step_post_hooks"]
         or torch_optimizer._global_optimizer_pre_hooks
         or torch_optimizer._global_optimizer_post_hooks
     ):
         return "hooks see what is there before and after a step"
+    for hook in own["_optimizer_step_post_hooks"].values():
+        if not getattr(hook, RUNS_IN_GRAPHS, False):
+            return "hooks see what is there before and after a step"
     if own["_is_stepping"]:
         return "a subclass's step is under way"
     if own["_owners"] is not None:

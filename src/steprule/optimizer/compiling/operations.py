@@ -17,6 +17,7 @@ from torch import Tensor
 
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.optimizer.compiling.prepared import PreparedStep, check_may_step, prepared_step
+from steprule.optimizer.hooks import run_in_graph
 from steprule.optimizer.scheduled import advance_schedules
 from steprule.planning.plan import PassedOver, Plan
 
@@ -29,6 +30,7 @@ _LIBRARY.define("step(Tensor(a!) numbers, Tensor(b!)[] written, Tensor[] grads, 
 def _begin(numbers: Tensor, handle: int) -> None:
     with uninterrupted:
         prepared_step(handle).begin(numbers)
+    run_in_graph(prepared_step(handle).optimizer)
 
 
 def _step(numbers: Tensor, written: Sequence[Tensor], grads: Sequence[Tensor], handle: int) -> None:
@@ -42,6 +44,7 @@ def _step(numbers: Tensor, written: Sequence[Tensor], grads: Sequence[Tensor], h
             prepared.optimizer._step()
     else:
         _step_on_copies(prepared, own_params, params, grads, arrays)
+    run_in_graph(prepared.optimizer)
 
 
 def _own_tensors(prepared: PreparedStep) -> tuple[list[Tensor], list[Tensor]]:
