@@ -89,6 +89,9 @@ def markdown(classes: Mapping[str, type[Optimizer]]) -> str:
         "read and written, and how often elements are read, where sums must be known before.",
         "On a CPU and on a GPU it is the bytes that take the time.",
         "",
+        "`steprule formula NAME --text` prints an update as it is recorded, for any options; as",
+        "LaTeX without `--text`.",
+        "",
         "| optimizer | state, bytes | operations | bytes moved | readings |",
         "|---|---|---|---|---|",
     ]

@@ -39,8 +39,10 @@ from steprule.language.recording import TRUTHS, Value
 # From so many operations on a result has its own line.
 # An array that is used once, or several times.
 _LONG, _SHARED = 20, 3
-# A number: used once, by an array; several times; and if it has a name, or that of an option.
-_LONG_SCALAR, _SHARED_SCALAR, _SHARED_NAMED, _REBOUND = 4, 4, 3, 2
+# A number: used once, by an array; several times; several times and it has a name.
+_LONG_SCALAR, _SHARED_SCALAR, _SHARED_NAMED = 4, 4, 2
+# One that has a name and is used once, by another number.
+_NESTED_SCALAR = 8
 # One that has a name and follows from sums over elements.
 _MEASURED = 3
 
@@ -181,7 +183,7 @@ class _Writer:
             is_input = node.name == "input"
             self.changing[node] = (
                 node.is_array
-                or (is_input and (node.settings[0] == "step" or node.settings[0] in SLOTS))
+                or (is_input and node.settings[0] in ("step", "first"))
                 or (is_input and node.settings[0] in self.graph.recording.outputs)
                 or any(map(self._changes, node.operands))
             )
@@ -224,12 +226,14 @@ class _Writer:
         if name and node.follows_arrays and cost >= _MEASURED:
             return True
         if uses > 1:
-            least = _REBOUND if name in self.inputs else _SHARED_NAMED if name else _SHARED_SCALAR
-            return cost >= least
-        return bool(name) and self.users[node].is_array and cost >= _LONG_SCALAR
+            return cost >= (_SHARED_NAMED if name else _SHARED_SCALAR)
+        least = _LONG_SCALAR if self.users[node].is_array else _NESTED_SCALAR
+        return bool(name) and cost >= least
 
     def _is_plain(self, node: Node) -> bool:
         """Whether it is as short as a symbol: a square, a norm, a corrected moment of one."""
+        if _is_correction(node):
+            return True
         if node.name == "div" and node.operands[0] in self.of_output:
             return _is_correction(node.operands[1])
         is_short = node.name in ("pow", "norm", "norm1", "abs", "sign", "sqrt", "neg", "rms")

@@ -232,6 +232,10 @@ LOCALS = {
     "weight1": _s("w", "1"),
     "weight2": _s("w", "2"),
     "updates": _s("k"),
+    "count": _s("k"),
+    "done": _s("p"),
+    "lifetime": _s("tau"),
+    "gain": _s("kappa"),
 }
 _NUMBERED = re.compile(r"([A-Za-z]+?)_?(\d+)")
 
