@@ -31,7 +31,7 @@ NAMES = (
 )
 # One thread each: tensors are small, and threads that wait for each other cost more than they do.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "STEPRULE_QUIET": "1"}
-SHORT_TEXT = ("--steps", "50", "--batch-size", "4", "--save-every", "5")
+SHORT_TEXT = ("--steps", "30", "--batch-size", "4", "--save-every", "5")
 
 
 def command(name: str, *arguments: str) -> list[str]:
@@ -45,7 +45,7 @@ def printed(name: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,  # of a run that hangs; these take seconds
         env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr
@@ -75,6 +75,12 @@ def test_language_model() -> None:
     assert number(r"test bits a character: ([\d.]+)", text) < alone - 0.3
 
 
+def beginning(name: str) -> str:
+    """What part of a checkpoint a tensor belongs to."""
+    parts = name.split("/")
+    return "/".join(parts[:2]) if parts[0] == "random_state" else parts[0]
+
+
 def test_a_language_model_that_is_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
     whole = printed("language_model", *SHORT_TEXT, "--out", str(tmp_path / "whole"))
 
@@ -90,10 +96,13 @@ def test_a_language_model_that_is_killed_goes_on_bit_for_bit(tmp_path: Path) -> 
     assert process.returncode == -signal.SIGKILL
 
     resumed = printed("language_model", *arguments, "--resume")
-    assert 5 <= number(r"resumed .* at step (\d+)", resumed) < 50
+    assert 5 <= number(r"resumed .* at step (\d+)", resumed) < 30
     one, other = load_file(tmp_path / "whole"), load_file(tmp_path / "killed")
     assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    # NumPy's and Python's generators, which nothing here draws from, start differently each time.
+    used = [name for name in one if not re.match("random_state/(numpy|python)", name)]
+    assert {"random_state/torch", "optimizer", "model"} <= {*map(beginning, used)}
+    assert [name for name in used if not torch.equal(one[name], other[name])] == []
     assert resumed.splitlines()[-3:] == whole.splitlines()[-3:]
 
 

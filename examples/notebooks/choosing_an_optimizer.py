@@ -66,10 +66,10 @@ found.plot()
 # %% [markdown]
 # ## A few rates from there on
 #
-# The guess comes from a hundred steps, in which a low rate that was met first may have done all that was easy;
-# the best rate for a whole run with a schedule is often higher. So train to the end at a few rates. If the best
-# one is the first or the last of them, the search was too narrow. An optimizer that does well at many rates
-# needs less of your time.
+# The guess is where the loss starts to fall fast. On this problem the first fall is easy, what follows is not, and
+# the best rate for a whole run with warm-up turns out to be far higher. So train to the end at several rates. If
+# the best one is the last that was tried, go on: stopping at 30 times the guess would rank Lion first here. An
+# optimizer that does well at many rates needs less of your time.
 
 # %%
 import math
@@ -102,7 +102,7 @@ contenders = {
     "AdamW": lambda params, lr: optim.AdamW(params, lr=lr),
     "Lion": lambda params, lr: optim.Lion(params, lr=lr),
 }
-factors = (1, 3, 10, 30, 100)
+factors = (1, 3, 10, 30, 100, 300)
 sweep = {
     name: [train(make, guesses[name] * factor, seed=0)[1] for factor in factors]
     for name, make in contenders.items()
