@@ -14,9 +14,6 @@ NAMES = ("first_hour", "choosing_an_optimizer")
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 
-# zmq's own sockets, which nbclient leaves to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-
 
 def builder() -> Any:
     """The program that script/notebooks runs."""
