@@ -667,5 +667,59 @@ def test_weights_are_averaged_by_the_callback() -> None:
     assert sides[1][1] == pytest.approx(0.02)
 
 
+# ---- Fabric, and the search for an lr ----------------------------------------------------------
+@pytest.mark.parametrize("name", [name for name in RESUMED if "LR" not in name])
+def test_fabric(name: str, tmp_path: Path) -> None:
+    """The plain loop, saved by Fabric after an epoch and loaded into what is made anew."""
+
+    def build() -> Any:
+        fabric = lightning.Fabric(accelerator="cpu", devices=1)
+        net = network()
+        return fabric, *fabric.setup(net, RESUMED[name](net))
+
+    def epochs(fabric: Any, net: Any, optimizer: Any, count: int) -> list[float]:
+        losses = []
+        for batch in list(loader()) * count:
+
+            def closure(batch: Any = batch) -> Tensor:
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(net(batch[0]), batch[1])
+                fabric.backward(loss)
+                losses.append(loss.item())
+                return loss
+
+            optimizer.step(closure)
+        return losses
+
+    whole, again = build(), build()
+    losses = epochs(*whole, 1)
+    path = tmp_path / "fabric.ckpt"
+    whole[0].save(path, {"net": whole[1], "optimizer": whole[2]})
+    again[0].load(path, {"net": again[1], "optimizer": again[2]})
+    rest = [epochs(*side, 2) for side in (whole, again)]
+    assert_same(rest[1], rest[0])
+    assert_same(again[2].state_dict(), whole[2].state_dict())
+    parameters = list(again[1].parameters())
+    assert_same((losses + rest[0], parameters), plain_loop(RESUMED[name]))
+
+
+def test_lightnings_lr_finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch.tuner import Tuner
+
+    class WithLr(Module):
+        lr = 0.01
+
+    monkeypatch.chdir(tmp_path)  # it keeps a checkpoint in the folder meanwhile
+    found = []
+    for optim in (torch.optim, steprule):
+        module = WithLr(lambda m, optim=optim: optim.SGD(m.parameters(), lr=m.lr, momentum=0.9))
+        before = [param.detach().clone() for param in module.net.parameters()]
+        options: Any = {"min_lr": 1e-4, "max_lr": 1.0, "num_training": 20, "update_attr": True}
+        finder = Tuner(trainer(20, max_steps=30)).lr_find(module, loader(), **options)
+        assert_same(list(module.net.parameters()), before)
+        found.append((finder.results["lr"], finder.results["loss"], module.lr))
+    assert_close(*found)
+
+
 def test_the_example_in_the_docs() -> None:
     run_example("Lightning")
