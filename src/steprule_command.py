@@ -6,10 +6,7 @@ as it does later, and an import that fails is what `steprule doctor` is asked ab
 
 from __future__ import annotations
 
-import platform
 import sys
-from collections.abc import Iterator
-from importlib import metadata
 
 
 def main() -> int:
@@ -24,29 +21,30 @@ def main() -> int:
     except Exception as error:
         if sys.argv[1:2] != ["doctor"] or "steprule.doctor" in sys.modules:
             raise
-        sys.stdout.writelines(f"{line}\n" for line in _report(error))
+        sys.stdout.write("\n".join([*_report(error), ""]))
         return 1
 
 
-def _report(error: Exception) -> Iterator[str]:
-    """Yield versions, and why steprule can't be imported: all that `doctor` can say then."""
-    for package in ("steprule", "torch", "llvmlite", "numpy", "safetensors", "triton"):
-        yield f"  {package:18} {_version_of(package)}"
-    yield f"  {'python':18} {platform.python_version()} on {platform.platform()}"
-    yield f"! {'import steprule':18} fails: {type(error).__name__}: {error}"
-    if _version_of("steprule") != _MISSING:
-        needed = [x for x in metadata.requires("steprule") or () if "extra" not in x]
-        yield f"    it needs {', '.join(needed)}: pip install --upgrade steprule"
+def _report(error: Exception) -> list[str]:
+    """Return versions, and why steprule can't be imported: all that `doctor` can say then."""
+    import platform
+    from importlib import metadata
 
+    def version_of(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "not installed"
 
-_MISSING = "not installed"
-
-
-def _version_of(package: str) -> str:
+    packages = ("steprule", "torch", "llvmlite", "numpy", "safetensors", "triton")
+    lines = [f"  {package:18} {version_of(package)}" for package in packages]
+    lines.append(f"  {'python':18} {platform.python_version()} on {platform.platform()}")
+    lines.append(f"! {'import steprule':18} fails: {type(error).__name__}: {error}")
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return _MISSING
+        needed = [x for x in metadata.requires("steprule") or () if "extra" not in x]
+    except metadata.PackageNotFoundError:  # it stands in a folder
+        return lines
+    return [*lines, f"    it needs {', '.join(needed)}: pip install --upgrade steprule"]
 
 
 if __name__ == "__main__":
