@@ -26,7 +26,7 @@ import torch
 import steprule as optim
 
 net = torch.nn.Linear(8, 2)
-optimizer = optim.LBFGS(net.parameters(), line_search_fn="strong_wolfe")
+optimizer = optim.LBFGS(net.parameters(), line_search_fn="more_thuente")
 input, target = torch.randn(16, 8), torch.randn(16, 2)
 
 def closure():

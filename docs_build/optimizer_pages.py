@@ -69,6 +69,13 @@ _FUNCTIONS = {
     "\\text{row}": "A mean marked “row” is one number for each row; “column”, for each column.",
     "lVert": "‖x‖ is the 2-norm of all elements, ‖x‖₁ the sum of their absolute values.",
 }
+_LBFGS = [
+    r"s_t &= \theta_t - \theta_{t-1}",
+    r"y_t &= g_t - g_{t-1}",
+    r"H_t &= \left(I - \frac{s_t y_t^\top}{y_t^\top s_t}\right) H_{t-1} "
+    r"\left(I - \frac{y_t s_t^\top}{y_t^\top s_t}\right) + \frac{s_t s_t^\top}{y_t^\top s_t}",
+    r"\theta_{t+1} &= \theta_t - \gamma H_t g_t",
+]
 _ROLE = re.compile(r":(class|func|meth|mod|attr|data|exc):`~?([^`]+)`")
 
 
@@ -102,9 +109,13 @@ def _page(name: str, cls: type[Optimizer]) -> Iterator[str]:
 def _update(name: str, cls: type[Optimizer]) -> Iterator[str]:
     yield from ("## Update", "")
     if cls.rule is None:
+        yield from (aligned(_LBFGS), "", source(_LBFGS), "")
         yield from (
-            "LBFGS is no rule of elements: it builds directions from several steps' gradients and",
-            "searches along them. [Its own page](../lbfgs.md) says how.",
+            "LBFGS is no rule of elements, so these lines are written by hand, where those of",
+            "other optimizers are read off what runs. g is the gradient of all parameters as one",
+            "vector. H is never formed: its product with g is computed from the last",
+            "`history_size` pairs s, y, beginning with the scaled identity. The factor before it",
+            "is `lr`, or what the line search finds ([its own page](../lbfgs.md)).",
             "",
         )
         return

@@ -38,7 +38,7 @@ def test_every_optimizer_has_a_page_with_formula_options_and_pictures(
     for name, cls in steprule.OPTIMIZERS.items():
         page = str(pages[f"optimizers/{name}.md"])
         assert page.startswith(f"# {cls.__name__}\n")
-        assert ("<math" in page) == (cls.rule is not None), name
+        assert "<math" in page, name
         for heading in ("Update", "When to use it", "Example", "Its path", "Options", "Source"):
             assert re.search(rf"^## {heading}\n\n\S", page, re.M), (name, heading)
         for option in defaults_of(cls):

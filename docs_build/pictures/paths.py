@@ -69,7 +69,7 @@ REMARKS: Mapping[str, str] = {
     "schedulefreesgd": "The path is that of the averages, where the model is evaluated.",
     "lbfgs": (
         "Each point is an iteration, with as many evaluations as its line search asked for "
-        '(`line_search_fn="strong_wolfe"`).'
+        '(`line_search_fn="more_thuente"`).'
     ),
 }
 
@@ -195,7 +195,7 @@ def _lbfgs(surface: Surface) -> Path:
     (param,) = _starts(surface, 1)
     lr = 1.0
     optimizer = _made(
-        "lbfgs", [param], lr=lr, max_iter=1, max_eval=25, line_search_fn="strong_wolfe"
+        "lbfgs", [param], lr=lr, max_iter=1, max_eval=25, line_search_fn="more_thuente"
     )
 
     def closure() -> Tensor:
