@@ -48,14 +48,25 @@ class Suite:
 SUITES = {
     suite.package: suite
     for suite in (
-        Suite("gpytorch", "test", ("examples/*_test.py", "optim/*_test.py")),
+        Suite(
+            "gpytorch", "test", ("examples/test_s*.py", "examples/test_m*.py", "optim/test_*.py")
+        ),
         Suite("botorch", "test", ("optim/test_*.py", "generation/test_*.py", "test_fit.py")),
         Suite(
             "pyro-ppl",
             "tests",
             ("optim/test_*.py", "infer/test_svi.py", "params/test_*.py"),
         ),
-        Suite("skorch", "skorch/tests"),
+        Suite(
+            "skorch",
+            "skorch/tests",
+            (
+                "callbacks/test_lr_scheduler.py",
+                "test_setter.py",
+                "test_regressor.py",
+                "test_class*.py",
+            ),
+        ),
         Suite(
             "pytorch-ignite",
             "tests/ignite",
@@ -77,7 +88,7 @@ SUITES = {
             ("-p", "bare_timm"),
         ),
         Suite("pytorch-optimizer", "tests"),
-        Suite("higher", "tests", with_package=True),
+        Suite("higher", "tests", ("test_optim.py",), with_package=True),
         Suite("torchopt", "tests", ("test_optim.py", "test_schedule.py", "test_meta_optim.py")),
         Suite(
             "lightning",
@@ -174,6 +185,8 @@ def compare(suite: Suite, source: Path | None, keep: Path | None, more: Path | N
             if suite.tests.startswith("tests/") and (found / parent / shared).exists():
                 shutil.copy(found / parent / shared, root / parent / shared)
         files = chosen(tests, suite)
+        if not files:
+            raise RuntimeError(f"no such tests in {found}: {', '.join(suite.files)}")
         paths = [root, *([found] if suite.with_package else []), *([more] if more else [])]
         theirs, ours = (outcomes(files, suite, root, paths, is_ours) for is_ours in (False, True))
         for name in sorted(theirs.keys() | ours.keys()):

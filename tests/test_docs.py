@@ -21,6 +21,7 @@ LINKED += sorted((ROOT / "examples").rglob("*.md"))
 #: Pages with Python that is shown and not run, written ```py, and why.
 NOT_RUN = {
     "README.md": "sharding needs several processes",
+    "docs/clients.md": "each section runs in the tests of its library",
     "docs/distributed.md": "sharding needs several processes",
 }
 _FENCED = re.compile(r"^ *(```+|~~~+)([\w-]*)[^\n]*\n(.*?)^ *\1 *$", re.M | re.S)
