@@ -17,6 +17,7 @@ from torch.optim import optimizer as torch_optimizer
 
 from steprule.optimizer.compiling import operations
 from steprule.optimizer.compiling.changes import has_changes_to_come
+from steprule.optimizer.compiling.constants import forget_where_constants_were
 from steprule.optimizer.compiling.prepared import CannotCompileError, PreparedStep, prepared_step
 from steprule.optimizer.hooks import RUNS_IN_GRAPHS
 
@@ -41,6 +42,7 @@ def compiled_step(
         uncompiled: its step as it is without a compiler, which the compiler calls and does not
             trace; takes the optimizer and a closure.
     """
+    _put_right()
     own = optimizer.__dict__
     reason = _why_not(own)
     if reason:
@@ -138,6 +140,7 @@ def _prepared(optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]) 
 
     Flags are among the arguments for the compiler to guard them, which takes these for constants.
     """
+    forget_where_constants_were()
     if has_changes_to_come(optimizer.param_groups):
         return "the function changes a group's options, which a graph would do after the step"
     try:
@@ -146,6 +149,13 @@ def _prepared(optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]) 
         return str(error)
     except Exception as error:  # noqa: BLE001  # a plain step raises it as it is
         return f"{type(error).__name__}: {error}"
+
+
+@_while_compiling
+def _put_right() -> int:
+    """Mend the compiler; it takes a number for the result."""
+    forget_where_constants_were()
+    return 0
 
 
 @_by_backend
