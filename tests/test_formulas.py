@@ -237,11 +237,15 @@ def test_shapes_have_formulas_of_their_own() -> None:
 def test_what_has_no_formula_is_said() -> None:
     with pytest.raises(TypeError, match="needs an optimizer class, an optimizer or a rule, got 3"):
         steprule.formula(3)
-    with pytest.raises(ValueError, match="no formula of LBFGS, which has no rule of its own"):
+    with pytest.raises(ValueError, match="no formula of LBFGS, which has no rule:"):
         steprule.formula(steprule.LBFGS)
     weight = torch.zeros(2, requires_grad=True)
-    with pytest.raises(ValueError, match="no formula of Lookahead"):
+    with pytest.raises(
+        ValueError, match="no formula of Lookahead, which is around another optimizer"
+    ):
         steprule.formula(steprule.Lookahead(steprule.SGD([weight])))
+    with pytest.raises(ValueError, match="no formula of SGD, which is no optimizer of steprule"):
+        steprule.formula(torch.optim.SGD([weight]))
     with pytest.raises(TypeError, match="has no option nesterof; it has lr, sharp"):
         steprule.formula(soft_lion, nesterof=True)
     with pytest.raises(TypeError):

@@ -96,6 +96,37 @@ MADE: tuple[tuple[str, str, dict[str, Any], type[Exception], tuple[str, ...], st
 )
 
 
+#: What formulas are asked of: argument, text, keywords, error, what is said, remedy.
+WRITTEN: tuple[tuple[str, str, dict[str, Any], type[Exception], tuple[str, ...], str], ...] = (
+    (
+        "what",
+        "3",
+        {"what": 3},
+        TypeError,
+        ("formula", "got 3"),
+        "Pass an optimizer, its class, or a rule.",
+    ),
+    (
+        "what",
+        "LBFGS",
+        {"what": steprule.LBFGS},
+        ValueError,
+        ("LBFGS", "no rule"),
+        "Ask for an optimizer with a rule.",
+    ),
+    ("shape", "64", {"shape": 64}, TypeError, (), "Pass a tuple: (64,) for a vector."),
+    ("shape", "(0, 2)", {"shape": (0, 2)}, ValueError, (), "Pass lengths of at least 1."),
+    (
+        "options",
+        "nesterof",
+        {"nesterof": True},
+        TypeError,
+        ("nesterof",),
+        "Spell the option as the optimizer does.",
+    ),
+)
+
+
 def cases() -> Iterator[Case]:
     for text, function, says, remedy in FUNCTIONS:
         yield Case(
@@ -152,3 +183,14 @@ def cases() -> Iterator[Case]:
         TypeError,
         "Decorate the function with @steprule.rule first.",
     )
+    for argument, text, given, error, says, remedy in WRITTEN:
+        yield Case(
+            ABOUT,
+            "formula",
+            argument,
+            text,
+            lambda _, given=given: steprule.formula(**{"what": steprule.SGD, **given}),
+            error,
+            remedy,
+            says,
+        )

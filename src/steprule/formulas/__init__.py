@@ -47,9 +47,10 @@ def formula(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> str
         one after the other, each after a comment that says for which groups.
 
     Raises:
-        TypeError: ``what`` is something else, or an option is unknown.
+        TypeError: ``what`` is something else, ``shape`` no tuple of integers, or an option is
+            unknown.
         ValueError: there is no formula (LBFGS, wrappers, a rule that cannot be recorded), or an
-            option is out of its range.
+            option is out of its range, or a length in ``shape`` below 1.
 
     Example:
         >>> import steprule
@@ -59,6 +60,7 @@ def formula(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> str
         \\theta_t &= \\theta_{t-1} - \\gamma b_t
         \\end{aligned}
     """
+    check_shape(shape)
     by_lines: dict[str, list[int]] = {}
     for group, one in enumerate(formulas(what, shape=shape, **options)):
         by_lines.setdefault(latex(one), []).append(group)
@@ -68,6 +70,22 @@ def formula(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> str
         f"% group{'s' * (len(groups) > 1)} {', '.join(map(str, groups))}\n{lines}"
         for lines, groups in by_lines.items()
     )
+
+
+def check_shape(shape: Any) -> None:
+    """Check what is said of a parameter's shape.
+
+    Raises:
+        TypeError: it is no sequence of integers.
+        ValueError: a length below 1.
+    """
+    is_sequence = isinstance(shape, Sequence) and not isinstance(shape, str)
+    if not is_sequence or any(isinstance(n, bool) or not isinstance(n, int) for n in shape):
+        raise TypeError(
+            f"shape must be a tuple of a parameter's lengths, such as (64, 64), got {shape!r}"
+        )
+    if any(n < 1 for n in shape):
+        raise ValueError(f"shape must have lengths of at least 1, got {tuple(shape)}")
 
 
 def formulas(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> list[Formula]:
@@ -120,10 +138,15 @@ def lines_of(form: Form, options: Mapping[str, Any], shape: Sequence[int] = _MAT
 def _form_of_group(optimizer: Any, group: Mapping[str, Any]) -> tuple[Form, Mapping[str, Any]]:
     kind = optimizer._kind_of(group) if isinstance(optimizer, Optimizer) else None
     if kind is None:
-        raise ValueError(
-            f"there is no formula of {type(optimizer).__name__}, which has no rule of its own: "
-            "ask for that of the optimizer it holds, if it holds one"
+        is_around_another = isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer)
+        why = (
+            "which is around another optimizer: ask for that of its attribute optimizer"
+            if is_around_another
+            else "which has no rule: its steps are no function of one gradient and state"
+            if isinstance(optimizer, Optimizer)
+            else "which is no optimizer of steprule's: its rule is not recorded"
         )
+        raise ValueError(f"there is no formula of {type(optimizer).__name__}, {why}")
     options = kind.options_of(group)
     return form_of(kind.rule, options), options
 
