@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,9 @@ def test_sharded(arguments: tuple[str, ...]) -> None:
     assert "its result equals the single process's" in text
     assert "fused" in text
     assert "eager" not in text
+    losses = re.search(r"loss here: ([\d.]+) at first, ([\d.]+) at last", text)
+    assert losses
+    assert float(losses[2]) < float(losses[1]) / 3  # 0.45 and 0.04
 
 
 def test_resumed_on_one_and_on_two(tmp_path: Path) -> None:
