@@ -69,7 +69,7 @@ found.plot()
 # The guess is where the loss starts to fall fast. On this problem the first fall is easy, what follows is not, and
 # the best rate for a whole run with warm-up turns out to be far higher. So train to the end at several rates. If
 # the best one is the last that was tried, go on: stopping at 30 times the guess would rank Lion first here. An
-# optimizer that does well at many rates needs less of your time.
+# optimizer that does well at many rates needs less of your time. (What is missing in the picture diverged.)
 
 # %%
 import math
