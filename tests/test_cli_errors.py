@@ -199,4 +199,7 @@ def test_without_the_extra_one_line_says_how_to_install_it(
     assert main(["compare"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "steprule: the command line needs its extra: pip install 'steprule[cli]'\n"
+    assert err == (
+        "steprule: the command line needs its extra: pip install 'steprule[cli]' "
+        "(not found: jinja2, matplotlib, rich, sklearn, typer)\n"
+    )
