@@ -32,7 +32,7 @@ class Report:
         for level, word in ((Level.PROBLEM, "problem"), (Level.NOTE, "note")):
             found = [finding for finding in self.findings if finding.level is level]
             if not found:
-                yield f"{MARKS[level]} no {word}s"
+                yield f"no {word}s"
                 continue
             yield f"{MARKS[level]} {len(found)} {word}{'s' * (len(found) > 1)}"
             for finding in found:
