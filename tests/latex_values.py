@@ -316,7 +316,8 @@ class Parser:
 
     def comparison(self) -> Any:
         if self.takes(r"\text{not }"):
-            return not self.comparison()
+            holds = self.comparison()
+            return ~holds if isinstance(holds, Tensor) else not holds
         found = self.sum()
         for relation, holds in RELATIONS.items():
             if self.next_is(relation):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import steprule
+from steprule import ops
 from steprule.cli import main
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formulas import formulas, latex, latex_of_symbol, text
@@ -226,6 +227,27 @@ def test_a_rule_of_ones_own_keeps_its_names() -> None:
     made_of_it = steprule.make_optimizer(soft_lion, lr=0.1, sharp=2.0)
     assert steprule.formula(made_of_it) == found
     assert r"\lambda \theta_{t-1}" in steprule.formula(made_of_it, weight_decay=0.1)
+
+
+@steprule.rule
+def of_everything(
+    param: Any, grad: Any, a: Any, b: Any, c: Any, *, step: Any, lr: Any, low: Any, power: Any
+) -> Any:
+    bits = ops.where((grad > low) & ~(a != b) | (abs(b) <= 0.7), grad / a, -((grad - a) ** 2))
+    smooth = ops.sigmoid(a) * ops.tanh(bits) - ops.log1p(abs(b)) + ops.expm1(-abs(c)) / a
+    norms = ops.norm_of(b) + ops.max_of(c) * ops.mean_of(grad) - ops.sum_of(abs(a))
+    total = ops.sum_of(c) + ops.dot_of(a, b) + ops.square(ops.norm_of(c)) + ops.sum_of(b * b)
+    odd = ops.floor(step / 2) * ops.where(grad > 0, 1.0, b) + 2.0 ** -(step - low)
+    rows = ops.max_of(c) - abs(norms) ** power / (1.5e-7 * abs(total) - (norms - low))
+    deep = 1 / (1 / (a / b)) - (a - (b - (c - 3))) * -2 + a / (-b)
+    return param - lr * (smooth + rows) / abs(total), deep, odd + ops.log(abs(c)), ops.rsqrt(abs(b))
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_every_operation_is_written(step: int) -> None:
+    torch.manual_seed(step)
+    cls = steprule.make_optimizer(of_everything, lr=0.1, low=0.3, power=1.7)
+    check(cls([torch.zeros(ROWS, COLUMNS, requires_grad=True)]), step)
 
 
 def test_shapes_have_formulas_of_their_own() -> None:

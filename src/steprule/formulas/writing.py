@@ -110,8 +110,7 @@ class Writing(ABC):
         is_tight = isinstance(x.base, Quantity) and not x.base.symbol.above
         is_tight = is_tight or (isinstance(x.base, Number) and x.base.value >= 0)
         if isinstance(x.base, Call):
-            is_tight = x.base.name in ("norm", "norm1", "max_of", "abs", "square_norm")
-            is_tight = is_tight and x.base.name == "abs"
+            is_tight = x.base.name in ("norm", "norm1", "max_of", "abs")
         base = self.of(x.base)
         return self.raised(base if is_tight else self.in_brackets(base), self.of(x.exponent))
 
