@@ -22,7 +22,6 @@ LINKED += sorted((ROOT / "examples").rglob("*.md"))
 NOT_RUN = {
     "README.md": "sharding needs several processes",
     "docs/clients.md": "each section runs in the tests of its library",
-    "docs/clients.md": "run in tests/clients, each with its client",
     "docs/distributed.md": "sharding needs several processes",
 }
 #: What the site's home page links to and the site makes; building it checks these links.
