@@ -48,7 +48,8 @@ def markdown(docstring: str, address: Address) -> str:
 
 def _sections(docstring: str) -> Iterator[tuple[str, list[str]]]:
     """Give each section's name and its lines, without indentation; text in between has no name."""
-    name, body, is_indented = "", [], False
+    name, is_indented = "", False
+    body: list[str] = []
     for line in docstring.splitlines():
         heading = _SECTION.match(line)
         ends = name and not heading and line[:1].strip() and (is_indented or not body[-1].strip())
@@ -127,15 +128,13 @@ def _blocks(lines: list[str], address: Address) -> list[str]:
             end = _until(
                 lines, number + 1, lambda text: bool(text.strip()) and not text.startswith(" ")
             )
-            code = textwrap.dedent("\n".join(lines[number + 1 : end])).strip("\n")
-            made += ["", f"```{_language(code)}", *code.splitlines(), "```", ""]
+            made += ["", *_literal(lines[number + 1 : end])]
             number = end
         elif line.startswith("    ") and not _is_in_list(made):
             end = _until(
                 lines, number, lambda text: bool(text.strip()) and not text.startswith(" ")
             )
-            code = textwrap.dedent("\n".join(lines[number:end])).strip("\n")
-            made += [f"```{_language(code)}", *code.splitlines(), "```", ""]
+            made += _literal(lines[number:end])
             number = end
         elif re.match(r"(-|\d+\.) ", line):
             if made and made[-1].strip() and not re.match(r"(-|\d+\.|  ) ?", made[-1]):
@@ -163,6 +162,11 @@ def _is_in_list(made: list[str]) -> bool:
 
 def _until(lines: list[str], start: int, is_end: Callable[[str], bool]) -> int:
     return next((at for at in range(start, len(lines)) if is_end(lines[at])), len(lines))
+
+
+def _literal(lines: list[str]) -> list[str]:
+    code = textwrap.dedent("\n".join(lines)).strip("\n")
+    return [f"```{_language(code)}", *code.splitlines(), "```", ""]
 
 
 def _language(code: str) -> str:

@@ -88,7 +88,7 @@ def names_by_page() -> dict[str, list[PublicName]]:
 
 def _all() -> Iterator[PublicName]:
     classes = {cls.__name__ for cls in OPTIMIZERS.values()}
-    for name in steprule.__all__:
+    for name in vars(steprule)["__all__"]:
         if name not in classes:
             yield PublicName(f"steprule.{name}", getattr(steprule, name))
     yield PublicName("steprule.optimizer.SharedOptions", SharedOptions)

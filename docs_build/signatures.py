@@ -54,7 +54,7 @@ def _parts(parameters: list[inspect.Parameter]) -> list[str]:
 
 
 def _part(parameter: inspect.Parameter) -> str:
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(parameter.kind.name, "")
     kind = _annotation(parameter.annotation)
     text = f"{stars}{parameter.name}{f': {kind}' if kind else ''}"
     if parameter.default is parameter.empty:
