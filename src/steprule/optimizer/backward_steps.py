@@ -18,7 +18,7 @@ from steprule.language.form import form_of
 from steprule.optimizer.averaging import STEP_AMONG_AVERAGES
 from steprule.optimizer.base import Optimizer
 from steprule.optimizer.train_eval import check_in_train_mode
-from steprule.planning.assignment import NO_ENGINE, Assignment
+from steprule.planning.assignment import NO_ENGINE, NO_GRADIENT, Assignment
 from steprule.planning.lagged_norms import LaggedNorms
 from steprule.planning.plan import Plan
 from steprule.planning.settings import Context, Kind, Place
@@ -300,7 +300,7 @@ class BackwardSteps:
             for position, param in enumerate(group["params"]):
                 single = self._singles.get(param)
                 if single is None or single.plan is None:
-                    found.append(Assignment(param, i, position, NO_ENGINE, "no gradient yet"))
+                    found.append(Assignment(param, i, position, NO_ENGINE, NO_GRADIENT))
                     continue
                 (made,) = single.plan.assignments
                 found.append(Assignment(param, i, position, made.engine, made.reason))

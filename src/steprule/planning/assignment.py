@@ -19,6 +19,7 @@ from steprule.planning.settings import Settings
 
 # Where a parameter is that has no gradient yet.
 NO_ENGINE = "none"
+NO_GRADIENT = "no gradient yet: the engine is chosen at its first step"
 
 
 @dataclass

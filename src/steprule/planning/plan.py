@@ -19,7 +19,14 @@ from steprule.engines.engine import Leaf, Runner, runner_note
 from steprule.engines.guards.identity import IdentityGuard
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.engines.whole_step import Outcome
-from steprule.planning.assignment import NO_ENGINE, Assignment, PlannedRunner, assign, tell_numbers
+from steprule.planning.assignment import (
+    NO_ENGINE,
+    NO_GRADIENT,
+    Assignment,
+    PlannedRunner,
+    assign,
+    tell_numbers,
+)
 from steprule.planning.gradient_guards import GradientGuards
 from steprule.planning.leaf_checks import checked_leaves, make_state
 from steprule.planning.rank_sums import RefusedElsewhereError
@@ -96,7 +103,7 @@ class Plan:
         self._params = [leaf.owner for leaf in leaves]
         has_grad = {(leaf.group, leaf.position) for leaf in leaves}
         without = [
-            Assignment(param, i, position, NO_ENGINE, "no gradient yet")
+            Assignment(param, i, position, NO_ENGINE, NO_GRADIENT)
             for i, settings in enumerate(self.settings)
             for position, param in enumerate(settings.params)
             if (i, position) not in has_grad and context.has(param)
