@@ -15,6 +15,7 @@ from steprule.checkpoints.on_ranks import save
 from steprule.distributed import torch_checkpoints
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.formats.choices import STORING, kept_storing
+from steprule.language.averaging import AVERAGE
 from steprule.language.rule import Rule
 from steprule.optimizer.checkpoint_parts import lone_state_dict, optimizer_content
 from steprule.optimizer.scheduled import (
@@ -115,10 +116,14 @@ class SavedOptimizer(torch.optim.Optimizer):
         return packed
 
     def torch_state_dict(self) -> StateDict:
-        """Return the state dict as torch's optimizer of the same name reads it.
+        """Return the state dict as torch's optimizer of the same name would have written it.
 
-        All state in plain tensors of each parameter's dtype, whatever the format it is stored in.
-        :meth:`state_dict` is that already where nothing has a format.
+        All state in plain tensors of each parameter's dtype, whatever the format it is stored in,
+        and of the options those that torch's class has, with the numbers that are in force.
+        Schedules and how far they are, running averages, and options that torch has not (guards,
+        formats, caution) are left out: torch would carry them along without regard to them, and
+        give them back as they were before its own steps. What the user put into a group stays.
+        Loaded here again, each of them stays as it is in the optimizer that loads it.
         """
         packed = self.state_dict()
         params = [p for group in self.param_groups for p in group["params"]]
@@ -127,10 +132,12 @@ class SavedOptimizer(torch.optim.Optimizer):
         for i, (param, kind) in enumerate(zip(params, kinds, strict=True)):
             if kind is not None and isinstance(entries.get(i), Mapping):
                 entries[i] = plain_entry(kind.rule, param, entries[i])
-        groups = [
-            {key: value for key, value in group.items() if key not in STORING}
-            for group in packed["param_groups"]
-        ]
+                entries[i].pop(AVERAGE, None)
+        groups = []
+        for present, group in zip(self.param_groups, packed["param_groups"], strict=True):
+            kind = self._kind_of(present)
+            ours = {*(self.extras if kind is None else kind.extras), *STORING, SCHEDULES, STEP}
+            groups.append({key: value for key, value in group.items() if key not in ours})
         return {**packed, "state": entries, "param_groups": groups}
 
     def load_state_dict(  # type: ignore[override]  # torch's returns nothing
