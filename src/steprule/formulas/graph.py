@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from steprule.formulas.node import Node
+from steprule.formulas.step_conditions import follows_from, starts_again
 from steprule.language.recording import (
     NUMBER_OPERATIONS,
     REDUCTIONS,
@@ -19,34 +21,6 @@ from steprule.language.recording import (
     Recording,
     Value,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """An input (``name`` is ``"input"``, ``settings`` what it is called), a number, or the result
-    of an operation. Equal ones of a graph are one object.
-
-    ``order`` is when the rule first came by it; a number ``follows_arrays`` if a sum over elements
-    is in it.
-    """
-
-    name: str
-    operands: tuple[Node, ...]
-    settings: tuple[Any, ...]
-    is_array: bool
-    order: int
-    follows_arrays: bool
-
-    @property
-    def is_leaf(self) -> bool:
-        """Whether it is a number or an input."""
-        return self.name in ("input", "number")
-
-    @property
-    def number(self) -> float | None:
-        """What it is, if it is a number."""
-        return self.settings[0] if self.name == "number" else None
-
 
 _COMPARISONS = TRUTHS - {"and", "or", "not"}
 Assumed = frozenset[tuple[Node, bool]]
@@ -248,7 +222,7 @@ class Graph:
             return x
         for one, other in ((x, y), (y, x)):
             # Steps are counted from 1.
-            if self._is_step(one) and other.number == 1:
+            if one.is_step and other.number == 1:
                 return other if name == "minimum" else one
             if name == "minimum" and other.number == math.inf:
                 return one
@@ -273,11 +247,22 @@ class Graph:
             if a is not None and b is not None:
                 return self._number(NUMBER_OPERATIONS[name](a, b))
             return self._of_steps(name, x, y)
-        if name == "and" and 1.0 in (x.number, y.number):
-            return y if x.number == 1 else x
-        if name == "or" and 0.0 in (x.number, y.number):
-            return y if x.number == 0 else x
+        if name in ("and", "or"):
+            return self._connected(name, x, y)
         return None
+
+    def _connected(self, name: str, x: Node, y: Node) -> Node | None:
+        """Return what is left of two conditions of which one is known, or says the other."""
+        decides = float(name == "or")  # what alone makes it true, or false
+        for one, other in ((x, y), (y, x)):
+            if one.number is not None:
+                return one if bool(one.number) == decides else other
+            start = starts_again(one, other) if name == "or" else None
+            if start is not None:
+                return self._apply("and", one.operands[0], self._apply("ge", *start))
+            if name == "and" and follows_from(one, other):
+                return one
+        return x if x is y else None
 
     def _of_steps(self, name: str, x: Node, y: Node) -> Node | None:
         """Return a condition on the number of steps as simply as it can be said."""
@@ -287,16 +272,12 @@ class Graph:
                 return self._new("divides", (divisor, y), (), False)
         if y.number is None or x.name not in ("sub", "input"):
             return None
-        if x.name == "sub" and self._is_step(x.operands[0]) and x.operands[1].number is not None:
+        if x.name == "sub" and x.operands[0].is_step and x.operands[1].number is not None:
             moved = self._number(y.number + x.operands[1].number)
             return self._apply(name, x.operands[0], moved)
-        if self._is_step(x) and name == "lt" and y.number == 2:
+        if x.is_step and name == "lt" and y.number == 2:
             return self._apply("eq", x, self._number(1))
         return None
-
-    @staticmethod
-    def _is_step(x: Node) -> bool:
-        return x.name == "input" and x.settings == ("step",)
 
     def _value_of(self, x: Node) -> float | None:
         """Return what an option, or a number, is known to be."""

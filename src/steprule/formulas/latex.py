@@ -40,13 +40,15 @@ class Latex(Writing):
     """Writes LaTeX that every renderer knows: amsmath's, without macros."""
 
     def number(self, x: float) -> str:
+        if math.isnan(x):
+            return r"\text{nan}"
         if math.isinf(x):
             return r"\infty" if x > 0 else r"-\infty"
         digits, power = plain_number(x)
         if not power:
             return digits
-        factor = "" if float(digits) == 1 else rf"{digits.removesuffix('.0')} \cdot "
-        return f"{factor}10^{{{power}}}"
+        factor = {"1": "", "-1": "-"}.get(digits, rf"{digits} \cdot ")
+        return f"{factor}{self.raised('10', str(power))}"
 
     def symbol(self, x: Symbol) -> str:
         text = _letter(x.base)
@@ -63,7 +65,7 @@ class Latex(Writing):
         is_tall = any(word in x for word in (r"\frac", r"\sqrt", r"\begin"))
         return rf"\left({x}\right)" if is_tall else f"({x})"
 
-    def fraction(self, above: str, below: str, *, is_simple: tuple[bool, bool]) -> str:
+    def fraction(self, above: str, below: str) -> str:
         return rf"\frac{{{above}}}{{{below}}}"
 
     def side_by_side(self, factors: Sequence[str]) -> str:
@@ -82,7 +84,8 @@ class Latex(Writing):
     def call(self, x: Call) -> str:
         parts = [self.of(operand) for operand in x.operands]
         if x.name in _RELATIONS:
-            return f"{parts[0]} {_RELATIONS[x.name]} {parts[1]}"
+            left, right = map(self.apart, x.operands)
+            return f"{left} {_RELATIONS[x.name]} {right}"
         if x.name in _BETWEEN:
             before, after, norm = _BETWEEN[x.name]
             below = ",".join(filter(None, (norm, _of_what(x))))

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steprule.formulas.graph import Graph, Node
+from steprule.formulas.graph import Graph
 from steprule.formulas.moments import with_corrected_moments
+from steprule.formulas.node import Node
 from steprule.formulas.symbols import (
     GRAD,
     LOCALS,
@@ -83,10 +84,11 @@ class _Writer:
         self.nodes = _reachable(graph)
         self.uses = Counter(x for node in self.nodes for x in node.operands)
         self.users = {x: node for node in self.nodes for x in node.operands}
-        self.of_output = {node: name for name, node in graph.outputs.items() if not node.is_leaf}
+        self.of_output = {node for node in graph.outputs.values() if not node.is_leaf}
         self.symbols: dict[Node, Symbol] = {}
         self.inputs: dict[str, Symbol] = {}
-        self.taken: set[Symbol] = set()
+        # The time stands at every letter; weight decay is in some variants of an optimizer.
+        self.taken: set[Symbol] = {STEP, NUMBERS["weight_decay"]}
         self.changing: dict[Node, bool] = {}
 
     def formula(self) -> Formula:
@@ -100,13 +102,16 @@ class _Writer:
             Line(self.symbols[x], self._written(x, is_root=True), x.is_array)
             for x in _param_last(lines, self.graph.outputs["param"])
         ]
-        leaf_outputs = [
+        same_as_others = [
             Line(outputs[name], self._written(node), node.is_array)
             for name, node in self.graph.outputs.items()
-            if node.is_leaf and self._needs_line(name, node)
+            if self._needs_line(name, node)
         ]
         slots = {symbol for name, symbol in outputs.items() if name != "param"}
-        lines_with_moments = with_corrected_moments((*written, *leaf_outputs), slots, self.taken)
+        corrections = {self._written(node) for node in self.nodes if _is_correction(node)}
+        lines_with_moments = with_corrected_moments(
+            (*written, *same_as_others), slots, corrections, self.taken
+        )
         return Formula(lines_with_moments, self.inputs, outputs)
 
     # Names.
@@ -120,15 +125,16 @@ class _Writer:
             symbol = self._symbol_of_slot(name)
             is_kept = self.graph.outputs[name] is self.graph.input(name)
             self._name_input(name, symbol.at("t" if is_kept else "t-1"))
-        numbers = [n for n in recording.scalar_inputs if n not in slots]
-        for name in sorted(numbers, key=lambda n: list(NUMBERS).index(n) if n in NUMBERS else 99):
-            if name in ("step", "first"):
+        for name in ("step", "first"):
+            if name in recording.scalar_inputs:
                 self._name_input(name, STEP)
-                continue
+        numbers = [n for n in recording.scalar_inputs if n not in (*slots, "step", "first")]
+        for name in sorted(numbers, key=lambda n: list(NUMBERS).index(n) if n in NUMBERS else 99):
             symbol = NUMBERS.get(name) or symbol_of(name)
-            if symbol in self.taken:  # a letter that has a meaning already
-                symbol = Symbol(name) if Symbol(name).is_word else Symbol(name, above="prime")
-            self._name_input(name, symbol)
+            if symbol in self.taken and name != "weight_decay" and Symbol(name).is_word:
+                symbol = Symbol(name)
+            is_own = name == "weight_decay"  # its letter is kept for it
+            self._name_input(name, symbol if is_own else symbol.unlike(self.taken))
 
     def _symbol_of_slot(self, name: str) -> Symbol:
         grad = self.graph.input("grad")
@@ -150,12 +156,12 @@ class _Writer:
             symbol = self.inputs[name].at("t")
             outputs[name] = symbol
             if not node.is_leaf:
-                outputs[name] = self.symbols.setdefault(node, symbol)
+                self.symbols.setdefault(node, symbol)
         return outputs
 
     def _needs_line(self, name: str, node: Node) -> bool:
-        """Tell whether a slot that becomes an input, or a number, says something by it."""
-        is_kept = node is self.graph.input(name)
+        """Tell whether it becomes an input, a number, or the same as another."""
+        is_kept = node is self.graph.input(name) and name != "param"
         return not is_kept and self.symbols.get(node) != self.inputs[name].at("t")
 
     def _symbol_of_result(self, node: Node) -> Symbol:
@@ -278,7 +284,7 @@ def _is_correction(node: Node) -> bool:
     if node.name != "sub" or node.operands[0].number != 1 or node.operands[1].name != "pow":
         return False
     exponent = node.operands[1].operands[1]
-    return exponent.name == "input" and exponent.settings == ("step",)
+    return exponent.is_step
 
 
 def _reachable(graph: Graph) -> list[Node]:

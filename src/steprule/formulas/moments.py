@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from steprule.formulas.symbols import STEP, Symbol
+from steprule.formulas.symbols import Symbol
 from steprule.formulas.tree import (
     Call,
     Expression,
@@ -25,16 +25,20 @@ from steprule.formulas.tree import (
 
 
 def with_corrected_moments(
-    lines: Iterable[Line], averages: Collection[Symbol], taken: set[Symbol]
+    lines: Iterable[Line],
+    averages: Collection[Symbol],
+    divisors: Collection[Expression],
+    taken: set[Symbol],
 ) -> tuple[Line, ...]:
     """Return the lines with those of corrected averages before the ones that need them.
 
     Args:
         lines: in an order in which each can be computed.
         averages: what may be corrected.
+        divisors: what they are divided by then, such as ``1 - beta^t``.
         taken: symbols that are; those of the new lines are added.
     """
-    corrections = _Corrections(averages, taken)
+    corrections = _Corrections(averages, divisors, taken)
     for line in lines:
         expression = corrections.made_in(line.expression)
         corrections.lines.append(replace(line, expression=expression))
@@ -42,8 +46,10 @@ def with_corrected_moments(
 
 
 class _Corrections:
-    def __init__(self, averages: Collection[Symbol], taken: set[Symbol]) -> None:
-        self.averages, self.taken = averages, taken
+    def __init__(
+        self, averages: Collection[Symbol], divisors: Collection[Expression], taken: set[Symbol]
+    ) -> None:
+        self.averages, self.divisors, self.taken = averages, divisors, taken
         self.lines: list[Line] = []
         self.known: dict[tuple[Symbol, Expression], Symbol] = {}
 
@@ -78,7 +84,7 @@ class _Corrections:
             return None if inside is None else replace(above, operands=(inside,))
         if not (isinstance(above, Quantity) and above.symbol in self.averages):
             return None
-        return self._corrected(above, below) if _is_correction(below) else None
+        return self._corrected(above, below) if below in self.divisors else None
 
     def _corrected(self, average: Quantity, correction: Expression) -> Quantity:
         key = (average.symbol, correction)
@@ -88,14 +94,3 @@ class _Corrections:
             self.known[key] = hat
             self.lines.append(Line(hat, product_of(average, below=[correction])))
         return Quantity(self.known[key], is_array=True)
-
-
-def _is_correction(x: Expression) -> bool:
-    """Whether it is 1 - beta^t."""
-    if not (isinstance(x, Sum) and len(x.terms) == 2 and x.terms[0] == Number(1.0)):
-        return False
-    rest = x.terms[1]
-    if not (isinstance(rest, Product) and rest.sign < 0 and len(rest.above) == 1):
-        return False
-    power = rest.above[0]
-    return not rest.below and isinstance(power, Power) and power.exponent == Quantity(STEP, False)

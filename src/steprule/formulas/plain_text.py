@@ -43,10 +43,12 @@ class PlainText(Writing):
     minus = "−"
 
     def number(self, x: float) -> str:
+        if math.isnan(x):
+            return "nan"
         if math.isinf(x):
             return "∞" if x > 0 else "−∞"
         digits, power = plain_number(x)
-        digits = digits.replace("-", "−").removesuffix(".0")
+        digits = digits.replace("-", "−")
         return f"{digits}e{power}" if power else digits
 
     def symbol(self, x: Symbol) -> str:
@@ -62,7 +64,7 @@ class PlainText(Writing):
     def in_brackets(self, x: str) -> str:
         return f"({x})"
 
-    def fraction(self, above: str, below: str, *, is_simple: tuple[bool, bool]) -> str:
+    def fraction(self, above: str, below: str) -> str:
         is_sum = any(f" {sign} " in above for sign in ("+", self.minus))
         top = f"({above})" if is_sum and not _is_one_piece(above) else above
         return f"{top}/{below if _is_one_piece(below) else f'({below})'}"
@@ -84,14 +86,18 @@ class PlainText(Writing):
         over = [s for s in x.settings if s in _OF and (x.is_array or isinstance(s, str))]
         below = "".join(f"_{_OF[setting]}" for setting in over)
         if x.name in _RELATIONS:
-            return f"{parts[0]} {_RELATIONS[x.name]} {parts[1]}"
+            left, right = map(self.apart, x.operands)
+            return f"{left} {_RELATIONS[x.name]} {right}"
         if x.name in _BETWEEN:
             return _BETWEEN[x.name].format(", ".join(parts)) + below
         match x.name:
             case "sqrt":
                 return f"√{parts[0] if _is_one_piece(parts[0]) else f'({parts[0]})'}"
             case "where":
-                return f"{{{parts[1]} if {parts[0]}, else {parts[2].strip('{}')}}}"
+                other = x.operands[2]
+                is_further = isinstance(other, Call) and other.name == "where"
+                rest = parts[2].removeprefix("{").removesuffix("}") if is_further else parts[2]
+                return f"{{{parts[1]} if {parts[0]}, else {rest}}}"
             case "and" | "or":
                 return f" {x.name} ".join(self.either(x))
             case "not":

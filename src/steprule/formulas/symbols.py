@@ -19,8 +19,10 @@ GREEK = {
     "gamma": "γ",
     "delta": "δ",
     "epsilon": "ε",
+    "zeta": "ζ",
     "eta": "η",
     "theta": "θ",
+    "iota": "ι",
     "kappa": "κ",
     "lambda": "λ",
     "mu": "μ",
@@ -30,20 +32,25 @@ GREEK = {
     "rho": "ρ",
     "sigma": "σ",
     "tau": "τ",
+    "upsilon": "υ",
     "phi": "φ",
+    "chi": "χ",
     "psi": "ψ",
     "omega": "ω",
     "Gamma": "Γ",
     "Delta": "Δ",
     "Theta": "Θ",
     "Lambda": "Λ",
+    "Xi": "Ξ",
     "Pi": "Π",
     "Sigma": "Σ",
+    "Upsilon": "Υ",
     "Phi": "Φ",
     "Psi": "Ψ",
     "Omega": "Ω",
     "ell": "ℓ",
 }
+_NAMES_OF_GREEK = {letter: name for name, letter in GREEK.items()}
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,12 @@ class Symbol:
     def at(self, time: Time) -> Symbol:
         """Return the same quantity in another step."""
         return replace(self, time=time)
+
+    def unlike(self, taken: Collection[Symbol]) -> Symbol:
+        """Return it if it is free, else with a prime, and then an accent as well."""
+        if self.letter not in taken:
+            return self
+        return replace(self, above=self.above or "prime").with_accent(taken, self.accent)
 
     def with_accent(self, taken: Collection[Symbol], first: str = "") -> Symbol:
         """Return it with the first accent that is free; with its name written out if none is."""
@@ -155,8 +168,9 @@ NUMBERS = {
     "eps2": _s("epsilon", "2"),
     "machine_eps": _s("epsilon", "machine"),
     "graft_eps": _s("epsilon", "graft"),
-    "lambd": _s("lambda"),
-    "lamb": _s("lambda"),
+    # λ alone is weight_decay in each variant of an optimizer, whether it has one or not.
+    "lambd": _s("lambda", above="prime"),
+    "lamb": _s("lambda", above="prime"),
     "lr_decay": _s("eta"),
     "t0": _s("t", "0"),
     "etaminus": _s("eta", above="-"),
@@ -226,6 +240,7 @@ LOCALS = {
     "agreement": _s("a"),
     "variance": _s("V"),
     "bound": _s("c"),
+    "clip_factor": _s("c", "clip"),
     "correction1": _s("c", "1"),
     "correction2": _s("c", "2"),
     "correction3": _s("c", "3"),
@@ -237,16 +252,18 @@ LOCALS = {
     "lifetime": _s("tau"),
     "gain": _s("kappa"),
 }
-_NUMBERED = re.compile(r"([A-Za-z]+?)_?(\d+)")
+_NUMBERED = re.compile(r"([^\W\d_]+?)_?(\d+)")
 
 
 def symbol_of(name: str) -> Symbol:
     """Return the symbol of a name that is in no table: a letter, a Greek one, or the word."""
+    if name in _NAMES_OF_GREEK:
+        name = _NAMES_OF_GREEK[name]
     if len(name) == 1 or name in GREEK:
         return Symbol(name)
     found = _NUMBERED.fullmatch(name)
     if found and (len(found[1]) == 1 or found[1] in GREEK):
-        return Symbol(found[1], below=found[2])
+        return Symbol(_NAMES_OF_GREEK.get(found[1], found[1]), below=found[2])
     if found and found[1] in {**NUMBERS, **LOCALS}:
         known = {**NUMBERS, **LOCALS}[found[1]]
         return replace(known, below=known.below or found[2])

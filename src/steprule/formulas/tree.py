@@ -148,14 +148,15 @@ def _numbers_joined(factors: Sequence[Expression]) -> list[Expression]:
 
 
 def _powers_joined(factors: Iterable[Expression]) -> list[Expression]:
-    """Return the factors with x x as a square of x."""
-    exponents: dict[Expression, float] = {}
+    """Return the factors with x x as a square of x; negative powers apart, as x may be 0."""
+    exponents: dict[tuple[Expression, bool], float] = {}
     for x in factors:
         base, exponent = x, 1.0
         if isinstance(x, Power) and isinstance(x.exponent, Number):
             base, exponent = x.base, x.exponent.value
-        exponents[base] = exponents.get(base, 0.0) + exponent
-    return [x if n == 1 else Power(x, Number(n)) for x, n in exponents.items()]
+        key = base, exponent > 0
+        exponents[key] = exponents.get(key, 0.0) + exponent
+    return [x if n == 1 else Power(x, Number(n)) for (x, _), n in exponents.items()]
 
 
 def parts_of(x: Expression) -> tuple[Expression, ...]:

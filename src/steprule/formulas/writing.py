@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from decimal import Decimal
 from fractions import Fraction
 
 from steprule.formulas.symbols import Symbol
@@ -19,8 +20,10 @@ from steprule.formulas.tree import (
     is_negative,
     negative,
 )
+from steprule.language.recording import TRUTHS
 
-RELATIONS = {"lt": "<", "gt": ">", "le": "<=", "ge": ">=", "eq": "=", "ne": "!="}
+# Operations that are true or false.
+CONDITIONS = TRUTHS | {"divides"}
 
 
 class Writing(ABC):
@@ -50,7 +53,7 @@ class Writing(ABC):
     def in_brackets(self, x: str) -> str: ...
 
     @abstractmethod
-    def fraction(self, above: str, below: str, *, is_simple: tuple[bool, bool]) -> str: ...
+    def fraction(self, above: str, below: str) -> str: ...
 
     @abstractmethod
     def side_by_side(self, factors: Sequence[str]) -> str: ...
@@ -65,16 +68,20 @@ class Writing(ABC):
 
     def _sum(self, x: Sum) -> str:
         first, *others = x.terms
-        text = self.of(first)
+        text = self.apart(first)
         for term in others:
             if is_negative(term):
-                text += f" {self.minus} {self.of(negative(term))}"
+                text += f" {self.minus} {self.apart(negative(term))}"
             else:
-                text += f" + {self.of(term)}"
+                text += f" + {self.apart(term)}"
         return text
 
+    def apart(self, x: Expression) -> str:
+        """Return a term, or a side of a comparison: in brackets if it is a condition."""
+        return self.in_brackets(self.of(x)) if is_condition(x) else self.of(x)
+
     def _product(self, x: Product) -> str:
-        sign = f"{self.minus}" if x.sign < 0 else ""
+        sign = self.minus if x.sign < 0 else ""
         numbers = [f for f in x.above if not f.is_array], [f for f in x.below if not f.is_array]
         arrays = [f for f in x.above if f.is_array], [f for f in x.below if f.is_array]
         if arrays[1] and not arrays[0]:  # nothing of its own is left for above the line
@@ -92,14 +99,13 @@ class Writing(ABC):
     def _ratio(self, above: list[Expression], below: list[Expression]) -> str:
         if not below:
             return self.side_by_side([self._factor(x) for x in above])
-        is_simple = len(above) <= 1, len(below) <= 1
         top = self._alone(above) if above else self.number(1.0)
-        return self.fraction(top, self._alone(below), is_simple=is_simple)
+        return self.fraction(top, self._alone(below))
 
     def _alone(self, factors: list[Expression]) -> str:
         """Return factors within bounds of their own, such as a fraction's line."""
         if len(factors) == 1:
-            return self.of(factors[0])
+            return self.apart(factors[0])
         return self.side_by_side([self._factor(x) for x in factors])
 
     def _factor(self, x: Expression) -> str:
@@ -108,7 +114,7 @@ class Writing(ABC):
 
     def _power(self, x: Power) -> str:
         is_tight = isinstance(x.base, Quantity) and not x.base.symbol.above
-        is_tight = is_tight or (isinstance(x.base, Number) and x.base.value >= 0)
+        is_tight = is_tight or (isinstance(x.base, Number) and is_short(x.base.value))
         if isinstance(x.base, Call):
             is_tight = x.base.name in ("norm", "norm1", "max_of", "abs")
         base = self.of(x.base)
@@ -116,7 +122,7 @@ class Writing(ABC):
 
     def is_loose(self, x: Expression) -> bool:
         """Whether it needs brackets among factors, though it is no sum."""
-        return isinstance(x, Call) and (x.name in RELATIONS or x.name in ("and", "or", "where"))
+        return is_condition(x) or (isinstance(x, Call) and x.name == "where")
 
     def either(self, x: Call) -> list[str]:
         """Return the conditions of an "and" or an "or", other connections in brackets."""
@@ -128,19 +134,25 @@ class Writing(ABC):
         ]
 
 
+def is_condition(x: Expression) -> bool:
+    """Whether it is true or false, not a number."""
+    return isinstance(x, Call) and x.name in CONDITIONS
+
+
+def is_short(x: float) -> bool:
+    """Whether a number is written as digits alone."""
+    return math.isfinite(x) and x >= 0 and not plain_number(x)[1]
+
+
 def plain_number(x: float) -> tuple[str, int]:
-    """Return digits and a power of ten that make a number, the power 0 where it is short."""
-    if not math.isfinite(x):
-        raise ValueError(f"no digits for {x}")
-    if x == int(x) and abs(x) < 1e6:
-        return str(int(x)), 0
-    digits, _, power = repr(x).partition("e")
-    if power:
-        return digits, int(power)
-    if 0 < abs(x) < 1e-3:
-        digits, _, power = f"{x:.17e}".partition("e")
-        return repr(float(digits)), int(power)
-    return repr(x), 0
+    """Return digits and a power of ten that make a finite number, the power 0 where it is short."""
+    exact = Decimal(repr(x))
+    short = exact.normalize()
+    is_round = abs(x) >= 1e6 and len(short.as_tuple().digits) <= 6
+    if x and (is_round or not 1e-3 <= abs(x) < 1e16):
+        power = short.adjusted()
+        return f"{short.scaleb(-power):f}", power
+    return str(int(x)) if x == int(x) else f"{exact:f}", 0
 
 
 def exponent_of(x: Call) -> str:
