@@ -10,13 +10,17 @@ import os
 import sys
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
-from torch.testing._internal import common_optimizers
 
 import steprule
 from steprule import lr_scheduler, swa_utils
 from steprule.rules import OPTIMIZERS
+
+# Imported, these forbid to set flags of torch's backends from then on. Lightning sets some.
+with mock.patch.object(torch.backends, "disable_global_flags"):
+    from torch.testing._internal import common_optimizers
 
 
 def put(ours: ModuleType, theirs: ModuleType, names: Any) -> None:
