@@ -17,7 +17,9 @@ from steprule.formulas.lines import Formula as Formula
 from steprule.formulas.lines import formula_of
 from steprule.formulas.local_names import with_local_names
 from steprule.formulas.plain_text import text as text
-from steprule.language.form import Form, form_of, record_form
+from steprule.formulas.settled import form_of_rule, forms_of_groups
+from steprule.formulas.whole_form import whole
+from steprule.language.form import Form, record_form
 from steprule.language.rule import Rule
 from steprule.optimizer import Optimizer
 
@@ -32,15 +34,19 @@ def formula(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> str
     The lines stand in an ``aligned`` environment, as they are computed: state before the step has
     the index t-1, new state t. Symbols are those of torch's documentation where it has one: θ the
     parameter, g its gradient, γ ``lr``, λ ``weight_decay``, m and v averages of the gradient and of
-    its square. Terms that an option's value of 0 takes away are left out, other values are not put
-    in the place of symbols.
+    its square. Options that are numbers are symbols, whatever their values; terms that a value of 0
+    takes away are left out. Options that the rule is given as it is recorded are put in: truth
+    values, words and counts, such as Shampoo's ``precondition_frequency`` or the iterations of
+    Muon.
 
     Args:
         what: an optimizer class (with its default options), an optimizer (with those of its
             groups), or a rule that :func:`steprule.rule` made.
         shape: that of the parameter, on which some rules depend: Adafactor, Shampoo and SOAP treat
             matrices otherwise than vectors (default: a matrix).
-        **options: options of the optimizer that change its formula, such as ``amsgrad=True``.
+        **options: options in the place of those that it has, such as ``amsgrad=True``; where
+            classes were combined, of the groups whose class has them. Of a rule, the others are
+            symbols.
 
     Returns:
         LaTeX, for amsmath, MathJax or KaTeX. Where groups of an optimizer have different formulas,
@@ -48,7 +54,7 @@ def formula(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> str
 
     Raises:
         TypeError: ``what`` is something else, ``shape`` no tuple of integers, or an option is
-            unknown.
+            unknown or of the wrong kind.
         ValueError: there is no formula (LBFGS, wrappers, a rule that cannot be recorded), or an
             option is out of its range, or a length in ``shape`` below 1.
 
@@ -91,9 +97,9 @@ def check_shape(shape: Any) -> None:
 def formulas(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> list[Formula]:
     """Return the lines of :func:`formula`, one formula for each group of an optimizer."""
     if isinstance(what, Rule):
-        return [_of_rule(what, options, shape)]
+        return [lines_of(*form_of_rule(what, options), shape)]
     if isinstance(what, type) and issubclass(what, Optimizer):
-        param = torch.zeros(*shape, device="meta", requires_grad=True)
+        param = torch.zeros(tuple(shape), device="meta", requires_grad=True)
         make: Callable[..., Optimizer] = what
         return formulas(make([param], **options), shape=shape)
     if not isinstance(what, torch.optim.Optimizer):
@@ -101,9 +107,7 @@ def formulas(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> li
             f"formula needs an optimizer class, an optimizer or a rule, got {what!r}: a function "
             "becomes a rule by @steprule.rule"
         )
-    return [
-        lines_of(*_form_of_group(what, {**group, **options}), shape) for group in what.param_groups
-    ]
+    return [lines_of(*found, shape) for found in forms_of_groups(what, options)]
 
 
 def lines_of(form: Form, options: Mapping[str, Any], shape: Sequence[int] = _MATRIX) -> Formula:
@@ -123,7 +127,7 @@ def lines_of(form: Form, options: Mapping[str, Any], shape: Sequence[int] = _MAT
             f"there is no formula of {form.rule.name}: it is not elementwise, and what it does to "
             "whole matrices cannot be recorded"
         )
-    recording, names = with_local_names(lambda: record_form(form.of_shape(tuple(shape))))
+    recording, names = with_local_names(lambda: record_form(whole(form.of_shape(tuple(shape)))))
     given = {**options, **form.rule.scalar_values(options)} if options else {}
     slots = {*form.present_slots}
     values = {
@@ -133,36 +137,3 @@ def lines_of(form: Form, options: Mapping[str, Any], shape: Sequence[int] = _MAT
     }
     zeros = [name for name, value in values.items() if value == 0 and name != "lr"]
     return formula_of(Graph(recording, zeros, values), names)
-
-
-def _form_of_group(optimizer: Any, group: Mapping[str, Any]) -> tuple[Form, Mapping[str, Any]]:
-    kind = optimizer._kind_of(group) if isinstance(optimizer, Optimizer) else None
-    if kind is None:
-        is_around_another = isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer)
-        why = (
-            "which is around another optimizer: ask for that of its attribute optimizer"
-            if is_around_another
-            else "which has no rule: its steps are no function of one gradient and state"
-            if isinstance(optimizer, Optimizer)
-            else "which is no optimizer of steprule's: its rule is not recorded"
-        )
-        raise ValueError(f"there is no formula of {type(optimizer).__name__}, {why}")
-    options = kind.options_of(group)
-    return form_of(kind.rule, options), options
-
-
-def _of_rule(rule: Rule, options: Mapping[str, Any], shape: Sequence[int]) -> Formula:
-    """Return the lines of a rule whose options are symbols, but for those that are given."""
-    unknown = sorted(set(options) - {*rule.options, *rule.flags, "weight_decay", "maximize"})
-    if unknown:
-        raise TypeError(
-            f"rule {rule.name} has no option {', '.join(unknown)}; it has "
-            f"{', '.join((*rule.options, *rule.flags))}"
-        )
-    unset = dict.fromkeys(rule.flags, False)
-    present = {slot.when: slot.when_is or True for slot in rule.slots.values() if slot.when}
-    numbers = dict.fromkeys(rule.options, "unknown")
-    parts = {name: ("unknown",) * len(names) for name, names in rule.parts.items()}
-    on = {k: v for k, v in present.items() if k not in rule.flags}
-    complete = {**unset, **numbers, **parts, **on, **options}
-    return lines_of(form_of(rule, {"weight_decay": 0, **complete}), dict(complete), shape)

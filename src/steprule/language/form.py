@@ -140,13 +140,17 @@ class Form:
 
     def _clipped(self, grad: Any, scalars: Mapping[str, Any]) -> Any:
         """Return the gradient within its bounds: of the norm, then of each element."""
-        if self.clip_norm == "param":
-            grad = grad * clip_factor(scalars["clip_grad_norm"], norm_of(grad))
-        elif self.clip_norm != "none":
-            grad = grad * scalars["clip_factor"]
+        if self.clip_norm != "none":
+            grad = grad * self._clip_factor(grad, scalars)
         if self.clips_value:
             grad = clip(grad, -scalars["clip_grad_value"], scalars["clip_grad_value"])
         return grad
+
+    def _clip_factor(self, grad: Any, scalars: Mapping[str, Any]) -> Any:
+        """Return what bounds the norm: of several parameters, it is known before the step."""
+        if self.clip_norm == "param":
+            return clip_factor(scalars["clip_grad_norm"], norm_of(grad))
+        return scalars["clip_factor"]
 
     def recording(self) -> Recording:
         """Return the form, run once on symbols (kept: a form never changes)."""
