@@ -26,7 +26,15 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from migration_tables import LETTERS, POINTS, RECORDED, first_parameters, rows_of, trained
+from migration_tables import (
+    LETTERS,
+    POINTS,
+    RECORDED,
+    Row,
+    first_parameters,
+    rows_of,
+    trained,
+)
 
 
 def names(*modules: str) -> dict[str, Any]:
@@ -37,9 +45,9 @@ def names(*modules: str) -> dict[str, Any]:
     return {**LETTERS, "pi": pi, "sqrt": sqrt, **found}
 
 
-def optax_run(code: str) -> list[list[float]]:
+def optax_run(row: Row) -> list[list[float]]:
     jnp, optax = importlib.import_module("jax.numpy"), importlib.import_module("optax")
-    transformation = eval(code, names("optax"))
+    transformation = eval(row.theirs, names("optax"))
     params = [jnp.asarray(param) for param in first_parameters()]
     state = transformation.init(params)
 
@@ -50,18 +58,22 @@ def optax_run(code: str) -> list[list[float]]:
         params = optax.apply_updates(params, updates)
         return [np.asarray(param) for param in params]
 
-    return trained(step)
+    def change_lr(lr: float) -> None:  # the state is the same for any
+        nonlocal transformation
+        transformation = eval(row.theirs, {**names("optax"), "lr": lr})
+
+    return trained(step, change_lr if row.lr_changes else None)
 
 
-def optax_schedule(code: str) -> list[float]:
-    schedule = eval(code, names("optax"))
+def optax_schedule(row: Row) -> list[float]:
+    schedule = eval(row.theirs, names("optax"))
     return [float(schedule(k)) for k in POINTS]
 
 
-def keras_run(code: str) -> list[list[float]]:
+def keras_run(row: Row) -> list[list[float]]:
     keras = importlib.import_module("keras")
     keras.config.set_floatx("float64")
-    optimizer = eval(code, names("keras"))
+    optimizer = eval(row.theirs, names("keras"))
     variables = [keras.Variable(param, dtype="float64") for param in first_parameters()]
 
     def step(grads: list[Any]) -> list[Any]:
@@ -69,24 +81,24 @@ def keras_run(code: str) -> list[list[float]]:
         optimizer.apply(tensors, variables)
         return [keras.ops.convert_to_numpy(variable.value) for variable in variables]
 
-    return trained(step)
+    return trained(step, optimizer.learning_rate.assign if row.lr_changes else None)
 
 
-def keras_schedule(code: str) -> list[float]:
+def keras_schedule(row: Row) -> list[float]:
     keras = importlib.import_module("keras")
     keras.config.set_floatx("float64")
-    schedule = eval(code, {**names("keras"), "schedules": keras.optimizers.schedules})
+    schedule = eval(row.theirs, {**names("keras"), "schedules": keras.optimizers.schedules})
     return [float(schedule(k)) for k in POINTS]
 
 
-def torch_run(code: str, *modules: str, dtype: str = "float64") -> list[list[float]]:
+def torch_run(row: Row, *modules: str, dtype: str = "float64") -> list[list[float]]:
     import torch
 
     params = [
         torch.tensor(param, dtype=getattr(torch, dtype), requires_grad=True)
         for param in first_parameters()
     ]
-    optimizer = eval(code, {**names(*modules), "params": params})
+    optimizer = eval(row.theirs, {**names(*modules), "params": params})
 
     def step(grads: list[Any]) -> list[Any]:
         for param, grad in zip(params, grads, strict=True):
@@ -94,7 +106,10 @@ def torch_run(code: str, *modules: str, dtype: str = "float64") -> list[list[flo
         optimizer.step()
         return [param.detach().double().numpy() for param in params]
 
-    return trained(step)
+    def change_lr(lr: float) -> None:
+        optimizer.param_groups[0]["lr"] = lr
+
+    return trained(step, change_lr if row.lr_changes else None)
 
 
 def timm_alone() -> None:
@@ -113,17 +128,17 @@ def timm_alone() -> None:
     stand_in.create_optimizer_v2 = made.create_optimizer_v2  # type: ignore[attr-defined]
 
 
-def timm_run(code: str) -> list[list[float]]:
+def timm_run(row: Row) -> list[list[float]]:
     timm_alone()
-    return torch_run(code, "timm.optim", "timm")
+    return torch_run(row, "timm.optim", "timm")
 
 
-def timm_schedule(code: str) -> list[float]:
+def timm_schedule(row: Row) -> list[float]:
     import torch
 
     timm_alone()
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=LETTERS["lr"])
-    scheduler = eval(code, {**names("timm.scheduler"), "optimizer": optimizer})
+    scheduler = eval(row.theirs, {**names("timm.scheduler"), "optimizer": optimizer})
     values = []
     for k in POINTS:
         values.append(float(optimizer.param_groups[0]["lr"]))
@@ -131,12 +146,12 @@ def timm_schedule(code: str) -> list[float]:
     return values
 
 
-def bitsandbytes_run(code: str) -> list[list[float]]:
-    return torch_run(code, "bitsandbytes", dtype="float32")
+def bitsandbytes_run(row: Row) -> list[list[float]]:
+    return torch_run(row, "bitsandbytes", dtype="float32")
 
 
 #: By library: packages whose versions are kept, a run, a schedule.
-LIBRARIES: dict[str, tuple[tuple[str, ...], Callable[[str], Any], Callable[[str], Any] | None]] = {
+LIBRARIES: dict[str, tuple[tuple[str, ...], Callable[[Row], Any], Callable[[Row], Any] | None]] = {
     "optax": (("optax", "jax"), optax_run, optax_schedule),
     "keras": (("keras", "jax"), keras_run, keras_schedule),
     "timm": (("timm", "torch"), timm_run, timm_schedule),
@@ -151,7 +166,7 @@ def main() -> None:
         for row in rows_of(library):
             function = schedule if row.of_schedules else run
             assert function is not None
-            made[row.theirs] = function(row.theirs)
+            made[row.theirs] = function(row)
         path = RECORDED / f"{library}.json"
         path.write_text(json.dumps(made, indent=0) + "\n", encoding="utf-8")
         print(f"{path.name}: {len(made) - 1} runs")
