@@ -1,4 +1,4 @@
-"""Docstrings as Markdown: sections become lists of what they name, literal blocks become code."""
+"""Docstrings: their sections, what these name, and all of it as Markdown."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 # A section's heading stands at the left margin; what belongs to it is indented, or goes on behind
 # the colon until the next empty line.
 _SECTION = re.compile(
-    r"^(Args|Attributes|Returns|Raises|Yields|Warns|Example|Examples|State|Source|When to use"
-    r"|Note):(?: (.*))?$"
+    r"^((?:Args|Attributes|Returns|Raises|Yields|Warns|Example|Examples|State|Groups|Memory|Source"
+    r"|When to use|Note)(?:, [^:]*)?):(?: (.*))?$"
 )
+# Whose text goes on behind the name.
+_RUNNING = ("Source", "When to use", "State", "Groups", "Memory", "Returns", "Note")
 _NAMED = ("Args", "Attributes", "Raises", "Warns")
 _ITEM = re.compile(r"^(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*): (.*)$")
 _TITLES = {"Args": "Arguments", "Example": "Example", "Examples": "Examples"}
@@ -30,14 +32,15 @@ def markdown(docstring: str, address: Address) -> str:
         address: where a name is described that the docstring refers to.
     """
     lines: list[str] = []
-    for name, body in _sections(docstring):
+    for name, body in sections(docstring):
+        kind = name.partition(",")[0]
         if lines and lines[-1].strip():
             lines.append("")
         if not name:
             lines += _blocks(body, address)
         elif name in _NAMED and any(_ITEM.match(line) for line in body):
             lines += [f"**{_TITLES.get(name, name)}**{{ .section }}", "", *_items(body, address)]
-        elif name in ("Source", "When to use", "State", "Returns", "Note", *_NAMED):
+        elif kind in (*_RUNNING, *_NAMED):
             first, *rest = body
             paragraphs = [f"**{_TITLES.get(name, name)}:** {first}", *rest]
             lines += _blocks(paragraphs, address)
@@ -46,8 +49,11 @@ def markdown(docstring: str, address: Address) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _sections(docstring: str) -> Iterator[tuple[str, list[str]]]:
-    """Give each section's name and its lines, without indentation; text in between has no name."""
+def sections(docstring: str) -> Iterator[tuple[str, list[str]]]:
+    """Give each section's name and its lines, without indentation; text in between has no name.
+
+    A name may say more behind a comma, as "State, made with the optimizer".
+    """
     name, is_indented = "", False
     body: list[str] = []
     for line in docstring.splitlines():
@@ -73,31 +79,41 @@ def _dedented(lines: list[str]) -> list[str]:
     return textwrap.dedent("\n".join(lines)).strip("\n").splitlines()
 
 
+def items(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Give the names and the words of each ``name: meaning``; remarks on all have no name."""
+    names, words = "", list[str]()
+    for line in lines:
+        named = _ITEM.match(line)
+        if not named and names and (not line.strip() or line.startswith(" ")):
+            words.append(line)
+            continue
+        if names:
+            yield names, _dedented(words)
+            names = ""
+        if named:
+            names, words = named[1], [named[2]]
+        else:
+            yield "", [line]
+    if names:
+        yield names, _dedented(words)
+
+
+def paragraphs(lines: list[str]) -> list[str]:
+    """Return the paragraphs of text, each in one line, without literal blocks and examples."""
+    found = "\n".join(lines).split("\n\n")
+    kept = [p for p in found if p.strip() and not p.startswith(("    ", ">>> "))]
+    return [" ".join(re.sub(r"\s*::$", ":", p.strip()).split()) for p in kept if p.strip() != "::"]
+
+
 def _items(lines: list[str], address: Address) -> list[str]:
     """Return ``name: meaning`` lines as a definition list."""
     made: list[str] = []
-    item: list[str] = []
-
-    def close() -> None:
-        if item:
-            named = _ITEM.match(item[0])
-            assert named is not None
-            rest = textwrap.dedent("\n".join(item[1:])).splitlines()
-            names = ", ".join(f"`{name}`" for name in named[1].split(", "))
-            text = _blocks([named[2], *rest], address)
-            made.extend([names, *_hanging(text), ""])
-
-    for line in lines:
-        if _ITEM.match(line):
-            close()
-            item = [line]
-        elif item and (not line.strip() or line.startswith(" ")):
-            item.append(line)
-        else:  # a remark on all of them
-            close()
-            item = []
-            made += [*_blocks([line], address)]
-    close()
+    for names, words in items(lines):
+        if names:
+            coded = ", ".join(f"`{name}`" for name in names.split(", "))
+            made.extend([coded, *_hanging(_blocks(words, address)), ""])
+        else:
+            made += _blocks(words, address)
     return made
 
 
@@ -177,16 +193,31 @@ def _language(code: str) -> str:
 
 
 def _prose(lines: list[str], address: Address) -> list[str]:
-    """Return text with references as links, and with what Markdown would take amiss escaped."""
+    return prose("\n".join(lines), address).splitlines()
+
+
+def prose(words: str, address: Address) -> str:
+    """Return text with references as links, and with what Markdown would take amiss escaped.
+
+    Pages that it names, as docs/guards.md, are links, of a page in a folder of the site.
+    """
 
     def linked(found: re.Match[str]) -> str:
         shown = f"`{found[1].rpartition('.')[2] if '~' in found[0] else found[1]}`"
         place = address(found[1])
         return f"[{shown}]({place})" if place else shown
 
-    text = _ROLE.sub(linked, "\n".join(lines))
-    pieces = _CODE.split(text)
+    pieces = _CODE.split(_ROLE.sub(linked, words))
     for at in range(0, len(pieces), 2):
-        piece = re.sub(r"(?<=[\w)])\*\*(?=[\w(-])", r"\\*\\*", pieces[at])
-        pieces[at] = re.sub(r"<(?=[\w/!])", "&lt;", piece)
-    return "".join(pieces).splitlines()
+        piece = re.sub(r"(?<=[\w)])(\*{1,2})(?=[\w(-])", _escaped, pieces[at])
+        piece = re.sub(r"<(?=[\w/!])", "&lt;", piece)
+        pieces[at] = re.sub(r"(?<![`\w/\[])docs/([\w/-]+)\.md", _page, piece)
+    return "".join(pieces)
+
+
+def _escaped(stars: re.Match[str]) -> str:
+    return stars[1].replace("*", "\\*")
+
+
+def _page(found: re.Match[str]) -> str:
+    return f"[docs/{found[1]}.md](../{found[1]}.md)"

@@ -38,7 +38,7 @@ _INTRODUCTIONS = {
 def files() -> dict[str, str | bytes]:
     """Return the pages of the reference, and the list of all names."""
     by_page = names_by_page()
-    places = _places(by_page)
+    places = places_of(by_page)
     pages: dict[str, str | bytes] = {
         f"reference/{page}.md": _page(page, names, places) for page, names in by_page.items()
     }
@@ -46,7 +46,7 @@ def files() -> dict[str, str | bytes]:
     return pages
 
 
-def _places(by_page: dict[str, list[PublicName]]) -> dict[str, str]:
+def places_of(by_page: dict[str, list[PublicName]]) -> dict[str, str]:
     """Return page and anchor of every name and every method, from the site's root."""
     places = {}
     for page, names in by_page.items():
@@ -76,7 +76,7 @@ def _order(public: PublicName) -> tuple[bool, str]:
 
 
 def _entry(public: PublicName, page: str, places: dict[str, str]) -> Iterator[str]:
-    address = _address(public, page, places)
+    address = address_from(page, public, places)
     yield f"## {public.name} {{ #{public.anchor} data-toc-label='{public.short}' }}"
     thing = public.thing
     if public.name == "steprule.OPTIMIZERS":
@@ -86,20 +86,14 @@ def _entry(public: PublicName, page: str, places: dict[str, str]) -> Iterator[st
         yield _code(signature_of(thing, public.name))
     docstring = _docstring(thing)
     if docstring:
-        yield _words(docstring, address)
+        yield docstrings.markdown(docstring, address)
     for name, member in _members(thing):
         anchor = f"{public.anchor}.{name}"
         yield f"### {public.short}.{name} {{ #{anchor} .member data-toc-label='{name}' }}"
         yield _code(signature_of(member, name))
         words = inspect.getdoc(member) or _inherited_words(thing, name)
         if words:
-            yield _words(words, address)
-
-
-def _words(docstring: str, address: docstrings.Address) -> str:
-    """Return a docstring as Markdown, where pages that it names are links."""
-    text = docstrings.markdown(docstring, address)
-    return re.sub(r"(?<![`\w/])docs/([\w/-]+\.md)", r"[docs/\1](../\1)", text)
+            yield docstrings.markdown(words, address)
 
 
 def _docstring(thing: Any) -> str:
@@ -141,7 +135,9 @@ def _has_words(cls: type, name: str, member: Any) -> bool:
     return bool(_inherited_words(cls, name))
 
 
-def _address(public: PublicName, page: str, places: dict[str, str]) -> docstrings.Address:
+def address_from(page: str, public: PublicName, places: dict[str, str]) -> docstrings.Address:
+    """Return what leads from a page to what the docstring of a public name refers to."""
+
     def address(name: str) -> str | None:
         package = public.name.rpartition(".")[0]
         for full in (name, f"steprule.{name}", f"{public.name}.{name}", f"{package}.{name}"):

@@ -11,14 +11,15 @@ import pytest
 
 import steprule
 from docs_build import optimizer_pages, schedule_pages
-from docs_build.mathematics import aligned
+from docs_build.mathematics import aligned, inline
 from docs_build.optimizer_examples import example_of
-from docs_build.pictures import drawing, paths
+from docs_build.optimizers import symbols, update
+from docs_build.pictures import drawing, kept, paths
 from docs_build.pictures.surfaces import SURFACES, Surface
 from docs_build.schedule_examples import CLASSES, COMPOSED, SHAPES, Example
 from steprule import lr_scheduler, schedules
 from steprule.cli.catalogue import defaults_of
-from steprule.formulas import formulas, latex_lines
+from steprule.formulas import formulas, latex_lines, latex_of_symbol
 
 MATHML = "{http://www.w3.org/1998/Math/MathML}"
 
@@ -49,6 +50,80 @@ def test_every_optimizer_has_a_page_with_formula_options_and_pictures(
             assert f'src="{name}_{surface.key}.svg" alt="Path of {cls.__name__} on' in page
         assert ":class:" not in page, name
         assert ":func:" not in page, name
+
+
+RECORDED = {name: cls for name, cls in steprule.OPTIMIZERS.items() if cls.rule is not None}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_symbols_of_a_page_and_rows_of_its_table_are_the_same(
+    name: str, pages: dict[str, str | bytes]
+) -> None:
+    """Each symbol that is printed and that no line defines has a row, and no other has."""
+    cls = RECORDED[name]
+    explained = update.explained(name, cls)
+    printed = {symbol for formula in explained for symbol in symbols.undefined_in(formula)}
+    rows = [symbol for symbol, _ in symbols.rows_of(cls, explained)]
+    assert set(rows) <= printed
+    assert {symbol.letter for symbol in rows} == {symbol.letter for symbol in printed}
+    # One symbol, one meaning, in all formulas of a page; the gradient before is g, too.
+    assert len(set(rows)) == len(rows), rows
+    assert len({symbol.letter for symbol in rows if symbol.base != "g"}) == len(
+        [symbol for symbol in rows if symbol.base != "g"]
+    ), rows
+    for symbol in rows:
+        row = f"| {inline(latex_of_symbol(symbol))} | "
+        assert row in str(pages[f"optimizers/{name}.md"])
+
+
+def test_what_is_not_printed_is_no_symbol_of_a_page() -> None:
+    """NewtonSchulz has its coefficients without showing them."""
+    rows = symbols.rows_of(steprule.Muon, update.explained("muon", steprule.Muon))
+    assert not [meaning for meaning in rows.values() if "ns_coefficients" in meaning]
+
+
+def test_a_page_has_nothing_of_the_docstrings_markup(pages: dict[str, str | bytes]) -> None:
+    for name in steprule.OPTIMIZERS:
+        page = str(pages[f"optimizers/{name}.md"])
+        words = re.sub(r"<details>.*?</details>|```.*?```", "", page, flags=re.S)
+        for left in ("Raises:", "When to use:", "Source:", "Args:", "(default", "Default ", "\\<"):
+            assert left not in words, (name, left)
+        assert "see above" not in words, name
+        assert not re.search(r"(?<!\[)docs/\w+\.md", words), name
+
+
+def test_a_page_says_in_which_form_decay_is_taken(pages: dict[str, str | bytes]) -> None:
+    def taken(name: str) -> str:
+        found = re.search(r"^Takes .*$", str(pages[f"optimizers/{name}.md"]), re.M)
+        assert found is not None
+        return found[0]
+
+    assert taken("adamw").startswith("Takes [decoupled weight decay](")
+    assert "decay in L2 form or [decoupled](../terms.md) (`decoupled_weight_decay=True`)" in taken(
+        "adam"
+    )
+    assert "decay decoupled or [in L2 form](../terms.md) (`decoupled_weight_decay=False`)" in taken(
+        "lion"
+    )
+    assert taken("lamb").startswith("Takes weight decay as its formula has it")
+    assert "weight decay" not in taken("sparseadam")
+
+
+def test_pages_say_where_state_of_a_rule_comes_from(pages: dict[str, str | bytes]) -> None:
+    assert r"h_t &amp;= \beta_2 h_{t-1}" in str(pages["optimizers/sophiag.md"])
+    assert "is what one evaluates" in str(pages["optimizers/schedulefreesgd.md"])
+    assert "the first gradient at first" not in str(pages["optimizers/sgd.md"])
+
+
+def test_pictures_are_made_anew_when_what_computes_them_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not only when the rule's own file does: an operation is another one here."""
+    before = kept._digest.__wrapped__("adam")
+    assert kept._digest.__wrapped__("adam") == before
+    points = paths.beginning_of("adam", SURFACES[0])
+    monkeypatch.setattr(kept, "beginning_of", lambda *_: points + 1e-7)
+    assert kept._digest.__wrapped__("adam") != before
 
 
 def test_symbols_on_a_page_are_explained_by_its_options(pages: dict[str, str | bytes]) -> None:

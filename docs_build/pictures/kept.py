@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import TypeAlias
 
 from docs_build.pictures.drawing import contours, picture
-from docs_build.pictures.paths import path_of
+from docs_build.pictures.paths import beginning_of, path_of
 from docs_build.pictures.surfaces import SURFACES, Surface
 from steprule.rules import OPTIMIZERS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".docs-cache"
+# SVG, lr, of how many, value at the end, steps.
+Kept: TypeAlias = tuple[str, float, int, float, int]
 
 
-def pictures_of(name: str) -> dict[str, tuple[str, float, int, float, int]]:
-    """Return an optimizer's pictures by surface: SVG, lr, of how many, value at the end, steps."""
+def pictures_of(name: str) -> dict[str, Kept]:
+    """Return an optimizer's pictures by surface."""
     kept = FOLDER / f"paths-{name}-{_digest(name)}.json"
     if kept.exists():
-        found: dict[str, tuple[str, float, int, float, int]] = json.loads(kept.read_text("utf-8"))
+        found: dict[str, Kept] = json.loads(kept.read_text("utf-8"))
         return found
     made = {surface.key: _drawn(name, surface) for surface in SURFACES}
     FOLDER.mkdir(exist_ok=True)
@@ -37,7 +37,7 @@ def pictures_of(name: str) -> dict[str, tuple[str, float, int, float, int]]:
     return made
 
 
-def _drawn(name: str, surface: Surface) -> tuple[str, float, int, float, int]:
+def _drawn(name: str, surface: Surface) -> Kept:
     path = path_of(name, surface)
     title = f"Path of {OPTIMIZERS[name].__name__} on {surface.title}"
     svg = picture(surface, _contours(surface), path, title)
@@ -53,16 +53,17 @@ def _contours(surface: Surface) -> str:
     return _known[surface.key]
 
 
+@functools.cache
 def _digest(name: str) -> str:
-    """Return a hash of the rule, of what draws it, and of the versions that compute."""
+    """Return a hash of the rule, of what draws it, and of the first steps of its paths.
+
+    Those change with whatever computes them (engines, operations, torch), wherever that stands.
+    """
     cls: Callable[..., object] = OPTIMIZERS[name]
-    own = Path(inspect.getfile(cls))
-    files = [own, *sorted(Path(__file__).parent.glob("*.py"))]
-    package = Path(sys.modules["steprule"].__file__ or "").parent
-    files += sorted((package / "language").glob("*.py"))
-    if name == "lbfgs":
-        files += sorted(own.parent.glob("*.py"))
-    digest = hashlib.sha256(f"{torch.__version__} {np.__version__}".encode())
+    files = [Path(inspect.getfile(cls)), *sorted(Path(__file__).parent.glob("*.py"))]
+    digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())
+    for surface in SURFACES:
+        digest.update(beginning_of(name, surface).tobytes())
     return digest.hexdigest()[:16]

@@ -39,39 +39,9 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
     "sophiag": {"weight_decay": 0.0, "bs": 1},
     "asgd": {"t0": 100},
 }
-# What is to be said of them, for a reader who compares.
-REMARKS: Mapping[str, str] = {
-    "adamw": "Without weight decay, which would draw the path to the origin.",
-    "stableadamw": "Without weight decay, which would draw the path to the origin.",
-    "grokadamw": "Without weight decay, which would draw the path to the origin.",
-    "sgd": "With `momentum=0.9`.",
-    "muon": (
-        "The two numbers are a matrix of one row, whose orthogonalization is the direction of the "
-        "step and nothing more: of what Muon does to matrices this shows little. Without weight "
-        "decay."
-    ),
-    "soap": (
-        "The two numbers are a vector with a 2 by 2 matrix of its own (`precondition_1d=True`). "
-        "Without weight decay."
-    ),
-    "shampoo": (
-        "The two numbers are a vector with a 2 by 2 matrix of its own (`precondition_1d=True`)."
-    ),
-    "sophiag": (
-        "There are no labels to draw on a surface: every tenth step `update_hessian` is given the "
-        "root of the second derivatives along x and y, of which it takes the square (`bs=1`). "
-        "Without weight decay."
-    ),
-    "asgd": "Averages begin at step 100 (`t0=100`); the path is that of the weights themselves.",
-    "adafactor": "The two numbers are a vector, of which nothing is factored.",
-    "sparseadam": "The gradient is a sparse tensor that has both numbers in every step.",
-    "schedulefreeadamw": "The path is that of the averages, where the model is evaluated.",
-    "schedulefreesgd": "The path is that of the averages, where the model is evaluated.",
-    "lbfgs": (
-        "Each point is an iteration, with as many evaluations as its line search asked for "
-        '(`line_search_fn="more_thuente"`).'
-    ),
-}
+# Whose gradients are sparse tensors, and who is told of the curvature every so many steps.
+SPARSE = ("sparseadam",)
+CURVATURE = {"sophiag": 10}
 
 
 @dataclass(frozen=True)
@@ -96,7 +66,7 @@ def path_of(name: str, surface: Surface) -> Path:
     if name == "lbfgs":
         return _lbfgs(surface)
     rates = RATES[:: 2 if name in COARSELY else 1]
-    all_points = _SPECIAL.get(name, _together)(name, surface, rates)
+    all_points = _all_paths(name, surface, STEPS)
     with np.errstate(over="ignore", invalid="ignore"):
         values = surface.value(all_points[..., 0], all_points[..., 1])
     last = np.nan_to_num(values[:, -LAST:], nan=np.inf).max(axis=1)
@@ -105,6 +75,18 @@ def path_of(name: str, surface: Surface) -> Path:
         last[~stays] = np.inf
     best = int(np.argmin(last))
     return Path(rates[best], len(rates), all_points[best], float(values[best, -1]))
+
+
+def beginning_of(name: str, surface: Surface, steps: int = 12) -> NDArray[np.float64]:
+    """Return the first points of all paths that are tried."""
+    if name == "lbfgs":
+        return _lbfgs(surface).points
+    return _all_paths(name, surface, steps)
+
+
+def _all_paths(name: str, surface: Surface, steps: int) -> NDArray[np.float64]:
+    rates = RATES[:: 2 if name in COARSELY else 1]
+    return _SPECIAL.get(name, _together)(name, surface, rates, steps)
 
 
 def _is_inside(surface: Surface, points: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -130,41 +112,47 @@ def _at(params: Sequence[Tensor]) -> NDArray[np.float64]:
 
 
 def _together(
-    name: str, surface: Surface, rates: Sequence[float], shape: Sequence[int] = (2,)
+    name: str, surface: Surface, rates: Sequence[float], steps: int, shape: Sequence[int] = (2,)
 ) -> NDArray[np.float64]:
     """Return a path for each lr: one optimizer takes all of them, each in a group of its own."""
     params = _starts(surface, len(rates), shape)
     groups = [{"params": [p], "lr": lr} for p, lr in zip(params, rates, strict=True)]
     optimizer = _made(name, groups)
-    return _walked(name, surface, params, [optimizer])
+    return _walked(name, surface, params, [optimizer], steps)
 
 
-def _apart(name: str, surface: Surface, rates: Sequence[float]) -> NDArray[np.float64]:
+def _apart(name: str, surface: Surface, rates: Sequence[float], steps: int) -> NDArray[np.float64]:
     """Return the same, where sums are taken over all parameters of an optimizer."""
     params = _starts(surface, len(rates))
     optimizers = [_made(name, [p], lr=lr) for p, lr in zip(params, rates, strict=True)]
-    return _walked(name, surface, params, optimizers)
+    return _walked(name, surface, params, optimizers, steps)
 
 
-def _as_matrices(name: str, surface: Surface, rates: Sequence[float]) -> NDArray[np.float64]:
-    return _together(name, surface, rates, (1, 2))
+def _as_matrices(
+    name: str, surface: Surface, rates: Sequence[float], steps: int
+) -> NDArray[np.float64]:
+    return _together(name, surface, rates, steps, (1, 2))
 
 
 def _walked(
-    name: str, surface: Surface, params: Sequence[Tensor], optimizers: Sequence[Any]
+    name: str,
+    surface: Surface,
+    params: Sequence[Tensor],
+    optimizers: Sequence[Any],
+    steps: int,
 ) -> NDArray[np.float64]:
     averages = hasattr(optimizers[0], "eval")
     at = _at(params)
     seen = [at]
-    for step in range(STEPS):
-        if name == "sophiag" and step % 10 == 0:
+    for step in range(steps):
+        if name in CURVATURE and step % CURVATURE[name] == 0:
             with np.errstate(all="ignore"):
                 bends = surface.curvature(at[:, 0], at[:, 1])
             _set_gradients(params, np.sqrt(np.maximum(np.stack(bends, axis=1), 0.0)))
             optimizers[0].update_hessian()
         with np.errstate(all="ignore"):
             gradient = np.stack(surface.gradient(at[:, 0], at[:, 1]), axis=1)
-        _set_gradients(params, gradient, is_sparse=name == "sparseadam")
+        _set_gradients(params, gradient, is_sparse=name in SPARSE)
         for optimizer in optimizers:
             optimizer.step()
         at = _at(params)
@@ -214,7 +202,7 @@ def _lbfgs(surface: Surface) -> Path:
     return Path(lr, 1, points, float(surface.value(points[-1, 0], points[-1, 1])))
 
 
-_SPECIAL: Mapping[str, Callable[[str, Surface, Sequence[float]], NDArray[np.float64]]] = {
+_SPECIAL: Mapping[str, Callable[[str, Surface, Sequence[float], int], NDArray[np.float64]]] = {
     "prodigy": _apart,
     "muon": _as_matrices,
 }

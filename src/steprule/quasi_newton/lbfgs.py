@@ -51,27 +51,27 @@ class LBFGS(Optimizer):
         params: tensors, named tensors or groups; of any mix of real and complex dtypes and of
             devices, with or without gradients (none counts as zeros), sparse gradients included.
         lr: the step of every iteration (``line_search_fn=None``) or the first one tried; at least
-            0. Groups may differ: a group's part of the direction is scaled so that it moves
-            ``lr / max(lr)`` times as far, ``d = -D H D g`` with ``D = diag(sqrt(lr / max(lr)))``,
-            which still descends; 0 freezes a group. Default 1.
-        max_iter: iterations a call of ``step``. Default 20.
-        max_eval: closure calls after which a call of ``step`` ends. Default ``max_iter * 5 // 4``.
-            As in torch, the last move of the searches that are torch's may take one more; see
-            ``strict_max_eval``.
-        tolerance_grad: stop when no entry of the gradient is larger. Default 1e-7 (older torch:
+            0 (default 1). Groups may differ: a group's part of the direction is scaled so that it
+            moves ``lr / max(lr)`` times as far, ``d = -D H D g`` with
+            ``D = diag(sqrt(lr / max(lr)))``, which still descends; 0 freezes a group.
+        max_iter: iterations a call of ``step`` (default 20).
+        max_eval: closure calls after which a call of ``step`` ends; None, the default, for
+            ``max_iter * 5 // 4``. As in torch, the last move of the searches that are torch's may
+            take one more; see ``strict_max_eval``.
+        tolerance_grad: stop when no entry of the gradient is larger (default 1e-7; older torch:
             1e-5); negative for never.
-        tolerance_change: stop when loss or parameters change less, in their own units. Default
-            1e-9; 0 iterates until the gradient is small.
-        history_size: pairs kept. Default 100.
+        tolerance_change: stop when loss or parameters change less, in their own units (default
+            1e-9); 0 iterates until the gradient is small.
+        history_size: pairs kept (default 100).
         line_search_fn: None (fixed steps) and ``"strong_wolfe"`` give torch's numbers;
-            ``"more_thuente"`` is the robust one to use; ``"backtracking"`` the cheap one.
-            Default None.
-        bounds: ``(lo, hi)`` for all values of a group, either may be None. Default: none.
-        history_dtype: how pairs are stored, ``torch.bfloat16`` for half the memory of float32.
-            Default: as the flat vector (the widest dtype among the parameters).
-        maximize: maximize instead. Default False.
+            ``"more_thuente"`` is the robust one to use; ``"backtracking"`` the cheap one
+            (default None).
+        bounds: ``(lo, hi)`` for all values of a group, either may be None (default None).
+        history_dtype: how pairs are stored, ``torch.bfloat16`` for half the memory of float32;
+            None, the default, for that of the flat vector (the widest dtype among the parameters).
+        maximize: maximize instead (default False).
         strict_max_eval: never call the closure more than ``max_eval`` times a step, whatever the
-            search. Default False.
+            search (default False).
 
     When to use: smooth losses of the full batch: fits, physics-informed networks, Gaussian
     processes. Not mini-batches, whose noise its history takes for curvature. Take

@@ -73,9 +73,10 @@ class Adafactor(Optimizer):
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here. Real numbers only.
         lr: largest relative step, and the scale of the decay (default 1e-2).
-        beta2_decay: <= 0 (default -0.8).
-        eps: ``(eps1, eps2)``, each >= 0 (default: eps1 None, the machine epsilon of the
-            parameter's dtype; eps2 1e-3).
+        beta2_decay: exponent of t in the weight of the newest squares, <= 0 (default -0.8).
+        eps: ``(eps1, eps2)``, each >= 0: bounds of the second moment and of the parameter's root
+            mean square. An eps1 of None is the machine epsilon of the parameter's dtype (default
+            (None, 1e-3)).
         d: threshold on the root mean square of an update, >= 1 (default 1.0).
         weight_decay: decoupled decay (default 0).
 

@@ -119,8 +119,18 @@ class AdamW(Adam):
 
         param = param * (1 - lr * weight_decay)
 
-    and then the step of :class:`Adam`, whose arguments and state it shares; ``weight_decay``
+    and then the step of :class:`Adam`, whose state it shares; ``weight_decay``
     is 1e-2 by default.
+
+    Args:
+        params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
+            the arguments not listed here.
+        lr: learning rate (default 1e-3).
+        betas: decay of the two averages per step, each in [0, 1) (default (0.9, 0.999)).
+        eps: added to the denominator, >= 0 (default 1e-8).
+        weight_decay: decoupled decay (default 1e-2).
+        amsgrad: use the largest v so far (Reddi, Kale, Kumar 2018).
+        eps_inside_sqrt: ``sqrt(v / (1 - beta2**t) + eps)`` for the denominator.
 
     When to use: transformers and most other networks, and as the yardstick for whatever else is
     tried. Start from lr=3e-4 (1e-4 to 1e-3) with a warmup and a cosine, and leave biases and norms

@@ -58,29 +58,30 @@ class Adan(Optimizer):
 
     ::
 
-        d = grad - (grad of the step before)                 (0 at the first step)
+        diff = grad - (grad of the step before)              (0 at the first step)
         m = beta1 * m + (1 - beta1) * grad
-        D = beta2 * D + (1 - beta2) * d
-        n = beta3 * n + (1 - beta3) * (grad + beta2 * d)**2
-        update = m / (1 - beta1**t) + beta2 * D / (1 - beta2**t)
-        update = update / (sqrt(n / (1 - beta3**t)) + eps)
+        d = beta2 * d + (1 - beta2) * diff
+        v = beta3 * v + (1 - beta3) * (grad + beta2 * diff)**2
+        update = m / (1 - beta1**t) + beta2 * d / (1 - beta2**t)
+        update = update / (sqrt(v / (1 - beta3**t)) + eps)
         param = param - lr * update;  param = param / (1 + lr * weight_decay)
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here.
         lr: learning rate (default 1e-3).
-        betas: decay of m, D and n per step, each in [0, 1) (default (0.98, 0.92, 0.99)). The paper
+        betas: decay of m, d and v per step, each in [0, 1) (default (0.98, 0.92, 0.99)). The paper
             counts them from the other end: its beta is 1 less ours.
         eps: added to the denominator, >= 0 (default 1e-8).
-        weight_decay: proximal decay, as above (default 0).
+        weight_decay: proximal decay, by which the updated parameter is divided: ``param / (1 + lr *
+            weight_decay)`` (default 0).
         no_prox: decay as AdamW's instead: ``param * (1 - lr * weight_decay) - lr * update``.
 
     When to use: for vision transformers and diffusion models, and where large learning rates
     pay. It has twice AdamW's state. Start from 5 to 10 times AdamW's lr with a warm-up, and a
     weight decay of 0.02.
 
-    State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (n), ``exp_avg_diff`` (D),
+    State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``exp_avg_diff`` (d),
     ``previous_grad``.
 
     Raises:

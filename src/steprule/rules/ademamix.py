@@ -73,24 +73,27 @@ class AdEMAMix(Optimizer):
 
         m = beta1 * m + (1 - beta1) * grad
         v = beta2 * v + (1 - beta2) * grad**2
-        s = b * s + (1 - b) * grad
-        update = (m / (1 - beta1**t) + a * s) / (sqrt(v / (1 - beta2**t)) + eps)
+        m_slow = b * m_slow + (1 - b) * grad
+        update = (m / (1 - beta1**t) + a * m_slow) / (sqrt(v / (1 - beta2**t)) + eps)
         param = param * (1 - lr * weight_decay) - lr * update
 
         a = alpha * min(1, t / alpha_warmup)
         log(b) = 1 / ((1 - w) / log(beta1) + w / log(beta3)),  w = min(1, t / beta3_warmup)
 
-    so that the half-life of s grows evenly from that of m; b is never above beta3.
+    so that the half-life of m_slow grows evenly from that of m; b is never above beta3.
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here.
         lr: learning rate (default 1e-3).
-        betas: decay of m, v and s per step, each in [0, 1) (default (0.9, 0.999, 0.9999)).
-        alpha: weight of s, >= 0 (default 2.0; the paper takes 5 to 10).
-        beta3_warmup: steps until b is beta3, > 0; None for no warm-up (default). The paper: as many
-            as the whole run has; without it a run with such a beta3 may diverge at first.
-        alpha_warmup: steps until a is alpha, > 0; None for no warm-up (default).
+        betas: decay of ``exp_avg``, ``exp_avg_sq`` and ``exp_avg_slow`` per step, each in [0, 1)
+            (default (0.9, 0.999, 0.9999)).
+        alpha: weight of the slow average, >= 0 (default 2.0; the paper takes 5 to 10).
+        beta3_warmup: steps over which the decay of the slow average grows to beta3, > 0; None for
+            no warm-up (default). The paper: as many as the whole run has; without it a run with
+            such a beta3 may diverge at first.
+        alpha_warmup: steps over which the weight grows to alpha, > 0; None for no warm-up
+            (default).
         eps: added to the denominator, >= 0 (default 1e-8).
         weight_decay: decoupled decay (default 0).
 
@@ -98,13 +101,13 @@ class AdEMAMix(Optimizer):
     one and a half times AdamW's state. Start from AdamW's lr and weight decay, with both warm-ups
     over the whole run.
 
-    State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``exp_avg_slow`` (s).
+    State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``exp_avg_slow`` (m_slow).
 
     Raises:
         ValueError: an option out of its range.
 
     Source: Pagliardini, Ablin, Grangier, "The AdEMAMix optimizer: better, faster, older", 2024,
-    algorithm 1 (T_alpha,beta3 is both warm-ups), with the names and defaults of the authors' code,
+    algorithm 1 (whose T is both warm-ups), with the names and defaults of the authors' code,
     which adds 1e-8 to a beta whose logarithm it takes.
     """
 

@@ -64,11 +64,11 @@ class GrokAdamW(Optimizer):
     ::
 
         alpha = alpha_init * exp(-grokking_signal_decay_rate * grokking_signal)
-        s = alpha * s + (1 - alpha) * grad
-        g = grad + lamb * s
+        h = alpha * h + (1 - alpha) * grad
+        amplified = grad + lamb * h
         b = beta1 * (1 - gamma)**layer
-        m = b * m + (1 - b) * g
-        v = beta2 * v + (1 - beta2) * g**2
+        m = b * m + (1 - b) * amplified
+        v = beta2 * v + (1 - beta2) * amplified**2
         update = m / (1 - beta1**t) * sqrt(1 - beta2**t) / (sqrt(v) + eps)
         param = param * (1 - lr * weight_decay) - lr * update
 
@@ -79,21 +79,21 @@ class GrokAdamW(Optimizer):
         betas: decay of the two averages per step, each in [0, 1) (default (0.9, 0.999)).
         eps: added to the denominator, >= 0 (default 1e-8).
         weight_decay: decoupled decay (default 1e-2).
-        alpha_init: decay of s per step, in [0, 1] (default 0.98).
-        lamb: how much of s is added, >= 0 (default 2.0).
+        alpha_init: decay of h, the slow part, per step, in [0, 1] (default 0.98).
+        lamb: how much of h is added, >= 0 (default 2.0).
         gamma: by what share m's decay is smaller from layer to layer, in [0, 1) (default 0.1).
         layer: which layer a group is, from 0 (default 0): ``[{"params": layer.parameters(),
             "layer": i} for i, layer in enumerate(layers)]``.
         grokking_signal: how far the model has still to go from learning by heart to understanding,
             >= 0 (default 0): a number that you keep up to date in the groups, such as
             ``(eval_loss - train_loss) / eval_loss``, or a schedule.
-        grokking_signal_decay_rate: how much the signal shortens s, >= 0 (default 0.1).
+        grokking_signal_decay_rate: how much the signal shortens h, >= 0 (default 0.1).
 
     When to use: where a model fits its training data long before it generalises (small
     algorithmic data sets). It has one and a half times AdamW's state. Start from AdamW's lr:
     amplified gradients are divided by their own size. State in 4 bits is coarse for it.
 
-    State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``grok_ema`` (s).
+    State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``grok_ema`` (h).
 
     Raises:
         ValueError: an option out of its range.

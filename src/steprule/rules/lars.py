@@ -43,30 +43,30 @@ class LARS(Optimizer):
 
     ::
 
-        trust = c * |param| / (|grad| + weight_decay * |param| + eps)    (1 where a norm is 0)
-        B = momentum * B + trust * (grad + weight_decay * param)
-        param = param - lr * B
+        trust = trust_coefficient * |param| / (|grad| + weight_decay * |param| + eps)
+        b = momentum * b + trust * (grad + weight_decay * param)    (trust = 1 where a norm is 0)
+        param = param - lr * b
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here. Give biases and norms to SGD, as large-batch recipes do.
         lr: learning rate (default 1e-1).
-        momentum: decay of B per step, >= 0 (default 0.9).
+        momentum: decay of b per step, >= 0 (default 0.9).
         weight_decay: L2 penalty, part of what is scaled (default 0).
-        trust_coefficient: c, >= 0 (default 1e-3).
+        trust_coefficient: factor of the ratio of norms, >= 0 (default 1e-3).
         eps: added to the denominator, >= 0 (default 1e-8).
-        nesterov: step along the scaled gradient + momentum * B (default False).
+        nesterov: step along the scaled gradient + momentum * b (default False).
 
     When to use: convolutional networks with batches of many thousands, with a warmup. Start
     from lr scaled with the batch size, and leave biases and norms out by a group without decay.
 
-    State: ``momentum_buffer`` (B).
+    State: ``momentum_buffer`` (b).
 
     Raises:
         ValueError: an option out of its range.
 
     Source: You, Gitman, Ginsburg, "Large batch training of convolutional networks", 2017,
-    algorithm 1. As in torch's SGD, lr multiplies B instead of what is added to it (they are the
+    algorithm 1. As in torch's SGD, lr multiplies b instead of what is added to it (they are the
     same while lr stays).
     """
 

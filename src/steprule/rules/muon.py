@@ -63,12 +63,12 @@ class Muon(Optimizer):
 
     ::
 
-        B = B + (1 - momentum) * (grad - B)
-        U = NS(grad + momentum * (B - grad))             (without nesterov: NS(B))
-        param = param * (1 - lr * weight_decay) - lr * scale * U
+        b = b + (1 - momentum) * (grad - b)
+        u = NewtonSchulz(grad + momentum * (b - grad))   (without nesterov: of b)
+        param = param * (1 - lr * weight_decay) - lr * scale * u
 
-    NS draws all singular values towards 1 by ``ns_steps`` Newton-Schulz iterations;
-    scale = sqrt(max(1, rows / columns)), or as ``adjust_lr_fn`` says.
+    NewtonSchulz draws all singular values towards 1 by ``ns_steps`` iterations. The learning rate
+    is multiplied by scale = sqrt(max(1, rows / columns)), or as ``adjust_lr_fn`` says.
 
     Args:
         params: matrices (two axes), see :class:`~steprule.Optimizer`, which has the arguments not
@@ -76,12 +76,13 @@ class Muon(Optimizer):
             (:func:`steprule.combine` makes one of both).
         lr: learning rate (default 1e-3).
         weight_decay: decoupled decay (default 0.1).
-        momentum: decay of B per step, >= 0 (default 0.95).
-        nesterov: see above (default True).
+        momentum: decay of b per step, >= 0 (default 0.95).
+        nesterov: orthogonalize the gradient moved towards b by the momentum, not b itself (default
+            True).
         ns_coefficients: (a, b, c) of the iteration.
         eps: smallest norm that is divided by, >= 0 (default 1e-7).
         ns_steps: iterations, below 100 (default 5).
-        adjust_lr_fn: ``"original"`` (as None), ``"match_rms_adamw"`` (scale = 0.2 sqrt(max(rows,
+        adjust_lr_fn: ``"original"`` (as None), ``"match_rms_adamw"`` (by 0.2 sqrt(max(rows,
             columns))) or ``"spectral_unclamped"`` (sqrt(rows / columns); in torch from 2.14 on).
         ns_method: ``"standard"``; ``"gram"``, on the Gram matrix, with fewer operations the
             longer one side is than the other, and in bfloat16 another error (docs/matrices.md);
@@ -94,7 +95,7 @@ class Muon(Optimizer):
     state and some matrix products. Start from lr=0.02, or from AdamW's with
     ``adjust_lr_fn="match_rms_adamw"``.
 
-    State: ``momentum_buffer`` (B).
+    State: ``momentum_buffer`` (b).
 
     Raises:
         ValueError: an option out of its range; a parameter that is not a matrix.

@@ -52,10 +52,10 @@ class NAdam(Optimizer):
 
     ::
 
-        mu_t = beta1 * (1 - 0.5 * 0.96**(t * momentum_decay));  P_t = mu_1 * ... * mu_t
+        mu_t = beta1 * (1 - 0.5 * 0.96**(t * momentum_decay));  Pi_t = mu_1 * ... * mu_t
         m = beta1 * m + (1 - beta1) * grad
         v = beta2 * v + (1 - beta2) * grad**2
-        step = (1 - mu_t) / (1 - P_t) * grad + mu_{t+1} / (1 - P_{t+1}) * m
+        step = (1 - mu_t) / (1 - Pi_t) * grad + mu_{t+1} / (1 - Pi_{t+1}) * m
         param = param - lr * step / (sqrt(v / (1 - beta2**t)) + eps)
 
     Args:
@@ -71,7 +71,7 @@ class NAdam(Optimizer):
     When to use: where Adam is used and a little faster progress early on is worth trying: its
     lr and betas carry over.
 
-    State: ``step`` (t), ``mu_product`` (P), ``exp_avg`` (m), ``exp_avg_sq`` (v).
+    State: ``step`` (t), ``mu_product`` (Pi), ``exp_avg`` (m), ``exp_avg_sq`` (v).
 
     Raises:
         ValueError: an option out of its range.

@@ -94,7 +94,7 @@ class Prodigy(Optimizer):
             the same in all groups.
         betas: decay of the two averages per step, each in [0, 1) (default (0.9, 0.999)). A third
             one, beta3, is added to the groups' ``betas``.
-        beta3: decay of r and s (default: the square root of beta2).
+        beta3: decay of r and s; None, the default, for the square root of beta2.
         eps: added to the denominator, times d, >= 0 (default 1e-8).
         weight_decay: decoupled decay (default 0).
         use_bias_correction: Adam's corrections of the averages' start, in the rate.

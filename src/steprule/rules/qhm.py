@@ -26,8 +26,8 @@ class QHM(Optimizer):
 
     ::
 
-        m = momentum * m + (1 - momentum) * grad
-        param = param - lr * (nu * m + (1 - nu) * grad)
+        b = momentum * b + (1 - momentum) * grad
+        param = param - lr * (nu * b + (1 - nu) * grad)
 
     With ``nu=1`` it is SGD with momentum at ``lr * (1 - momentum)``, with ``nu=momentum`` the same
     with Nesterov's.
@@ -35,18 +35,18 @@ class QHM(Optimizer):
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here.
-        lr: learning rate (default 1e-3). SGD's with momentum b, times 1 / (1 - b), for the
-            gradient's share of m is damped here: ten times for b = 0.9.
-        momentum: decay of m per step, in [0, 1) (default 0.999). For state in 4 bits take less:
+        lr: learning rate (default 1e-3). SGD's, times 1 / (1 - momentum), for the
+            gradient's share of b is damped here: ten times for a momentum of 0.9.
+        momentum: decay of b per step, in [0, 1) (default 0.999). For state in 4 bits take less:
             so long a momentum is mostly rounding there.
-        nu: share of m in the step (default 0.7).
+        nu: share of b in the step (default 0.7).
         weight_decay: L2 penalty, or decoupled decay (default 0).
 
     When to use: in the place of SGD with momentum, where a long momentum is to count without its
     delay. It has half of AdamW's state and fewer operations. Start from ten times the lr that SGD
     has with a momentum of 0.9.
 
-    State: ``momentum_buffer`` (m).
+    State: ``momentum_buffer`` (b).
 
     Raises:
         ValueError: an option out of its range.

@@ -55,24 +55,24 @@ class Rprop(Optimizer):
 
     ::
 
-        s = grad * g                                     (g: the last gradient)
-        d = clamp(d * (etaplus if s > 0, etaminus if s < 0, else 1), min, max)
+        s = grad * prev                                  (prev: the last gradient)
+        eta = clamp(eta * (etaplus if s > 0, etaminus if s < 0, else 1), min, max)
         grad = 0 where s < 0
-        param = param - sign(grad) * d;  g = grad
+        param = param - sign(grad) * eta;  prev = grad
 
     For full batches: the sign of a mini-batch's gradient is too noisy.
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here.
-        lr: what every d starts from (default 1e-2).
+        lr: the size that every step starts from (default 1e-2).
         etas: ``(etaminus, etaplus)``, 0 < etaminus < 1 < etaplus (default (0.5, 1.2)).
-        step_sizes: smallest and largest d (default (1e-6, 50)).
+        step_sizes: smallest and largest size of a step (default (1e-6, 50)).
 
     When to use: the full batch at every step, never mini-batches: it follows the signs of
     gradients, which noise would flip. On small smooth problems L-BFGS needs fewer evaluations.
 
-    State: ``step``, ``prev`` (g), ``step_size`` (d).
+    State: ``step``, ``prev`` (the last gradient), ``step_size`` (eta).
 
     Raises:
         ValueError: an option out of its range, or the smallest step above the largest.

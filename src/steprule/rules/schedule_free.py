@@ -197,7 +197,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         param = param + c * (z - param) - eta * (1 - momentum * (1 - c)) * grad
         z = z - eta * grad
 
-    which is, with y for param and the average x, ``x = (1 - c) * x + c * z`` and
+    Said with y for the parameter and x for the average, ``x = (1 - c) * x + c * z`` and
     ``y = (1 - momentum) * z + momentum * x``. While training the parameters are y, of which
     gradients are taken. ``optimizer.eval()`` puts x in their place, which is the model to validate,
     save and ship; ``optimizer.train()`` puts y back bit for bit. Call both where ``model.eval()``
@@ -213,7 +213,7 @@ class ScheduleFreeSGD(_ScheduleFree):
             as under a one-cycle schedule, within these bounds.
         weight_decay: L2 penalty, on y (default 0).
         warmup_steps: steps over which lr rises from 0 (default 0).
-        r: x is weighted by t**r (default 0.0: as the two below say).
+        r: x is weighted by t**r (default 0.0).
         weight_lr_power: x is weighted by the largest lr so far to this power (default 2.0), so that
             steps of a warm-up count less.
 
@@ -273,8 +273,11 @@ class ScheduleFreeAdamW(_ScheduleFree):
         param = param + c * (z - param) - eta * (1 - beta1 * (1 - c)) * u
         z = z - eta * u
 
-    with eta and c as of :class:`ScheduleFreeSGD`, which says what average is kept, and when to
-    call ``optimizer.eval()`` and ``optimizer.train()``.
+    with eta and c as of :class:`ScheduleFreeSGD`.
+
+    Said with y for the parameter and x for the average, ``x = (1 - c) * x + c * z`` and
+    ``y = (1 - beta1) * z + beta1 * x``. :class:`ScheduleFreeSGD` says when to call
+    ``optimizer.eval()`` and ``optimizer.train()``.
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
@@ -286,11 +289,12 @@ class ScheduleFreeAdamW(_ScheduleFree):
         weight_decay: decoupled decay, of y (default 0).
         warmup_steps: steps over which lr rises from 0 (default 0).
         r: x is weighted by t**r (default 0.0).
-        weight_lr_power: x is weighted by the largest lr so far to this power (default 2.0).
+        weight_lr_power: x is weighted by the largest lr so far to this power (default 2.0), so that
+            steps of a warm-up count less.
 
-    State: as of :class:`ScheduleFreeSGD`, and ``exp_avg_sq`` (v).
+    State: that of :class:`ScheduleFreeSGD`, and ``exp_avg_sq`` (v).
 
-    Groups: ``train_mode``, as there.
+    Groups: ``train_mode``, as of :class:`ScheduleFreeSGD`.
 
     When to use: in place of AdamW with a decaying schedule where the number of steps is not known
     in advance, or a good model is wanted at any time. It takes AdamW's memory and time; start from

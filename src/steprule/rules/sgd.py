@@ -52,38 +52,39 @@ class SGD(Optimizer):
 
     ::
 
-        v = momentum * v + (1 - dampening) * grad        (v = grad at the first step)
-        param = param - lr * v                           (nesterov: lr * (grad + momentum * v))
+        b = momentum * b + (1 - dampening) * grad        (b = grad at the first step)
+        param = param - lr * b                           (nesterov: lr * (grad + momentum * b))
 
     and with ``classic_momentum=True``, the form of Sutskever et al. and other frameworks::
 
-        v = momentum * v + lr * (1 - dampening) * grad
-        param = param - v                                (nesterov: lr * grad + momentum * v)
+        b = momentum * b + lr * (1 - dampening) * grad
+        param = param - b                                (nesterov: lr * grad + momentum * b)
 
-    The two differ only when ``lr`` changes: the first applies a new ``lr`` at once to all that
-    has gathered in v, the second only to gradients still to come.
+    With ``classic_momentum`` the steps differ only when ``lr`` changes: without it a new ``lr``
+    applies at once to all that has gathered in b, with it only to gradients still to come.
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here.
         lr: learning rate (default 1e-3).
-        momentum: share of v kept from step to step, >= 0 (default 0: no state is kept).
-        dampening: share of the gradient kept out of v, from the second step on (default 0).
+        momentum: share of b kept from step to step, >= 0 (default 0: no state is kept).
+        dampening: share of the gradient kept out of b, from the second step on (default 0).
         weight_decay: L2 penalty (default 0).
         nesterov: look ahead by the momentum; needs ``momentum > 0`` and no dampening.
-        classic_momentum: see above (default False, as torch).
+        classic_momentum: put ``lr`` into b, as Sutskever et al. and other frameworks do (default
+            False, as torch).
 
     When to use: convolutional networks with a good schedule, where it often generalizes best,
     and wherever memory counts: momentum is its only state. Start from lr=0.1 with momentum 0.9
     for networks with batch norm, and anneal it.
 
-    State: ``momentum_buffer`` (v), where momentum is not 0.
+    State: ``momentum_buffer`` (b), where momentum is not 0.
 
     Raises:
         ValueError: an option out of its range; ``nesterov`` without momentum or with dampening.
 
     Source: Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum
-    in deep learning", 2013. As in torch, v starts as the first gradient, undampened.
+    in deep learning", 2013. As in torch, b starts as the first gradient, undampened.
     """
 
     rule = sgd

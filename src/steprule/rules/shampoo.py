@@ -136,12 +136,13 @@ class Shampoo(Optimizer):
         max_preconditioner_dim: longest side that has a root, >= 0 (default 4096). A longer one
             has the identity; with neither side a parameter is updated by the grafted method. For
             convolutions 2048 or so keeps memory and time within bounds.
-        grafting: whose step lengths are taken, for each parameter: ``"adam"`` (A above), ``"sgd"``
-            (M in the place of A) or ``"none"`` (U as it is; without root M). For the whole run:
-            changed to ``"adam"`` in its course, v begins at 0 without correction for that, and the
-            next steps are many times too long.
-        exponent: > 0 (default None: 1/4 if both sides have roots, 1/2 if one has).
-        graft_eps: of A, > 0 (default 1e-8).
+        grafting: whose step lengths are taken, for each parameter: ``"adam"``, ``"sgd"`` (those of
+            the averaged gradient) or ``"none"`` (the preconditioned gradient as it is; without
+            root the averaged one). For the whole run: changed to ``"adam"`` in its course, v begins
+            at 0 without correction for that, and the next steps are many times too long.
+        exponent: of the inverse roots, > 0 (default None: 1/4 if both sides have roots, 1/2 if one
+            has).
+        graft_eps: added to the denominator of Adam's step, > 0 (default 1e-8).
         precondition_1d: give vectors a root as well, as the papers do (default False). A matrix of
             one row or one column counts as a vector.
 

@@ -30,21 +30,21 @@ class Signum(Optimizer):
 
     ::
 
-        m = momentum * m + (1 - momentum) * grad
-        param = param * (1 - lr * weight_decay) - lr * sign(m)
+        b = momentum * b + (1 - momentum) * grad
+        param = param * (1 - lr * weight_decay) - lr * sign(b)
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
             the arguments not listed here.
         lr: learning rate, by which each element moves in a step (default 1e-3).
-        momentum: decay of m per step, in [0, 1) (default 0.9; 0: signSGD, no state is kept).
+        momentum: decay of b per step, in [0, 1) (default 0.9; 0: signSGD, no state is kept).
         weight_decay: decoupled decay (default 0).
 
     When to use: as a plain baseline for methods that go by signs, and where gradients have heavy
     tails. It has half of AdamW's state (none at all without momentum) and fewer operations. Start
     from a tenth to a third of AdamW's lr.
 
-    State: ``momentum_buffer`` (m), where momentum is not 0.
+    State: ``momentum_buffer`` (b), where momentum is not 0.
 
     Raises:
         ValueError: an option out of its range.
