@@ -40,6 +40,11 @@ def tensor(x: Any) -> Tensor:
     return x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=torch.float64)
 
 
+def counted(x: Any) -> Any:
+    """Return truth values as 1 and 0."""
+    return x.double() if isinstance(x, Tensor) and x.dtype == torch.bool else x
+
+
 def plain(x: Tensor) -> Any:
     return x if x.ndim else x.item()
 
@@ -114,7 +119,7 @@ class Parser:
         while self.rest and self.rest[0] in "+-":
             sign = self.rest[0]
             self.take(sign)
-            term = self.product()
+            total, term = counted(total), counted(self.product())
             if isinstance(term, Identity):
                 assert sign == "+"
                 total = total + term.scale * torch.eye(len(total), dtype=torch.float64)
@@ -151,6 +156,7 @@ class Parser:
         total: Any = float(sign)
         for x, before, square in zip(factors, [False, *is_square], is_square, strict=False):
             is_matrix_product = isinstance(total, Tensor) and (square or before)
+            x = counted(x)
             total = total @ x if is_matrix_product and isinstance(x, Tensor) else total * x
         return total
 
@@ -160,11 +166,11 @@ class Parser:
 
     def power(self) -> Any:
         base = self.atom()
-        while self.takes("^"):
+        if self.takes("^"):
             if self.takes(r"\top"):
-                base = base.T
-                continue
+                return base.T
             exponent = self.group()
+            assert not self.next_is("^"), f"a double superscript before {self.rest!r}"
             if isinstance(base, Tensor) and base.ndim == 2 and base.shape[0] == base.shape[1]:
                 values, vectors = torch.linalg.eigh(base)
                 base = (vectors * values.pow(exponent)) @ vectors.T
@@ -201,6 +207,8 @@ class Parser:
             return float(number[0])
         if self.takes(r"\infty"):
             return math.inf
+        if self.takes(r"\text{nan}"):
+            return math.nan
         if self.takes("I"):
             return Identity(1.0)
         if self.takes(r"\frac"):

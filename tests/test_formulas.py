@@ -18,6 +18,8 @@ from steprule.cli import main
 from steprule.engines.tensor_vocabulary import VOCABULARY
 from steprule.formulas import formulas, latex, latex_of_symbol, text
 from steprule.language.form import form_of
+from steprule.language.guards import clip_factor
+from steprule.language.rule import listed
 from steprule.matrix_ops.orthogonalization import orthogonalized_list
 from steprule.ops import sign, tanh
 from tests.latex_values import values_of
@@ -34,6 +36,8 @@ SHARED: list[dict[str, Any]] = [
     {"cautious": True},
     {"ema_decay": 0.99},
     {"clip_grad_norm": 1.0, "clip_grad_norm_over": "param", "clip_grad_value": 0.5},
+    {"clip_grad_norm": 0.7},
+    {"clip_grad_norm": 0.7, "clip_grad_norm_over": "group"},
     {"weight_decay": 0.1, "decoupled_weight_decay": True, "cautious_weight_decay": True},
 ]
 OWN: list[tuple[str, dict[str, Any]]] = [
@@ -60,6 +64,104 @@ OWN: list[tuple[str, dict[str, Any]]] = [
     ("shampoo", {"grafting": "none", "betas": (0.9, 1.0), "max_preconditioner_dim": 3}),
     ("soap", {"normalize_grads": True, "shampoo_beta": 0.9}),
 ]
+
+
+def same_values(
+    param: Any, grad: Any, exp_avg: Any, ema: Any, total: Any, *, lr: Any, beta: Any
+) -> Any:
+    exp_avg = beta * exp_avg + (1 - beta) * grad
+    return param - lr * total * ema, exp_avg, exp_avg * 1.0, exp_avg
+
+
+def param_kept(param: Any, grad: Any, z: Any, *, lr: Any) -> Any:
+    new = z - lr * grad
+    return new, new
+
+
+def grad_kept(param: Any, grad: Any, z: Any, prev: Any, *, lr: Any) -> Any:
+    return param - lr * (grad + z - prev), grad, grad
+
+
+def swapped(param: Any, grad: Any, a: Any, b: Any, *, lr: Any) -> Any:
+    return param - lr * grad * a, b, a
+
+
+def unchanged(param: Any, grad: Any, *, lr: Any) -> Any:
+    return param
+
+
+def option_called_t(param: Any, grad: Any, *, lr: Any, t: Any, step: Any) -> Any:
+    return param - lr * t * t**step * step * grad
+
+
+def small_numbers(param: Any, grad: Any, *, lr: Any, step: Any) -> Any:
+    return param - (1e-7**step + 1.5e-7**step + 0.5**step) * grad * lr - 2.5e-4**grad
+
+
+def large_numbers(param: Any, grad: Any, *, lr: Any) -> Any:
+    return param - lr * (1e6 * grad + 1e7) / (1234567.0 * grad + 1.5e30) - lr * 1234560000.0
+
+
+def negative_powers(param: Any, grad: Any, *, lr: Any) -> Any:
+    return param - lr * (grad**-2 * grad**2 + grad**-3 * grad**-1)
+
+
+def not_a_number(param: Any, grad: Any, a: Any, *, lr: Any) -> Any:
+    return param - lr * grad, ops.where(grad > 100, float("nan"), a)
+
+
+def conditions_as_numbers(param: Any, grad: Any, a: Any, *, lr: Any) -> Any:
+    either = (grad > 0.1) + (grad < -1)
+    small = (grad > 0.1) * ((abs(a) > 0.5) / 2) - (a > 0) * 1.0
+    # Not of a number first: torch takes a truth value times a number as float32.
+    return param - either * grad * lr - ((grad > 0) == (a > 0)) * a * lr, small * grad
+
+
+def nested_choices(param: Any, grad: Any, a: Any, *, lr: Any) -> Any:
+    inner = ops.where(a > 0, 1.0 / (a + 2), ops.where(grad > 0, a, grad))
+    return param - lr * ops.where(abs(grad) > 0.5, inner, ops.where(a > 0, inner, 2.0)), a
+
+
+def known_conditions(param: Any, grad: Any, *, lr: Any, clip: Any) -> Any:
+    has_clip = clip == clip
+    one = ops.where(has_clip & (abs(grad) > 1), clip, grad)
+    two = ops.where(has_clip | (abs(grad) > 1), grad, 2 * grad)
+    three = ops.where((clip != clip) | (abs(grad) > 1), grad, 3 * grad)
+    return param - lr * (one + two + three)
+
+
+#: What rules of one's own may do: a function, options beside lr, and lines that it has as text.
+ODD: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
+    "slots with one value": (same_values, {"beta": 0.9}, ["emaₜ   = mₜ", "totalₜ = mₜ"]),
+    "a slot that is the parameter": (param_kept, {}, ["θₜ = zₜ₋₁ − γ gₜ", "zₜ = θₜ"]),
+    "slots that are the gradient": (grad_kept, {}, ["zₜ = gₜ"]),
+    "slots that change places": (swapped, {}, ["aₜ = bₜ₋₁", "bₜ = aₜ₋₁"]),
+    "a parameter that stays": (unchanged, {}, ["θₜ = θₜ₋₁"]),
+    "an option called t": (option_called_t, {"t": 0.9}, ["θₜ = θₜ₋₁ − γ t′ (t′)ᵗ t gₜ"]),
+    "powers of small numbers": (
+        small_numbers,
+        {},
+        ["θₜ = θₜ₋₁ − ((1e-7)ᵗ + (1.5e-7)ᵗ + 0.5ᵗ) γ gₜ − (2.5e-4)^gₜ"],
+    ),
+    "large numbers": (
+        large_numbers,
+        {},
+        ["θₜ = θₜ₋₁ − γ (1e6 gₜ + 1e7)/(1234567 gₜ + 1.5e30) − 1.23456e9 γ"],
+    ),
+    "negative powers": (negative_powers, {}, ["θₜ = θₜ₋₁ − γ (gₜ⁻² gₜ² + gₜ⁻³/gₜ)"]),
+    "a constant that is no number": (not_a_number, {}, ["aₜ = {nan if gₜ > 100, else aₜ₋₁}"]),
+    "conditions as numbers": (
+        conditions_as_numbers,
+        {},
+        ["θₜ = θₜ₋₁ − γ ((gₜ > 0.1) + (gₜ < −1)) gₜ − γ ((gₜ > 0) = (aₜ₋₁ > 0)) aₜ₋₁"],
+    ),
+    "choices within choices": (nested_choices, {}, []),
+    "conditions that options decide": (
+        known_conditions,
+        {"clip": 2.0},
+        ["oneₜ   = {clip if |gₜ| > 1, else gₜ}", "threeₜ = {gₜ if |gₜ| > 1, else 3 gₜ}"],
+    ),
+}
 
 
 def made(name: str, options: Mapping[str, Any]) -> Any:
@@ -106,14 +208,14 @@ def check(optimizer: Any, step: int, printed: str | None = None) -> None:
         "machine_eps": 2.0**-52,
         "rows": float(ROWS),
         "columns": float(COLUMNS),
-        "clip_factor": 0.7,
+        "clip_factor": clip_factor(options["clip_grad_norm"] or 1.0, arrays["grad"].norm().item()),
     }
     numbers = {**options, **form.rule.scalar_values(options), **supplied}
     scalars = {name: numbers[name] for name in form.scalars}
     scalars = {n: float("nan") if x is None else float(x) for n, x in scalars.items()}
     returned = form(arrays["param"], arrays["grad"], *slots.values(), **scalars)
 
-    inputs = {**arrays, **{n: x for n, x in slots.items() if x is not None}, **scalars}
+    inputs = {**arrays, **{n: x for n, x in slots.items() if x is not None}, **options, **scalars}
     values = {latex_of_symbol(symbol): inputs[name] for name, symbol in found.inputs.items()}
     values["t"] = float(step)
 
@@ -123,11 +225,13 @@ def check(optimizer: Any, step: int, printed: str | None = None) -> None:
 
     printed = latex(found) if printed is None else printed
     known = values_of(printed, values, orthogonalized)
-    new = dict(zip(["param", *form.rule.slots], returned, strict=True))
+    new = dict(zip(["param", *form.rule.slots], listed(returned), strict=True))
     assert found.outputs.keys() == {name for name, x in new.items() if x is not None}
-    for name, symbol in found.outputs.items():
+    for name in found.outputs:
         expected = torch.as_tensor(new[name], dtype=torch.float64)
-        ours = torch.as_tensor(known[latex_of_symbol(symbol)], dtype=torch.float64)
+        own = latex_of_symbol(found.inputs[name].at("t"))  # by which the next step knows it
+        assert own in known, f"no line says what {name} becomes\n{printed}"
+        ours = torch.as_tensor(known[own], dtype=torch.float64)
         # Muon's iteration is in bfloat16 on either side.
         rtol = 1e-2 if name == "param" and form.rule.name.startswith("muon") else RTOL
         is_close = torch.allclose(ours, expected, rtol=rtol, atol=rtol)
@@ -166,6 +270,22 @@ def test_formulas_with_options_of_all_rules(options: dict[str, Any]) -> None:
     assert taken > 3
 
 
+@pytest.mark.parametrize(
+    ("function", "options", "written"),
+    ODD.values(),
+    ids=ODD,
+)
+def test_odd_rules(function: Any, options: dict[str, Any], written: list[str]) -> None:
+    torch.manual_seed(1)
+    one = steprule.make_optimizer(steprule.rule(function), lr=0.1, **options)
+    optimizer = one([torch.zeros(ROWS, COLUMNS, requires_grad=True)])
+    for step in (1, 3):
+        check(optimizer, step)
+    (found,) = formulas(one, lr=0.1, **options)
+    for line in written:
+        assert line in text(found).splitlines()
+
+
 def test_a_formula_without_a_term_gives_other_numbers() -> None:
     """The comparison sees what it is there to see."""
     printed = steprule.formula(steprule.Adam)
@@ -196,6 +316,69 @@ def test_lion_as_text() -> None:
         "mₜ = β₂ mₜ₋₁ + (1 − β₂) gₜ",
         "θₜ = (1 − γ λ) θₜ₋₁ − γ sign(β₁ mₜ₋₁ + (1 − β₁) gₜ)",
     ]
+
+
+def test_letters_are_the_same_in_all_variants_of_an_optimizer() -> None:
+    terms = SHARED[:5]
+    for i, (name, cls) in enumerate(WITH_RULES.items()):
+        letters: dict[str, Any] = {}
+        for options in ({}, SHARED[1], terms[i % len(terms)]):
+            try:
+                (found,) = formulas(cls, **options)
+            except (TypeError, ValueError):  # an option that it refuses
+                continue
+            for quantity, symbol in found.inputs.items():
+                assert letters.setdefault(quantity, symbol.letter) == symbol.letter, name
+
+
+def test_conditions_on_an_option_that_is_none() -> None:
+    own = steprule.rule(optional=("clip",))(known_conditions)
+    (found,) = formulas(steprule.make_optimizer(own, lr=0.1, clip=None))
+    assert text(found).splitlines() == [
+        "twoₜ = {gₜ if |gₜ| > 1, else 2 gₜ}",
+        "θₜ   = θₜ₋₁ − γ (gₜ + twoₜ + gₜ)",
+    ]
+
+
+def test_letters_of_ones_own_rule_differ() -> None:
+    def greek(param: Any, grad: Any, *, lr: Any, γ: Any, momentum: Any, mu: Any, μ: Any) -> Any:
+        return param - lr * γ * momentum * mu * μ * grad
+
+    assert r"\gamma \gamma^{\prime} \mu \mu^{\prime} \tilde{\mu}^{\prime} g_t" in steprule.formula(
+        steprule.rule(greek)
+    )
+
+    def numbered(param: Any, grad: Any, β_2: Any, *, lr: Any, ζ: Any) -> Any:
+        return param - lr * ζ * β_2, grad
+
+    (found,) = formulas(steprule.rule(numbered))
+    assert text(found).splitlines() == ["θₜ  = θₜ₋₁ − γ ζ β₂ₜ₋₁", "β₂ₜ = gₜ"]
+
+
+def test_clipping_by_the_norm_is_spelled_out() -> None:
+    for scope, mark in (("all", "_all"), ("group", "_group"), ("param", "")):
+        (found,) = formulas(steprule.SGD, clip_grad_norm=1.0, clip_grad_norm_over=scope)
+        assert text(found).splitlines()[:2] == [
+            f"c_clipₜ = min(cₙₒᵣₘ/(‖gₜ‖{mark} + 1e-6), 1)",
+            "g̃ₜ      = c_clipₜ gₜ",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("start", "condition"),
+    [
+        (None, "10 | t,"),
+        (20, "10 | t and t ≥ 20,"),
+        (5, "(10 | t and t > 5) or t = 5,"),
+    ],
+)
+def test_when_roots_are_renewed(start: int | None, condition: str) -> None:
+    options = {"start_preconditioning_step": start}
+    (found,) = formulas(steprule.Shampoo, **options)
+    assert f"if {condition}" in text(found)
+    torch.manual_seed(1)
+    for step in (1, 5, 10, 15, 20):
+        check(made("shampoo", options), step)
 
 
 def test_options_that_are_zero_drop_out_and_others_do_not() -> None:
@@ -256,6 +439,61 @@ def test_shapes_have_formulas_of_their_own() -> None:
     assert "V_t" in steprule.formula(steprule.Adafactor, shape=(10,))
 
 
+def test_a_number_without_axes_has_a_formula() -> None:
+    of_vector = steprule.formula(steprule.Adafactor, shape=(10,))
+    assert steprule.formula(steprule.Adafactor, shape=()) == of_vector
+    assert steprule.formula(steprule.Adafactor.rule, shape=()) == steprule.formula(
+        steprule.Adafactor.rule, shape=(10,)
+    )
+
+
+def test_options_are_checked_as_the_optimizer_checks_them() -> None:
+    adam = steprule.Adam([torch.zeros(2, requires_grad=True)])
+    adamw = steprule.AdamW([torch.zeros(2, requires_grad=True)])
+    of_adopt = steprule.ADOPT.rule
+    refused: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+        (adam, {"amsgrat": True}, TypeError, r"Adam has no option amsgrat \(did you mean 'amsgrad"),
+        (adam, {"betas": (5, 7)}, ValueError, r"group 0: .*betas\[0\] must be in \[0, 1\)"),
+        (adam, {"betas": 3}, TypeError, "betas must be 2 numbers"),
+        (adam, {"amsgrad": "no"}, TypeError, "amsgrad must be True or False, got str 'no'"),
+        (adam, {"params": []}, TypeError, "no option params"),
+        (adamw, {"peak_lr": "a"}, TypeError, "peak_lr must be a number"),
+        (of_adopt, {"clip_exp": "x"}, TypeError, "clip_exp must be a number"),
+        (steprule.Adam.rule, {"amsgrad": "no"}, TypeError, "amsgrad must be True or False"),
+        (steprule.Adam.rule, {"peak_lr": 0.1}, ValueError, "decoupled_weight_decay=True as well"),
+        (
+            soft_lion,
+            {"sharpe": 2.0},
+            TypeError,
+            r"sharpe \(did you mean 'sharp'\?\); it has lr",
+        ),
+        (soft_lion, {"gama": 2.0}, TypeError, "sharp, and as every rule weight_decay, maximize"),
+    ]
+    for what, options, kind, message in refused:
+        with pytest.raises(kind, match=message):
+            steprule.formula(what, **options)
+    assert adam.param_groups[0]["amsgrad"] is False
+    assert steprule.formula(adam, amsgrad=True) == steprule.formula(steprule.Adam, amsgrad=True)
+
+
+def test_a_rule_takes_the_options_of_every_optimizer() -> None:
+    options = {"weight_decay": 0.1, "decoupled_weight_decay": True, "cautious": True}
+    made_of_it = steprule.make_optimizer(soft_lion, lr=0.1, sharp=2.0)
+    assert steprule.formula(soft_lion, **options) == steprule.formula(made_of_it, **options)
+    with_average = steprule.formula(soft_lion, ema_decay=0.9, clip_grad_norm=1.0)
+    assert with_average == steprule.formula(made_of_it, ema_decay=0.9, clip_grad_norm=1.0)
+
+
+def test_an_option_of_one_class_leaves_the_others_groups_alone() -> None:
+    weights = [torch.zeros(2, requires_grad=True) for _ in range(2)]
+    combined = steprule.combine(steprule.SGD(weights[:1]), steprule.Lion(weights[1:]))
+    first, second = formulas(combined, momentum=0.9, weight_decay=0.1)
+    assert latex(first) == steprule.formula(steprule.SGD, momentum=0.9, weight_decay=0.1)
+    assert latex(second) == steprule.formula(steprule.Lion, weight_decay=0.1)
+    with pytest.raises(TypeError, match="no option amsgrad"):
+        steprule.formula(combined, amsgrad=True)
+
+
 def test_what_has_no_formula_is_said() -> None:
     with pytest.raises(TypeError, match="needs an optimizer class, an optimizer or a rule, got 3"):
         steprule.formula(3)
@@ -289,6 +527,12 @@ def test_the_command_prints_latex_or_text(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == steprule.formula(steprule.Adam, amsgrad=True) + "\n"
     assert main(["formula", "SGD", "--text"]) == 0
     assert capsys.readouterr().out == "θₜ = θₜ₋₁ − γ gₜ\n"
+    assert main(["formula", "adam+cautious"]) == 0
+    assert capsys.readouterr().out == steprule.formula(steprule.Adam, cautious=True) + "\n"
+    for written, shape in (("64", (64,)), ("8x9", (8, 9)), ("scalar", ())):
+        assert main(["formula", "adafactor", "--shape", written]) == 0
+        found = steprule.formula(steprule.Adafactor, shape=shape)
+        assert capsys.readouterr().out == found + "\n"
 
 
 @pytest.mark.parametrize(
@@ -298,6 +542,12 @@ def test_the_command_prints_latex_or_text(capsys: pytest.CaptureFixture[str]) ->
         (["formula", "lbfgs"], "there is no formula of LBFGS"),
         (["formula", "adam", "--options", "betas=3"], "betas"),
         (["formula", "adam", "--options", "amsgrat=true"], "amsgrat"),
+        (["formula", "adam+amsgrad", "--options", "amsgrad=false"], "amsgrad is given twice"),
+        (["formula", "adam", "--options", "shape=3"], "shape must be a tuple"),
+        (["formula", "adam+=3"], "steprule formula adam+=3: expected an option's name"),
+        (["formula", "adam", "--shape", "0x3"], "--shape 0x3: expected lengths of at least 1"),
+        (["formula", "torch:adam"], "torch's classes are not recorded; ask for adam alone"),
+        (["formula", "sam:sgd"], "sam goes round an optimizer and has no rule; ask for sgd"),
     ],
     ids=lambda x: x[1] if isinstance(x, list) else "",
 )

@@ -172,10 +172,20 @@ def memory_command(
 
 @app.command("formula")
 def formula_command(
-    optimizer: Annotated[str, typer.Argument(help="A name as in `steprule list`.")],
+    optimizer: Annotated[
+        str, typer.Argument(help="A name as in `steprule list`, or with options: adam+cautious.")
+    ],
     options: Annotated[
         str | None,
         typer.Option(metavar="NAME=VALUE,...", help="Options of the optimizer: amsgrad=true."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="64x32",
+            help="The parameter's shape, on which some depend: 64x32, 64, scalar.",
+            show_default="a matrix",
+        ),
     ] = None,
     text: Annotated[
         bool, typer.Option("--text", help="For reading in a terminal, instead of LaTeX.")
@@ -184,7 +194,7 @@ def formula_command(
     """Print the update of an optimizer as mathematics, read off its recorded rule."""
     from steprule.cli.formula import print_formula
 
-    print_formula(optimizer, options, as_text=text)
+    print_formula(optimizer, options, shape, as_text=text)
 
 
 @app.command("warm")

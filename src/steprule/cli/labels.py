@@ -42,8 +42,12 @@ class Label:
         return tuple(dict.fromkeys((self.text, plain, bare, own, self.name)))
 
 
-def parse_label(text: str) -> Label:
+def parse_label(text: str, where: str = "--optimizers") -> Label:
     """Take a name apart.
+
+    Args:
+        text: `torch:sgd+momentum=0.9@fused`.
+        where: it stands, for messages.
 
     Raises:
         CommandError: an engine that there is not, or an option that is none.
@@ -54,7 +58,7 @@ def parse_label(text: str) -> Label:
     front, *written = split_outside_brackets(front, "+")
     *before, name = front.split(":")
     is_torch = bool(before) and before[-1] == "torch"
-    options = dict(parse_option(option, f"--optimizers {text}") for option in written)
+    options = dict(parse_option(option, f"{where} {text}") for option in written)
     wrappers = tuple(before[:-1] if is_torch else before)
     return Label(text, wrappers, is_torch, name, options, engine)
 

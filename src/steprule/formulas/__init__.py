@@ -66,7 +66,6 @@ def formula(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> str
         \\theta_t &= \\theta_{t-1} - \\gamma b_t
         \\end{aligned}
     """
-    check_shape(shape)
     by_lines: dict[str, list[int]] = {}
     for group, one in enumerate(formulas(what, shape=shape, **options)):
         by_lines.setdefault(latex(one), []).append(group)
@@ -96,6 +95,7 @@ def check_shape(shape: Any) -> None:
 
 def formulas(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> list[Formula]:
     """Return the lines of :func:`formula`, one formula for each group of an optimizer."""
+    check_shape(shape)
     if isinstance(what, Rule):
         return [lines_of(*form_of_rule(what, options), shape)]
     if isinstance(what, type) and issubclass(what, Optimizer):

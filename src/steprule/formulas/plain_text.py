@@ -34,7 +34,7 @@ _BETWEEN = {
 _OF = {"all": "all", "group": "group", -1: "row", -2: "column"}
 _ACCENTS = {"tilde": "\u0303", "hat": "\u0302", "bar": "\u0304", "check": "\u030c"}
 _BELOW = dict(zip("0123456789+-aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
-_ABOVE = dict(zip("0123456789+-t", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵗ", strict=True))
+_ABOVE = dict(zip("0123456789+-−t", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻ᵗ", strict=True))
 
 
 class PlainText(Writing):
