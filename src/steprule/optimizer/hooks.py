@@ -10,6 +10,7 @@ import torch
 from torch.optim import optimizer as torch_optimizer
 
 from steprule.optimizer.scheduled import advance_schedules, schedule_steps
+from steprule.planning.scheduled_values import check_scheduled_values
 
 #: The attribute by which a step of ours says that schedules are where they belong.
 MOVED_ON = "_schedules_moved_on"
@@ -51,6 +52,9 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
         self.__dict__.pop(MOVED_ON, None)
         seen = schedule_steps(self.param_groups)
         try:
+            if seen and self.rule is None:  # else the plan looks, when it takes the numbers
+                for index, group in enumerate(self.param_groups):
+                    check_scheduled_values(None, group, index)
             if torch._C._autograd._profiler_enabled():
                 result = recorded(self, *args, **kwargs)
             else:

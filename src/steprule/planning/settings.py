@@ -22,6 +22,7 @@ from steprule.planning.lagged_norms import LaggedNorms
 from steprule.planning.owners import Owners
 from steprule.planning.scaling import Scaling, kind_of
 from steprule.planning.step_record import StepRecord
+from steprule.planning.scheduled_values import check_scheduled_values, range_of
 from steprule.schedules import checks
 from steprule.state.labels import label_of
 
@@ -179,7 +180,7 @@ class Settings:
         """Take over new values if nothing but plain numbers has changed, as a schedule does.
 
         A weight decay of 0 is another form than one above, and so is whatever a slot depends on
-        (momentum); pairs are taken apart elsewhere, what may not be 0 is checked there.
+        (momentum); pairs are taken apart elsewhere, what is out of its range is refused there.
         """
         if self.is_mutable:
             return False
@@ -188,6 +189,8 @@ class Settings:
             if new is not old:
                 makes_form = key in ("weight_decay", "peak_lr") or key in self.form.switches
                 if key not in self.numbers or makes_form or type(new) is not float:
+                    return False
+                if new not in range_of(self.kind.rule, key):
                     return False
                 changed[key] = new
         self.numbers.update(changed)
@@ -257,6 +260,7 @@ def settings_of(context: Context, index: int) -> Settings:
     options = kind.options_of(group)
     storing = storing_of(options, rule.options)
     check_storing(storing, options, f"group {index}: ")
+    check_scheduled_values(rule, group, context.origin.group if context.origin else index)
     guards = guards_of(options, rule.options)
     check_guards(guards, f"group {index}: ")
     for name in CAUTION:

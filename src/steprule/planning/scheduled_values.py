@@ -1,0 +1,56 @@
+"""The values that schedules have come to: refused at the step where one leaves its range.
+
+A schedule may be of any length, so it is not known beforehand where it goes; a learning rate below 0
+would climb the loss without a word. A number that somebody has put into a group is theirs, as in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from steprule.language.rule import RANGES, Range, Rule
+
+_FINITE = Range()
+# Those of clipping, where inf only measures the norm.
+_BOUNDS = dict.fromkeys(
+    ("clip_grad_norm", "clip_grad_value"), Range(low=0, low_included=False, is_finite=False)
+)
+
+
+def check_scheduled_values(rule: Rule | None, group: Mapping[str, Any], index: int) -> None:
+    """Check what a group's schedules give for the step that is to be taken.
+
+    Args:
+        rule: the rule whose ranges hold (None: those of the field's standard names).
+        group: the group.
+        index: which one it is, for messages.
+
+    Raises:
+        ValueError: naming option, group, step and value.
+    """
+    for key, schedule in group.get("schedules", {}).items():
+        name, _, position = key.partition("[")
+        value = group[name][int(position[:-1])] if position else group[name]
+        allowed = range_of(rule, name, position)
+        step = group["schedule_step"]
+        if type(value) is float and value not in allowed and _is_same(value, schedule(step)):
+            raise ValueError(
+                f"group {index}: {key} must be {allowed}, and its schedule {schedule!r} gives "
+                f"{value:g} at step {step}: nothing was changed. Mend the schedule, or bound it "
+                "by .clip(lo, hi)"
+            )
+
+
+def range_of(rule: Rule | None, name: str, position: str = "") -> Range:
+    """Return the values that an option may take, or an entry of one (``"0]"`` of ``betas[0]``)."""
+    if name in _BOUNDS:
+        return _BOUNDS[name]
+    if rule is None:
+        return RANGES.get(name, _FINITE)
+    part = rule.parts[name][int(position[:-1])] if position and name in rule.parts else name
+    return rule.ranges.get(part, rule.ranges.get(name, _FINITE))
+
+
+def _is_same(value: float, other: float) -> bool:
+    return value == other or (value != value and other != other)  # nan
