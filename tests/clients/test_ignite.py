@@ -140,6 +140,42 @@ def test_schedulers_that_ignite_drives(name: str) -> None:
     assert len({str(used) for used in runs[1].used}) > 3
 
 
+COMPOSED: dict[str, Callable[[Any, Any], Any]] = {
+    "SequentialLR": lambda s, o: s.SequentialLR(
+        o, [s.LinearLR(o, 0.1, total_iters=3), s.ExponentialLR(o, 0.5)], [3]
+    ),
+    "ChainedScheduler": lambda s, o: s.ChainedScheduler(
+        [s.LinearLR(o, 0.1, total_iters=3), s.ExponentialLR(o, 0.5)]
+    ),
+    "ReduceLROnPlateau": lambda s, o: s.ReduceLROnPlateau(o),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_what_ignite_can_not_drive_is_refused_and_does_not_stand_still(name: str) -> None:
+    for optim, schedulers in KINDS:
+        run = Run(sgd_in_two_groups(optim))
+        scheduler = COMPOSED[name](schedulers, run.optimizer)
+        before = [group["lr"] for group in run.optimizer.param_groups]
+        with pytest.raises(NotImplementedError):
+            LRScheduler(scheduler)(run.trainer)
+        assert [group["lr"] for group in run.optimizer.param_groups] == before
+
+
+@pytest.mark.parametrize("name", ["SequentialLR", "ChainedScheduler"])
+def test_the_schedule_of_what_is_composed_is_driven(name: str) -> None:
+    """What the error and the docs say to give instead."""
+    optimizer = steprule.SGD(network().parameters(), lr=0.1)
+    composed = COMPOSED[name](OURS, optimizer)
+    expected = [composed.lr_at(k)[0] for k in range(8)]
+
+    def schedule(optimizer: Any) -> Any:
+        return LRScheduler(OURS.from_schedule(optimizer, composed.schedule))
+
+    run = Run(lambda net: steprule.SGD(net.parameters(), lr=0.1), schedule).epochs(2)
+    assert_close([used[0][0] for used in run.used], expected)
+
+
 @pytest.mark.parametrize("whose", ["scheduler", "parameter scheduler"])
 def test_warm_up_before_a_scheduler(whose: str) -> None:
     runs = []

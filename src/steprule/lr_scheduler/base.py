@@ -262,6 +262,19 @@ class LRScheduler(torch_schedulers._LRScheduler):
         """Return the lr of each group at `self.last_epoch`; subclasses say which that is."""
         raise NotImplementedError(f"{type(self).__name__} must write get_lr()")
 
+    def _refuse_to_be_asked(self, instead: str) -> None:
+        """Refuse if the next lr is asked for where only `step()` knows it, rather than stand still.
+
+        Args:
+            instead: what to give to who asks so.
+        """
+        if self._get_lr_called_within_step:
+            # torch's error, whose text is empty.
+            raise NotImplementedError(
+                f"{type(self).__name__} moves by step() alone: what asks get_lr() for the next lr, "
+                f"as Ignite's LRScheduler does, would stand still. Give it {instead}"
+            )
+
     # ---- saving and loading ----------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, in plain types and copies, under torch's keys."""

@@ -105,7 +105,12 @@ class CompositeLR(LRScheduler):
         self._last_lr = groups.held(self.optimizer)
 
     def get_lr(self) -> list[Rate]:
-        """Return the lr of each group now in force."""
+        """Return the lr of each group now in force.
+
+        Raises:
+            NotImplementedError: the next lr is asked for, as Ignite's LRScheduler does.
+        """
+        self._refuse_to_be_asked("from_schedule(optimizer, scheduler.schedule)")
         return groups.held(self.optimizer)
 
     # ---- asking about any epoch --------------------------------------------------------------

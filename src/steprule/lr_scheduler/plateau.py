@@ -136,7 +136,12 @@ class ReduceLROnPlateau(LRScheduler):
         self._reset()
 
     def get_lr(self) -> list[Rate]:
-        """Return the lr of each group now in force."""
+        """Return the lr of each group now in force.
+
+        Raises:
+            NotImplementedError: the next lr is asked for, as Ignite's LRScheduler does.
+        """
+        self._refuse_to_be_asked("that library's own plateau")
         return groups.held(self.optimizer)
 
     def step(self, metrics: Any = None, epoch: int | None = None) -> None:  # type: ignore[override]
