@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from helpers import gradients, make_params, rule_optimizers
+from torch.utils._pytree import tree_map_only
 
 import steprule
 from steprule.rules import OPTIMIZERS
@@ -18,19 +18,24 @@ from steprule.schedules import Schedule, cosine, linear
 FALLING = cosine(-1, 0, steps=10).warmup(2)
 
 
-def refused(optimizer: Any, params: list[Any], match: str, steps: int = 6) -> None:
-    """Step until the schedule is refused; parameters, state and schedule stay as they were."""
-    with pytest.raises(ValueError, match=match):
-        for _ in gradients(params, steps):
-            before = [param.detach().clone() for param in params]
-            state, step = optimizer.state_dict()["state"], optimizer.param_groups[0]
-            step = step["schedule_step"]
-            optimizer.step()
-    assert all(map(torch.equal, params, before))
-    assert str(optimizer.state_dict()["state"]) == str(state)
-    assert optimizer.param_groups[0]["schedule_step"] == step
-    with pytest.raises(ValueError, match=match):  # not the first time only
+def steps(optimizer: Any, params: list[Any], count: int) -> None:
+    for _ in gradients(params, count):
         optimizer.step()
+
+
+def state_of(optimizer: Any, params: list[Any]) -> str:
+    kept = ([param.detach() for param in params], optimizer.state_dict())
+    return repr(tree_map_only(torch.Tensor, lambda x: x.tolist(), kept))
+
+
+def refused(optimizer: Any, params: list[Any], at: int, match: str) -> None:
+    """Step until the schedule is refused; parameters, state and schedule stay as they were."""
+    steps(optimizer, params, at)
+    before = state_of(optimizer, params)
+    for _ in range(2):  # not the first time only
+        with pytest.raises(ValueError, match=match):
+            optimizer.step()
+        assert state_of(optimizer, params) == before
 
 
 # Rprop reads its lr when it makes the state, and no more.
@@ -38,23 +43,23 @@ def refused(optimizer: Any, params: list[Any], match: str, steps: int = 6) -> No
 def test_a_negative_rate_is_refused(name: str) -> None:
     params = make_params(name)
     optimizer = OPTIMIZERS[name.lower()](params, lr=FALLING)
-    refused(optimizer, params, r"group 0: lr must be .*warmup\(2\) gives -0\.5 at step 1")
+    refused(optimizer, params, 1, r"group 0: lr must be .*warmup\(2\) gives -0\.5 at step 1")
 
 
 @pytest.mark.parametrize("engine", ["eager", "foreach", "fused"])
 @pytest.mark.parametrize(
-    ("option", "match"),
+    ("option", "at", "match"),
     [
-        ({"weight_decay": linear(0.1, -1, steps=5)}, "weight_decay must .* gives -0.12 at step 1"),
-        ({"betas": (linear(0.9, 1.1, steps=5), 0.99)}, r"betas\[0\] must .* gives 1.02 at step 3"),
-        ({"clip_grad_norm": linear(1, -1, steps=5)}, "clip_grad_norm must .* at step 3"),
-        ({"ema_decay": linear(0.9, 1.1, steps=5)}, "ema_decay must .* gives 1.02 at step 3"),
+        ({"weight_decay": linear(0.1, -1, steps=5)}, 1, r"weight_decay must .* gives -0\.12 at"),
+        ({"betas": (linear(0.9, 1.1, steps=5), 0.99)}, 3, r"betas\[0\] must .* gives 1\.02 at"),
+        ({"clip_grad_norm": linear(1, -1, steps=5)}, 3, r"clip_grad_norm must .* gives -0\.2 at"),
+        ({"ema_decay": linear(0.9, 1.1, steps=5)}, 3, r"ema_decay must .* gives 1\.02 at step 3"),
     ],
     ids=["weight_decay", "betas", "clip_grad_norm", "ema_decay"],
 )
-def test_so_is_any_option(engine: str, option: dict[str, Any], match: str) -> None:
+def test_so_is_any_option(engine: str, option: dict[str, Any], at: int, match: str) -> None:
     params = make_params("AdamW")
-    refused(steprule.AdamW(params, lr=1e-3, engine=engine, **option), params, match)
+    refused(steprule.AdamW(params, lr=1e-3, engine=engine, **option), params, at, match)
 
 
 class ByHand(steprule.Optimizer):
@@ -81,7 +86,7 @@ class ByHand(steprule.Optimizer):
 )
 def test_so_it_is_whatever_steps(make: Callable[..., Any]) -> None:
     params = make_params("SGD")
-    refused(make(params, lr=FALLING), params, "gives -0.5 at step 1")
+    refused(make(params, lr=FALLING), params, 1, r"gives -0\.5 at step 1")
 
 
 def test_lbfgs() -> None:
@@ -95,7 +100,7 @@ def test_lbfgs() -> None:
         return loss
 
     optimizer.step(closure)
-    with pytest.raises(ValueError, match="gives -0.5 at step 1"):
+    with pytest.raises(ValueError, match=r"gives -0\.5 at step 1"):
         optimizer.step(closure)
 
 
@@ -105,7 +110,7 @@ def test_in_the_backward_pass() -> None:
     net(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     before = [param.detach().clone() for param in net.parameters()]
-    with pytest.raises(ValueError, match="group 0: lr must .* gives -0.5 at step 1"):
+    with pytest.raises(ValueError, match=r"group 0: lr must .* gives -0\.5 at step 1"):
         net(torch.ones(1, 2)).sum().backward()
     assert all(map(torch.equal, net.parameters(), before))
 
@@ -114,22 +119,18 @@ def test_the_group_is_named() -> None:
     one, two = make_params("SGD"), make_params("SGD", seed=3)
     optimizer = steprule.SGD([{"params": one}, {"params": two, "lr": FALLING}], lr=0.1)
     with pytest.raises(ValueError, match="group 1: lr"):
-        for _ in gradients([*one, *two], 3):
-            optimizer.step()
+        steps(optimizer, [*one, *two], 3)
 
 
 def test_nan_is_refused() -> None:
     class Broken(Schedule):
         def _eval(self, step: Any) -> Any:
-            return step / (step < 1)  # 0, then a division by 0
+            return step * float("nan") ** (step > 0)
 
     params = make_params("SGD")
-    with pytest.raises(ValueError, match="gives inf at step 1"):  # noqa: SIM117
-        with pytest.warns(RuntimeWarning, match="divide by zero"):
-            optimizer = steprule.SGD(params, lr=Broken())
-            for _ in gradients(params, 3):
-                optimizer.step()
-    assert math.isinf(optimizer.param_groups[0]["lr"])
+    optimizer = steprule.SGD(params, lr=Broken())
+    with pytest.raises(ValueError, match="gives nan at step 1"):
+        steps(optimizer, params, 3)
 
 
 def test_the_end_of_a_range_and_a_value_set_by_hand_are_taken() -> None:

@@ -28,6 +28,8 @@ optim.SGD(params, lr=schedules.cosine)  # WRONG
 optim.Muon(params, ns_method="fast")  # WRONG
 optim.Shampoo(params, grafting="adamw")  # WRONG
 optim.LBFGS(params, bounds=1.0)  # WRONG
+optim.LBFGS(params).step()  # WRONG
+optim.LBFGS(params).step(None)  # WRONG
 optim.combine(optim.Muon(params), clip_grad_norms=1.0)  # WRONG
 optim.combine([optim.Muon(params)])  # WRONG
 optim.SAM(params)  # WRONG

@@ -1,7 +1,8 @@
 """The values that schedules have come to: refused at the step where one leaves its range.
 
-A schedule may be of any length, so it is not known beforehand where it goes; a learning rate below 0
-would climb the loss without a word. A number that somebody has put into a group is theirs, as in torch.
+A schedule may be of any length, so it is not known beforehand where it goes; a learning rate below
+0 would climb the loss without a word. A number that somebody has put into a group is theirs, as in
+torch.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from steprule.language.rule import Rule, derived_rule
 from steprule.planning.lagged_norms import LaggedNorms
 from steprule.planning.owners import Owners
 from steprule.planning.scaling import Scaling, kind_of
-from steprule.planning.step_record import StepRecord
 from steprule.planning.scheduled_values import check_scheduled_values, range_of
+from steprule.planning.step_record import StepRecord
 from steprule.schedules import checks
 from steprule.state.labels import label_of
 

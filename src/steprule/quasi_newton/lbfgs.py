@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
-from typing_extensions import Never
 
 from steprule.engines.uninterrupted import uninterrupted
 from steprule.optimizer import Optimizer, ParamsT, uncompiled
@@ -178,27 +177,32 @@ class LBFGS(Optimizer):
             raise RuntimeError("LBFGS has no result yet: call optimizer.step(closure) first")
         return self._result
 
-    @overload
-    def step(self, closure: None = None) -> Never: ...
+    # Checkers are told that there must be a closure, so that they complain of a call without one;
+    # that call has a message of ours, which shows how to write it.
+    if TYPE_CHECKING:
 
-    @overload
-    def step(self, closure: Callable[[], _Loss]) -> _Loss: ...
+        def step(self, closure: Callable[[], _Loss]) -> _Loss: ...  # type: ignore[override]
 
-    @uncompiled
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Iterate up to ``max_iter`` times; return what the closure returned first.
+    else:
 
-        Args:
-            closure: clears the gradients, computes the loss, calls ``backward`` on it and returns
-                it. Called with gradients enabled.
+        @uncompiled
+        @torch.no_grad()
+        def step(self, closure=None):
+            """Iterate up to ``max_iter`` times; return what the closure returned first.
 
-        Raises:
-            TypeError: no closure, or one that returns no number. If the closure raises, so does
-                ``step``, and parameters and state are as before.
-        """
-        if closure is None:
-            raise TypeError(CLOSURE_EXAMPLE)
+            Args:
+                closure: clears the gradients, computes the loss, calls ``backward`` on it and
+                    returns it. Called with gradients enabled.
+
+            Raises:
+                TypeError: no closure, or one that returns no number. If the closure raises, so does
+                    ``step``, and parameters and state are as before.
+            """
+            if closure is None:
+                raise TypeError(CLOSURE_EXAMPLE)
+            return self._iterate(closure)
+
+    def _iterate(self, closure: Callable[[], Any]) -> Any:
         options, layout = self._problem()
         objective = Objective(closure, layout, maximize=options.maximize, max_eval=options.max_eval)
         if layout.size == 0 or (options.lr == 0.0 and options.line_search_fn is not None):
@@ -269,7 +273,7 @@ class LBFGS(Optimizer):
     def _finish(self, result: Result) -> None:
         self._result = result
         if result.reason == "not_finite":
-            warnings.warn(f"LBFGS stopped: {result}", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"LBFGS stopped: {result}", RuntimeWarning, stacklevel=5)
 
     def _memory_for(self, layout: Layout, options: Options) -> Memory:
         """Return the memory in use, or one made of the state (loaded, copied, edited, resized)."""
