@@ -92,13 +92,29 @@ class ScheduleFree(Module):
 
     def on_validation_model_train(self) -> None:
         super().on_validation_model_train()
-        self.put(in_train_mode=True)
+        if self.trainer.state.fn == "fit":  # trainer.validate() calls this as well
+            self.put(in_train_mode=True)
+
+    def on_test_model_eval(self) -> None:
+        super().on_test_model_eval()
+        self.put(in_train_mode=False)
+
+    def on_predict_model_eval(self) -> None:
+        super().on_predict_model_eval()
+        self.put(in_train_mode=False)
 
     def on_train_end(self) -> None:
         self.put(in_train_mode=False)
 
     def validation_step(self, batch: Any, _: int) -> None:
         self.evaluated.append(self.loss(batch).item())
+
+    def test_step(self, batch: Any, _: int) -> None:
+        self.evaluated.append(self.loss(batch).item())
+
+    def predict_step(self, batch: Any, _: int) -> Tensor:
+        self.evaluated.append(self.loss(batch).item())
+        return self.net(batch[0])
 
 
 def test_schedule_free_goes_with_the_models_mode(tmp_path: Path) -> None:
@@ -132,6 +148,22 @@ def test_schedule_free_goes_with_the_models_mode(tmp_path: Path) -> None:
     trainer(4, **options).fit(again, loader(), loader(), ckpt_path=tmp_path / "epoch=1.ckpt")
     assert_same(again.evaluated[-2 * BATCHES :], evaluated[-2 * BATCHES :])
     assert_same(list(again.net.parameters()), list(net.parameters()))
+
+
+def test_schedule_free_keeps_to_the_average_after_a_fit() -> None:
+    """Whatever is called then, in whatever order; and a second fit goes on with what it trains."""
+    module = ScheduleFree(RESUMED["ScheduleFree"])
+    used = trainer(2, check_val_every_n_epoch=1)
+    used.fit(module, loader(), loader())
+    average = [param.detach().clone() for param in module.net.parameters()]
+    with torch.no_grad():
+        losses = [module.loss(batch).item() for batch in loader()]
+    for evaluate in (used.test, used.validate, used.test, used.predict, used.test):
+        module.evaluated.clear()
+        evaluate(module, loader())
+        assert_same(module.evaluated, losses)
+        assert_same(list(module.net.parameters()), average)
+    assert not used.optimizers[0].param_groups[0]["train_mode"]
 
 
 def test_sam_by_hand_with_a_scaler() -> None:
