@@ -610,18 +610,27 @@ class Optimizer(SavedOptimizer):
             TypeError: ``set_to_none`` says neither on nor off.
         """
         set_to_none = checks.switch("set_to_none", set_to_none)
-        if not torch.compiler.is_compiling() and torch._C._autograd._profiler_enabled():
+        # What imitates an optimizer (Lightning's) has the groups in no other way.
+        if torch.compiler.is_compiling():
+            self._compiled_zero_grad(set_to_none)
+        elif torch._C._autograd._profiler_enabled():
             name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
             with torch.autograd.profiler.record_function(name):
-                self._zero_grad(set_to_none)
+                self._zero_grad(self.param_groups, set_to_none)
         else:
-            self._zero_grad(set_to_none)
+            self._zero_grad(self.param_groups, set_to_none)
 
-    def _zero_grad(self, set_to_none: bool) -> None:
-        # A compiler takes the groups' numbers for constants if it is asked for `self.param_groups`;
-        # what imitates an optimizer (Lightning's) has them in no other way.
-        is_compiling = torch.compiler.is_compiling()
-        groups: Any = self.__dict__["param_groups"] if is_compiling else self.param_groups
+    def _compiled_zero_grad(self, set_to_none: bool) -> None:
+        if IS_TRACED:
+            # Nobody else waits for the compiler's import.
+            from steprule.optimizer.compiling.entry import before_zero_grad
+
+            before_zero_grad(self)
+        # A compiler that is asked for `self.param_groups` takes the groups' numbers for constants.
+        self._zero_grad(self.__dict__["param_groups"], set_to_none)
+
+    @staticmethod
+    def _zero_grad(groups: Iterable[Mapping[str, Any]], set_to_none: bool) -> None:
         params = chain.from_iterable(group["params"] for group in groups)
         if set_to_none:
             for param in params:

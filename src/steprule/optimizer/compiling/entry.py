@@ -9,19 +9,24 @@ the compiler calls instead of tracing it. Without a compiler all this is a plain
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, _dynamo
 from torch.optim import optimizer as torch_optimizer
 
-from steprule.optimizer.compiling import operations
-from steprule.optimizer.compiling.changes import has_changes_to_come
-from steprule.optimizer.compiling.constants import forget_where_constants_were
-from steprule.optimizer.compiling.prepared import CannotCompileError, PreparedStep, prepared_step
+from steprule.optimizer.compiling import compiler, operations
+from steprule.optimizer.compiling.prepared import (
+    CannotCompileError,
+    Place,
+    PreparedStep,
+    prepared_step,
+)
 from steprule.optimizer.hooks import RUNS_IN_GRAPHS
+from steprule.optimizer.saving import SavedOptimizer
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+Tensors: TypeAlias = list[Tensor]
 # Untyped in torch.
 _by_backend: Callable[[_F], _F] = _dynamo.allow_in_graph
 _while_compiling: Callable[[_F], _F] = _dynamo.assume_constant_result
@@ -41,8 +46,14 @@ def compiled_step(
         closure: as of its ``step``.
         uncompiled: its step as it is without a compiler, which the compiler calls and does not
             trace; takes the optimizer and a closure.
+
+    Raises:
+        RuntimeError: while compiling, where the gradients would be lost.
     """
-    _put_right()
+    if compiler.UNKNOWN:
+        graph_break(msg=f"steprule: {compiler.UNKNOWN}")
+        return uncompiled(optimizer, closure)
+    _check_gradients(optimizer)
     own = optimizer.__dict__
     reason = _why_not(own)
     if reason:
@@ -52,33 +63,51 @@ def compiled_step(
     if closure is not None:
         with torch.enable_grad():
             loss = closure()
-    places, params, grads = [], [], []
-    for i, group in enumerate(own["param_groups"]):
-        for position, param in enumerate(group["params"]):
-            grad = param.grad
-            if grad is not None:
-                places.append((i, position))
-                params.append(param)
-                grads.append(grad)
-    prepared = _prepared(optimizer, tuple(places), _guarded_flags(optimizer, own["param_groups"]))
-    state, arrays = own["state"], []
-    for param in params:
-        if param in state:
-            arrays += state[param].values()
-    reason = prepared if isinstance(prepared, str) else ""
+    groups = own["param_groups"]
+    places, params, grads = _with_gradients(groups)
+    prepared, reason = _prepared(optimizer, tuple(places), _guarded_flags(optimizer, groups))
+    arrays = _arrays(own["state"], params)
     if not reason and len(arrays) != prepared.arrays:
         reason = "this function looked at the state before this step has made some"
     if reason:
         graph_break(msg=f"steprule: {reason}")
         uncompiled(optimizer, None)
         return loss
-    with torch.no_grad():
-        if prepared.is_in_graph:
-            operations.begin(prepared.numbers, prepared.handle)
-            _updated(params, grads, arrays, prepared.numbers, prepared.handle)
-        else:
-            operations.step(prepared.numbers, [*params, *arrays], grads, prepared.handle)
+    # Not within no_grad: a graph does not leave that where an operation raises an error.
+    if prepared.is_in_graph:
+        operations.begin(prepared.numbers, prepared.handle)
+        _updated(params, grads, arrays, prepared.numbers, prepared.handle)
+    else:
+        operations.step(prepared.numbers, [*params, *arrays], grads, prepared.handle)
     return loss
+
+
+def before_zero_grad(optimizer: Any) -> None:
+    """Break the graph where gradients that are cleared in it would not come again."""
+    reason = "" if compiler.UNKNOWN else _why_gradients_are_lost(optimizer)
+    if reason:
+        graph_break(msg=f"steprule: {reason}")
+
+
+def _with_gradients(groups: Sequence[dict[str, Any]]) -> tuple[list[Place], Tensors, Tensors]:
+    """Return the places of parameters that have a gradient, these parameters, the gradients."""
+    places, params, grads = [], [], []
+    for i, group in enumerate(groups):
+        for position, param in enumerate(group["params"]):
+            grad = param.grad
+            if grad is not None:
+                places.append((i, position))
+                params.append(param)
+                grads.append(grad)
+    return places, params, grads
+
+
+def _arrays(state: dict[Tensor, dict[str, Tensor]], params: Tensors) -> Tensors:
+    found: Tensors = []
+    for param in params:
+        if param in state:
+            found += state[param].values()
+    return found
 
 
 def _why_not(own: dict[str, Any]) -> str:
@@ -135,27 +164,38 @@ def _keys_of_flags(optimizer: Any) -> tuple[tuple[str, ...], ...]:
 
 
 @_while_compiling
-def _prepared(optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]) -> Any:
-    """Return a prepared step, or say why it is left out of the graph.
+def _prepared(
+    optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]
+) -> tuple[PreparedStep | None, str]:
+    """Return a prepared step, or none and why it is left out of the graph.
 
     Flags are among the arguments for the compiler to guard them, which takes these for constants.
     """
-    forget_where_constants_were()
-    if has_changes_to_come(optimizer.param_groups):
-        return "the function changes a group's options, which a graph would do after the step"
+    compiler.forget_where_constants_were()  # gradients have been asked for since
     try:
-        return PreparedStep(optimizer, places)
+        if compiler.has_changes_to_come(optimizer.param_groups):
+            return None, "the function changes a group's options, which a graph would do after it"
+        return PreparedStep(optimizer, places), ""
     except CannotCompileError as error:
-        return str(error)
+        return None, str(error)
     except Exception as error:  # noqa: BLE001  # a plain step raises it as it is
-        return f"{type(error).__name__}: {error}"
+        return None, f"{type(error).__name__}: {error}"
 
 
 @_while_compiling
-def _put_right() -> int:
-    """Mend the compiler; it takes a number for the result."""
-    forget_where_constants_were()
-    return 0
+def _why_gradients_are_lost(optimizer: Any) -> str:
+    """Mend the compiler for this optimizer; say why gradients would be lost all the same."""
+    compiler.forget_where_constants_were()
+    return compiler.mend(optimizer.param_groups, SavedOptimizer)
+
+
+@_while_compiling
+def _check_gradients(optimizer: Any) -> bool:
+    """Mend the compiler; refuse where gradients are lost by now, so that a break is too late."""
+    reason = _why_gradients_are_lost(optimizer)
+    if reason:
+        raise RuntimeError(f"steprule: {reason}")
+    return True
 
 
 @_by_backend
