@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
+import torch
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
 
@@ -161,6 +162,9 @@ class LRScheduler(torch_schedulers._LRScheduler):
         Args:
             epoch: deprecated; the epoch to go to, by the closed form where there is one.
         """
+        if torch.compiler.is_compiling():
+            calls.out_of_graph(LRScheduler.step, self, epoch)
+            return
         if epoch is not None:
             groups.check_epoch(epoch)
         if not self._may_step(stacklevel=2):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from steprule.optimizer.held import held_by
-from steprule.optimizer.hooks import RUNS_IN_GRAPHS
+from steprule.optimizer.hooks import RUNS_IN_GRAPHS, uncompiled
 
 HOW_TO = (
     "See more details at https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
@@ -29,6 +30,12 @@ OVERRIDDEN = (
     "initialization. Please, make sure to call `optimizer.step()` before "
     f"`lr_scheduler.step()`. {HOW_TO}"
 )
+
+
+@uncompiled
+def out_of_graph(function: Callable[..., Any], *given: Any) -> Any:
+    """Call a function that `torch.compile` is to leave out of its graph."""
+    return function(*given)
 
 
 def _count(optimizer: Optimizer, *_: Any) -> None:

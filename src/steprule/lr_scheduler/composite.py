@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.optim.lr_scheduler as torch_schedulers
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups
+from steprule.lr_scheduler import calls, groups
 from steprule.lr_scheduler.base import LRScheduler
 from steprule.lr_scheduler.groups import Rate
 from steprule.lr_scheduler.momentum import MomentumLR, put_momentum, read_momentum
@@ -90,6 +91,9 @@ class CompositeLR(LRScheduler):
         Args:
             metrics: what a ReduceLROnPlateau among the members goes by; the others ignore it.
         """
+        if torch.compiler.is_compiling():
+            calls.out_of_graph(CompositeLR.step, self, metrics)
+            return
         if not self._may_step(stacklevel=2):
             return
         old = groups.read(self.optimizer, []) if self.verbose else []

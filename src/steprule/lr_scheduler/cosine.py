@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups
+from steprule.lr_scheduler import calls, groups
 from steprule.lr_scheduler.pure import AbsoluteLR, PureLR
 from steprule.schedules import Schedule, checks, cosine, cosine_restarts
 
@@ -141,6 +142,9 @@ class CosineAnnealingWarmRestarts(AbsoluteLR):
             ValueError: `epoch` is negative.
             TypeError: it is no number.
         """
+        if torch.compiler.is_compiling():
+            calls.out_of_graph(CosineAnnealingWarmRestarts.step, self, epoch)
+            return
         if epoch is not None:
             groups.check_epoch(epoch)
         if epoch is not None and epoch < 0:

@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
 from torch.optim import Optimizer
 
-from steprule.lr_scheduler import groups
+from steprule.lr_scheduler import calls, groups
 from steprule.lr_scheduler.base import LRScheduler, Verbose
 from steprule.lr_scheduler.groups import Rate
 from steprule.lr_scheduler.torch_names import EPOCH_DEPRECATION_WARNING
@@ -155,6 +156,9 @@ class ReduceLROnPlateau(LRScheduler):
             TypeError: `metrics` is not a number.
             ValueError: `metrics` is nan (see `nan_is_bad`).
         """
+        if torch.compiler.is_compiling():
+            calls.out_of_graph(ReduceLROnPlateau.step, self, metrics, epoch)
+            return
         current = self._number(metrics)
         if epoch is not None:
             groups.check_epoch(epoch)

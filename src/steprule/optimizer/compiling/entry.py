@@ -164,9 +164,7 @@ def _keys_of_flags(optimizer: Any) -> tuple[tuple[str, ...], ...]:
 
 
 @_while_compiling
-def _prepared(
-    optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]
-) -> tuple[PreparedStep | None, str]:
+def _prepared(optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]) -> tuple[Any, str]:
     """Return a prepared step, or none and why it is left out of the graph.
 
     Flags are among the arguments for the compiler to guard them, which takes these for constants.
