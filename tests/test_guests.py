@@ -27,6 +27,26 @@ def test_a_wrapper_may_keep_keys_of_its_own() -> None:
     assert optimizer.param_groups[0]["rho"] == 0.05
 
 
+def test_a_wrapper_need_not_call_init() -> None:
+    """Libraries' wrappers derive from the class, keep an optimizer and pass all on to it."""
+
+    class Wrapper(steprule.Optimizer):
+        def __init__(self, optimizer: steprule.Optimizer) -> None:
+            self.optimizer = optimizer
+
+        @property
+        def param_groups(self) -> Any:  # type: ignore[override]
+            return self.optimizer.param_groups
+
+        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+            return self.optimizer.step(closure)
+
+    param = nn.Parameter(torch.ones(3))
+    wrapper = Wrapper(steprule.SGD([param], lr=0.25))
+    trained(wrapper, param, steps=2)
+    assert param.tolist() == [0.5, 0.5, 0.5]
+
+
 @pytest.mark.parametrize(
     ("cls", "name", "meant"),
     [

@@ -46,7 +46,8 @@ def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(step)
     def outermost(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._is_stepping:
+        # Who derives from the class but never called __init__ has no hooks, as with torch's class.
+        if getattr(self, "_is_stepping", True):
             return step(self, *args, **kwargs)
         _mark(self, is_stepping=True)
         self.__dict__.pop(MOVED_ON, None)
