@@ -35,9 +35,9 @@ def formula(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> str
     the index t-1, new state t. Symbols are those of torch's documentation where it has one: θ the
     parameter, g its gradient, γ ``lr``, λ ``weight_decay``, m and v averages of the gradient and of
     its square. Options that are numbers are symbols, whatever their values; terms that a value of 0
-    takes away are left out. Options that the rule is given as it is recorded are put in: truth
-    values, words and counts, such as Shampoo's ``precondition_frequency`` or the iterations of
-    Muon.
+    takes away are left out. What the rule is fixed by before it is recorded stands there as it is:
+    truth values, words, counts (``precondition_frequency``, Muon's iterations), and Shampoo's
+    ``exponent``.
 
     Args:
         what: an optimizer class (with its default options), an optimizer (with those of its
