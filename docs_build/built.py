@@ -28,6 +28,7 @@ _LOADED = {
     "use": "href",
     "image": "href",
 }
+_META = {"charset", "content", "http-equiv", "name", "property"}
 _LOADED_LINKS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "modulepreload"}
 
 
@@ -44,6 +45,8 @@ class BuiltPage:
     loaded: set[str] = field(default_factory=set)
     pictures: list[tuple[str, str]] = field(default_factory=list)
     has_formula: bool = False
+    # Attributes of <meta> that there are not: what follows a quotation mark that was not escaped.
+    broken: set[str] = field(default_factory=set)
 
 
 class _Reader(HTMLParser):
@@ -65,8 +68,10 @@ class _Reader(HTMLParser):
             page.links.add(values["href"])
         if tag == "img":
             page.pictures.append((values.get("src", ""), values.get("alt", "")))
-        if tag == "meta" and values.get("name") == "description":
-            page.description = values.get("content", "")
+        if tag == "meta":
+            page.broken |= values.keys() - _META
+            if values.get("name") == "description":
+                page.description = values.get("content", "")
         if tag == "html":
             page.language = values.get("lang", "")
         if tag == "math":
@@ -101,6 +106,7 @@ def faults_of(folder: Path, pages: dict[str, BuiltPage]) -> list[str]:
     """Return what is wrong, a line each: dead links, missing anchors, what comes from elsewhere."""
     faults = []
     for name, page in pages.items():
+        faults += [f"{name}: a <meta> has {attribute!r}" for attribute in sorted(page.broken)]
         for address in sorted(page.links | page.loaded):
             is_loaded = address in page.loaded
             if _is_elsewhere(address):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import re
 from pathlib import Path
@@ -42,6 +43,7 @@ def description_of(markdown: str) -> str:
     for block in re.split(r"\n\s*\n", markdown):
         if re.match(r"\s*(#|```|<|\||[-*>!] |---|$)", block):
             continue
-        text = " ".join(re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", block).split())
+        words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", block)
+        text = html.unescape(" ".join(re.sub(r"[`*\\]|\{ [.#][^}]*\}", "", words).split()))
         return text if len(text) <= 200 else text[:197].rsplit(" ", 1)[0].rstrip(",;:.") + "…"
     return ""

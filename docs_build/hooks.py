@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:  # mkdocs runs this file by its path, not as part of the package
     sys.path.insert(0, str(ROOT))
 
-from docs_build import error_rows, generated, links  # noqa: E402
+from docs_build import error_rows, generated, heads, links  # noqa: E402
+from steprule.rules import OPTIMIZERS  # noqa: E402
 
 _contents: dict[str, str | bytes] = {}
 _error_rows: list[dict[str, Any]] = []
@@ -64,15 +65,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.src_uri == "errors.md":
         _error_rows[:] = error_rows.entries(markdown)
         markdown = error_rows.with_anchors(markdown)
-    if "description" not in page.meta:
-        page.meta["description"] = generated.description_of(markdown)
+    for name, found in (("title", heads.title), ("description", heads.description)):
+        page.meta[name] = found(page.file.src_uri, markdown, page.meta.get(name))
     return markdown
 
 
-def weight_in_search(location: str) -> float:
-    """Return by what search multiplies how well an entry fits."""
-    if location.startswith("optimizers/") and "#" not in location:
-        return 2
+def weight_in_search(entry: dict[str, Any]) -> float:
+    """Return by what search multiplies how well an entry of its index fits.
+
+    What is typed may go on, so that Adamax fits "adam" as well as Adam does, and better by its
+    length: the one whose name is all that was typed comes first. Messages come after pages, unless
+    many of their words are typed; those that list all options have everybody's word among them.
+    """
+    page, _, anchor = entry["location"].partition("#")
+    if page.startswith("optimizers/"):
+        name = PurePosixPath(page).stem
+        longer = [other for other in OPTIMIZERS if other != name and other.startswith(name)]
+        return 1 if anchor else 2 + 2 * len(longer)
+    if page == error_rows.PAGE and anchor.startswith("error-"):
+        return 0.6 if entry["title"].count(",") < 8 else 0.2
     return 1
 
 
@@ -87,7 +98,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     # A word in a title counts for more, yet a message of several words must be found by them.
     found["config"]["fields"]["title"]["boost"] = 8
     for entry in found["docs"]:
-        entry["boost"] = weight_in_search(entry["location"])
+        entry["boost"] = weight_in_search(entry)
     index.write_text(json.dumps(found, separators=(",", ":")), encoding="utf-8")
 
 

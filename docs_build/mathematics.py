@@ -11,8 +11,6 @@ from latex2mathml.converter import convert
 _OUTER = re.compile(r"^<math[^>]*>(.*)</math>$", re.S)
 # Words are identifiers: operators would stand in the middle of too much space.
 _WORD = re.compile(r"<mo>([A-Za-z]{2,})</mo>")
-_CASE = "text-align: left; padding: 0.2em 0.7em 0.2em 0.2em"
-_LEFT, _RIGHT = "text-align: left; padding: 0.3em 0", "text-align: right; padding: 0.3em 0.2em"
 
 
 def inline(latex: str) -> str:
@@ -23,22 +21,18 @@ def inline(latex: str) -> str:
 def aligned(lines: Sequence[str]) -> str:
     """Return equations below each other, each with ``&=`` where they are aligned.
 
-    What is wider than the page scrolls in a box of its own.
+    What is wider than the page scrolls in a box of its own (docs/assets/site.css), which browsers
+    let the keyboard reach only where there is something to scroll.
     """
     rows = []
     for line in lines:
         left, _, right = line.partition(" &= ")
-        rows.append(
-            f'<mtr><mtd style="{_RIGHT}">{_inner(left)}</mtd>'
-            f'<mtd style="{_LEFT}"><mo>=</mo></mtd>'
-            f'<mtd style="{_LEFT}; padding-left: 0.2em">{_inner(right)}</mtd></mtr>'
-        )
+        cells = (_inner(left), "<mo>=</mo>", _inner(right))
+        rows.append(f"<mtr>{''.join(f'<mtd>{cell}</mtd>' for cell in cells)}</mtr>")
     table = f'<mtable displaystyle="true">{"".join(rows)}</mtable>'
     return (
-        '<div class="formula" data-search-exclude tabindex="0" role="region" '
-        'aria-label="formula" style="overflow-x: auto; overflow-y: hidden">'
-        f'<math xmlns="http://www.w3.org/1998/Math/MathML" display="block" '
-        f'style="text-align: left; margin: 0.5em 0">{table}</math></div>'
+        '<div class="formula" data-search-exclude>'
+        f'<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">{table}</math></div>'
     )
 
 
@@ -46,12 +40,15 @@ def source(lines: Sequence[str]) -> str:
     """Return the LaTeX of equations, to be copied."""
     rows = " \\\\\n".join(lines)
     text = f"\\begin{{aligned}}\n{rows}\n\\end{{aligned}}"
-    return f"<details><summary>LaTeX</summary><pre><code>{escape(text)}</code></pre></details>"
+    return (
+        "<details data-search-exclude><summary>LaTeX</summary>"
+        f"<pre><code>{escape(text)}</code></pre></details>"
+    )
 
 
 def _inner(latex: str) -> str:
     found = _OUTER.match(convert(latex))
     assert found is not None
     inside = found[1].replace("<mtable>", '<mtable displaystyle="true">')  # cases, not too small
-    inside = inside.replace('<mtd columnalign="left">', f'<mtd style="{_CASE}">')
+    inside = inside.replace('<mtd columnalign="left">', "<mtd>")
     return _WORD.sub(r"<mi>\1</mi>", inside).replace("\\_", "_").replace("\n", " ")

@@ -34,20 +34,20 @@ class PublicName:
 
 # Pages of the reference: their titles, and of which packages what has no other page stands there.
 PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "optimizer": ("The optimizers' base class", ("steprule.optimizer",)),
+    "optimizer": ("Reference: the optimizers' base class", ("steprule.optimizer",)),
     "wrappers": (
-        "Names: wrappers and averages",
+        "Reference: wrappers and averages",
         ("steprule.wrappers", "steprule.swa_utils"),
     ),
-    "schedules": ("Names: schedules", ("steprule.schedules", "steprule.plotting")),
-    "lr_scheduler": ("Names: scheduler classes", ("steprule.lr_scheduler",)),
-    "checkpoints": ("Names: checkpoints", ("steprule.training", "steprule.checkpoints")),
+    "schedules": ("Reference: schedules", ("steprule.schedules", "steprule.plotting")),
+    "lr_scheduler": ("Reference: scheduler classes", ("steprule.lr_scheduler",)),
+    "checkpoints": ("Reference: checkpoints", ("steprule.training", "steprule.checkpoints")),
     "rules": (
-        "Names: rules",
+        "Reference: rules",
         ("steprule.language", "steprule.ops", "steprule.matrix_ops", "steprule.formulas"),
     ),
-    "formats": ("Names: formats", ("steprule.formats",)),
-    "helpers": ("Names: helpers", ("steprule",)),
+    "formats": ("Reference: formats", ("steprule.formats",)),
+    "helpers": ("Reference: helpers", ("steprule",)),
 }
 _MOVED = {  # what is defined in one place and looked for in another
     "steprule.make_optimizer": "rules",

@@ -34,6 +34,9 @@ _INTRODUCTIONS = {
     "[How to use them](../helpers.md).",
 }
 
+# What comes before all others on its page, and what after them.
+_PLACES = {"steprule.Optimizer": -1, "steprule.optimizer": 1}
+
 
 def files() -> dict[str, str | bytes]:
     """Return the pages of the reference, and the list of all names."""
@@ -65,7 +68,8 @@ def _page(page: str, names: list[PublicName], places: dict[str, str]) -> str:
     parts = [f'---\ntitle: "{title}"\n---', f"# {title}", _INTRODUCTIONS[page]]
     modules = [public for public in names if isinstance(public.thing, ModuleType)]
     rest = [public for public in names if not isinstance(public.thing, ModuleType)]
-    for public in [*modules, *sorted(rest, key=_order)]:
+    order = [*modules, *sorted(rest, key=_order)]
+    for public in sorted(order, key=lambda public: _PLACES.get(public.name, 0)):
         parts += _entry(public, f"reference/{page}.md", places)
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 

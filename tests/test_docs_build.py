@@ -17,6 +17,8 @@ from docs_build import (  # noqa: E402
     error_rows,
     example_pages,
     generated,
+    heads,
+    hooks,
     links,
     signatures,
 )
@@ -93,13 +95,13 @@ def test_a_docstring_becomes_markdown() -> None:
     assert '**Source:** Somebody, "Something",\n2019.' in text
 
 
-def function(a: int, /, b: float = 0.5, *, flag: bool = False, **more: object) -> list[int]:
+def function(a: int, /, b: float = 0.5, *, flag: bool = False, **c: int) -> list[int]:
     raise NotImplementedError
 
 
 def test_a_signature_has_types_and_defaults() -> None:
     assert signatures.signature_of(function, "f") == (
-        "f(a: int, /, b: float = 0.5, *, flag: bool = False, **more: object) -> list[int]"
+        "f(a: int, /, b: float = 0.5, *, flag: bool = False, **c: int) -> list[int]"
     )
     lines = signatures.signature_of(function, "a_module.with_quite_a_long_name.f").splitlines()
     assert lines[0] == "a_module.with_quite_a_long_name.f("
@@ -126,6 +128,37 @@ def test_each_message_is_an_entry_of_the_search() -> None:
     other = {"location": "tour.html#numbers", "title": "Numbers", "text": "words"}
     found = error_rows.each_by_itself([tables, other], [entry])
     assert found == [{**tables, "text": ""}, other, entry]
+
+
+def test_heads_of_pages_are_safe_in_html() -> None:
+    assert heads.description("a.md", '# A\n\nSay "a" < [`b`](c.md).\n', None) == (
+        "Say &quot;a&quot; &lt; b."
+    )
+    assert "message" in heads.description("errors.md", "# A\n\nWritten by.\n", None)
+    assert heads.title("a.md", "# `a` & b { #c }\n", None) == "a &amp; b"
+    assert heads.title("a.md", "# A\n", "B") == "B"
+
+
+def test_search_gives_the_exact_name_more_weight() -> None:
+    def weight(location: str, title: str = "") -> float:
+        return hooks.weight_in_search({"location": location, "title": title})
+
+    assert weight("optimizers/adam.html") > weight("optimizers/adamw.html") > weight("tour.html")
+    assert weight("tour.html") > weight("errors.html#error-1", "ValueError: lr")
+    assert weight("errors.html#error-1", "lr") > weight("errors.html#error-2", 9 * "lr, ")
+
+
+def test_sections_items_and_paragraphs_of_a_docstring() -> None:
+    text = (
+        "First.\n\nState, at once: ``a`` (b).\n\nArgs:\n    x: one\n        two\n    y, z: three\n"
+    )
+    found = dict(docstrings.sections(text))
+    assert list(found) == ["", "State, at once", "Args"]
+    assert list(docstrings.items(found["Args"])) == [("x", ["one", "two"]), ("y, z", ["three"])]
+    assert docstrings.paragraphs(["a", "b::", "", "    code", "", "c"]) == ["a b:", "c"]
+    assert docstrings.prose("x**2 < y<z (docs/a.md)", lambda _: None) == (
+        "x\\*\\*2 < y&lt;z ([docs/a.md](../a.md))"
+    )
 
 
 def test_a_description_is_the_first_paragraph() -> None:

@@ -106,7 +106,7 @@ def accumulating(optimizer: Optimizer) -> Iterator[None]:
         optimizer: what :func:`step_in_backward` returned.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: the optimizer was not made by :func:`step_in_backward`.
         TypeError: it is none of steprule's.
 
     Example:
