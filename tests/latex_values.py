@@ -36,6 +36,9 @@ class Identity:
     scale: float
 
 
+CONSTANTS: dict[str, Any] = {r"\infty": math.inf, r"\text{nan}": math.nan, "I": Identity(1.0)}
+
+
 def tensor(x: Any) -> Tensor:
     return x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=torch.float64)
 
@@ -205,12 +208,9 @@ class Parser:
         if number:
             self.take(number[0])
             return float(number[0])
-        if self.takes(r"\infty"):
-            return math.inf
-        if self.takes(r"\text{nan}"):
-            return math.nan
-        if self.takes("I"):
-            return Identity(1.0)
+        for word, value in CONSTANTS.items():
+            if self.takes(word):
+                return value
         if self.takes(r"\frac"):
             above, below = self.group(), self.group()
             return above / below
