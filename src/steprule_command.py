@@ -37,9 +37,9 @@ def _report(error: Exception) -> list[str]:
             return "not installed"
 
     packages = ("steprule", "torch", "llvmlite", "numpy", "safetensors", "triton")
-    lines = [f"  {package:18} {version_of(package)}" for package in packages]
-    lines.append(f"  {'python':18} {platform.python_version()} on {platform.platform()}")
-    lines.append(f"! {'import steprule':18} fails: {type(error).__name__}: {error}")
+    lines = [f"  {package:23} {version_of(package)}" for package in packages]
+    lines.append(f"  {'python':23} {platform.python_version()} on {platform.platform()}")
+    lines.append(f"! {'import steprule':23} fails: {type(error).__name__}: {error}")
     try:
         needed = [x for x in metadata.requires("steprule") or () if "extra" not in x]
     except metadata.PackageNotFoundError:  # it stands in a folder

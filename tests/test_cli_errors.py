@@ -201,5 +201,5 @@ def test_without_the_extra_one_line_says_how_to_install_it(
     assert out == ""
     assert err == (
         "steprule: the command line needs its extra: pip install 'steprule[cli]' "
-        "(not found: jinja2, matplotlib, rich, sklearn, typer)\n"
+        "(not found: jinja2, matplotlib, rich, scikit-learn, typer); doctor and warm do without\n"
     )

@@ -35,7 +35,9 @@ from steprule.doctor import (
 )
 from steprule.doctor import cache as cache_part
 from steprule.doctor import engines as engines_part
-from steprule.doctor.command import doctor
+from steprule.doctor.command import READER_LEFT, doctor
+from steprule.doctor.finding import note
+from steprule.doctor.report import lines_of
 from steprule.engines import compiler, registry
 from steprule.engines.kernel_cache import cache as kernel_cache
 from steprule.engines.kernel_cache.folder import KernelFolder
@@ -103,14 +105,34 @@ def test_every_engine_is_tried() -> None:
 def test_it_needs_no_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "EXTRA", ("typer", "not_a_module_at_all"))
+    extra = {"typer": "typer", "not_a_module_at_all": "not-a-package"}
+    monkeypatch.setattr(cli, "EXTRA", extra)
     monkeypatch.setattr(examination, "PARTS", (versions.versions,))
     assert main(["doctor"]) == 0
     assert "torch" in capsys.readouterr().out
     assert main(["list"]) == 2
     said = capsys.readouterr().err
     assert "pip install 'steprule[cli]'" in said
-    assert "(not found: not_a_module_at_all)" in said
+    assert "(not found: not-a-package); doctor and warm do without" in said
+    assert main(["--json", "doctor"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"]
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"steprule {steprule.__version__}\n"
+    assert main(["--help"]) == 0
+    assert "pip install 'steprule[cli]'" in capsys.readouterr().out
+
+
+def test_warm_needs_no_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "EXTRA", {"not_a_module_at_all": "not-a-package"})
+    monkeypatch.setenv("STEPRULE_CACHE_DIR", str(tmp_path))
+    assert main(["warm", "sgd", "--options", "momentum=0.9"]) == 0
+    assert "SGD" in capsys.readouterr().out
+    assert main(["warm", "sdg"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+    assert main(["warm", "--dtypes", "int3", "sgd"]) == 2
+    assert capsys.readouterr().err.startswith("steprule: ")
 
 
 def test_it_changes_no_random_state_and_warns_of_nothing() -> None:
@@ -130,6 +152,36 @@ def test_text_can_be_printed_where_letters_are_few(
         assert doctor() == 0
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"], ["list"]])
+def test_a_full_disk_is_one_line(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "steprule_command", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert re.fullmatch(r"steprule: .*No space left on device\n", done.stderr)
+
+
+def test_a_reader_may_leave() -> None:
+    """`steprule doctor | head -1` ends quietly."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "steprule.doctor"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (READER_LEFT, "")
+
+
 # -- broken machines ----------------------------------------------------------------------
 
 
@@ -140,7 +192,7 @@ def test_an_old_torch_is_a_problem(
     monkeypatch.setattr(examination, "PARTS", (versions.versions,))
     assert main(["doctor"]) == 1
     text = capsys.readouterr().out
-    assert "! torch              2.4.1+cpu" in text
+    assert "! torch                   2.4.1+cpu" in text
     assert "steprule needs torch 2.5 or later: pip install --upgrade torch" in text
 
 
@@ -266,6 +318,7 @@ def test_native_loops_that_are_off_are_noted(monkeypatch: pytest.MonkeyPatch) ->
     said = found(self_test.self_test())["native loops"]
     assert said.level is Level.NOTE
     assert said.value == "off: STEPRULE_NATIVE=0 is set"
+    assert said.advice.endswith("unset STEPRULE_NATIVE")
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +347,7 @@ def test_a_part_that_fails_does_not_hide_the_others(
     assert main(["doctor"]) == 1
     text = capsys.readouterr().out
     assert "a Z80" in text
-    assert "! not looked at      ZeroDivisionError: no cores" in text
+    assert "! not looked at           ZeroDivisionError: no cores" in text
     assert torch.__version__ in text
 
 
@@ -347,10 +400,25 @@ def test_a_folder_that_cannot_be_written_to_is_noted(
 
     monkeypatch.setattr(KernelFolder, "write", refuse)
     findings = found(cache_part.cache())
-    assert findings["writable"].level is Level.NOTE
+    # As little use as one that is not trusted, if it has nothing and was asked for.
+    assert findings["writable"].level is (Level.NOTE if kernels else Level.PROBLEM)
     assert findings["writable"].value == "no: Read-only file system"
-    advice = "what is there is used" if kernels else "set STEPRULE_CACHE_DIR to a folder"
+    advice = "what is there is used" if kernels else "set STEPRULE_CACHE_DIR to another folder"
     assert advice in findings["writable"].advice
+    monkeypatch.delenv("STEPRULE_CACHE_DIR")
+    monkeypatch.setattr(cache_part, "kernel_folder", lambda: KernelFolder(folder, is_named=False))
+    assert found(cache_part.cache())["writable"].level is Level.NOTE
+
+
+def test_a_folder_that_is_a_file_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("STEPRULE_CACHE_DIR", str(file))
+    said = found(cache_part.cache())["writable"]
+    assert said.level is Level.PROBLEM
+    assert str(file) in said.value
 
 
 def test_a_folder_that_all_can_write_to_is_a_problem(folder: Path) -> None:
@@ -393,6 +461,37 @@ def test_a_containers_share_of_the_processor(
     file.write_text(content)
     monkeypatch.setattr(machine, "CPU_QUOTA", file)
     assert machine.quota() == cores
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [("abc", "is no number of threads"), ("0", "is no number"), ("8", "more than the 4 cores")],
+)
+def test_a_count_of_threads_that_is_none_is_noted(
+    monkeypatch: pytest.MonkeyPatch, value: str, says: str
+) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    said = found(threads.threads())["OMP_NUM_THREADS"]
+    assert said.level is Level.NOTE
+    assert says in said.advice
+
+
+@pytest.mark.parametrize("value", ["1", "4", "4,1", " 2 "])
+def test_a_count_of_threads_is_no_note(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert found(threads.threads())["OMP_NUM_THREADS"].level is Level.OK
+
+
+def test_no_variable_is_wider_than_its_column() -> None:
+    names = {*threads.VARIABLES, *threads.OWN_VARIABLES}
+    starts = [
+        line.index("is set")
+        for line in lines_of(note("x", n, "is set") for n in names)
+        if "is set" in line
+    ]
+    assert len({*starts}) == 1
 
 
 def test_a_misspelt_variable_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,7 +559,9 @@ def test_a_torch_that_cannot_be_imported_is_reported(tmp_path: Path) -> None:
     env = torch_that(tmp_path, "raise ImportError('libtorch_cpu.so: no such file')")
     done = subprocess.run([*ENTRY, "doctor"], env=env, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert "! import steprule    fails: ImportError: libtorch_cpu.so: no such file" in done.stdout
+    assert (
+        "! import steprule         fails: ImportError: libtorch_cpu.so: no such file" in done.stdout
+    )
     assert "torch>=2.5" in done.stdout
     other = subprocess.run([*ENTRY, "list"], env=env, capture_output=True, text=True)
     assert other.returncode == 1

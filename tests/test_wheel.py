@@ -105,6 +105,14 @@ def test_doctor_needs_no_extra(alone: NewEnvironment) -> None:
     assert not report["is_broken"]
 
 
+def test_warm_and_the_version_need_no_extra(alone: NewEnvironment) -> None:
+    """An image that trains has kernels made by it, and no command line otherwise."""
+    said = alone.run("steprule", "warm", "sgd", "--options", "momentum=0.9").stdout
+    assert re.search(r"^compiled .*SGD", said, re.MULTILINE)
+    assert re.fullmatch(r"steprule \S+\n", alone.run("steprule", "--version").stdout)
+    assert "pip install 'steprule[cli]'" in alone.run("steprule", "--help").stdout
+
+
 def readme_commands() -> list[str]:
     blocks = re.findall(r"```\w*\n(.*?)```", README, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]

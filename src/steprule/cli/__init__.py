@@ -1,15 +1,24 @@
 """The `steprule` command: compare and time optimizers, plot schedules, list what there is.
 
-Everything here but `doctor` needs the extra `cli`; the library itself never imports this package.
+Everything here but `doctor` and `warm` needs the extra `cli`; the library itself never imports
+this package.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-EXTRA = ("jinja2", "matplotlib", "rich", "sklearn", "typer")
+#: The extra's modules, and the packages that bring them.
+EXTRA = {
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
+    "rich": "rich",
+    "sklearn": "scikit-learn",
+    "typer": "typer",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,22 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         one-line error about what was asked, 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    missing = [name for name in EXTRA if find_spec(name) is None]
-    if missing and given[:1] == ["doctor"]:  # which tells what is missing, and more
-        from steprule.doctor.command import main as doctor
-
-        return doctor(given[1:])
-    if missing:
-        print(
-            "steprule: the command line needs its extra: pip install 'steprule[cli]' "
-            f"(not found: {', '.join(missing)})",
-            file=sys.stderr,
-        )
-        return 2
+    missing = [package for name, package in EXTRA.items() if find_spec(name) is None]
     try:  # importing takes seconds, in which Ctrl-C may come
+        if missing:
+            from steprule.cli import without_extra
+
+            return without_extra.run(given, missing)
         from steprule.cli.app import run
 
         return run(given)
+    except OSError as error:  # `steprule list > FILE` on a full disk
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"steprule: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("steprule: interrupted", file=sys.stderr)
         return 130

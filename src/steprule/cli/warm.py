@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from steprule.cli.errors import CommandError
 from steprule.cli.options import split_outside_brackets, value_of
@@ -36,24 +34,31 @@ def warm(
     try:
         kinds = [d.strip().lower() for d in dtypes.split(",")]
         jobs = jobs_for(optimizers, kinds, variants, target)
-        warmed = run_jobs(_shown(jobs))
+        is_shown = sys.stdout.isatty() and find_spec("rich") is not None
+        warmed = run_jobs(_shown(jobs) if is_shown else jobs)
     except (TypeError, ValueError, OSError) as error:
         raise CommandError(str(error)) from error
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(f"{warmed} ({time.perf_counter() - began:.1f} s)")
+    print(f"{warmed} ({time.perf_counter() - began:.1f} s)")
     return warmed
 
 
 def _shown(jobs: Sequence[Job]) -> Iterator[Job]:
     """Return the jobs, each while a progress bar says which it is."""
+    # Of the extra, without which this command is of use: in an image that trains.
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
     progress = Progress(
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}", markup=False),
-        console=Console(),
         transient=True,
-        disable=not sys.stdout.isatty(),
     )
     with progress:
         task = progress.add_task("", total=len(jobs))

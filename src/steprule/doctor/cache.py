@@ -15,6 +15,7 @@ from steprule.engines.kernel_cache.folder import (
 )
 
 SECTION = "kernels on disk"
+_VARIABLE = "STEPRULE_CACHE_DIR"
 _ELSEWHERE = "set STEPRULE_CACHE_DIR to a folder of your own"
 _AT_EVERY_START = "kernels are compiled at every start"
 
@@ -56,10 +57,25 @@ def _trouble(folder: KernelFolder) -> Finding | None:
             f"{_AT_EVERY_START}; {_ELSEWHERE} that others cannot write to",
         )
     except OSError as error:
-        return note(
-            SECTION, "trust", f"not used: {error.strerror}", f"{_AT_EVERY_START}; {_ELSEWHERE}"
-        )
+        return _useless(folder, "trust", f"not used: {_reason(error)}")
     return None
+
+
+def _useless(folder: KernelFolder, name: str, value: str) -> Finding:
+    """Return that the folder is of no use: broken if it was asked for, else a matter of time."""
+    if folder.is_named:
+        return problem(
+            SECTION,
+            name,
+            value,
+            f"{_AT_EVERY_START}: set {_VARIABLE} to another folder, or unset it",
+        )
+    return note(SECTION, name, value, f"{_AT_EVERY_START}: {_ELSEWHERE}")
+
+
+def _reason(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"
 
 
 def _writing(folder: KernelFolder, kernels: int) -> Finding:
@@ -68,7 +84,7 @@ def _writing(folder: KernelFolder, kernels: int) -> Finding:
     try:
         folder.write(name, b"")
     except OSError as error:
-        value = f"no: {error.strerror or error}"
+        value = f"no: {_reason(error)}"
         if kernels:  # an image's, as it should be
             return note(
                 SECTION,
@@ -77,7 +93,7 @@ def _writing(folder: KernelFolder, kernels: int) -> Finding:
                 "what is there is used; what is not is compiled anew"
                 " at every start (`steprule warm` beforehand, see README)",
             )
-        return note(SECTION, "writable", value, f"{_AT_EVERY_START}: {_ELSEWHERE}")
+        return _useless(folder, "writable", value)
     with contextlib.suppress(OSError):
         (folder.path / name).unlink()
     return Finding(SECTION, "writable", "yes")

@@ -9,7 +9,7 @@ from typing import Any
 from steprule.doctor.finding import Finding, Level
 
 MARKS = {Level.OK: " ", Level.NOTE: "*", Level.PROBLEM: "!"}
-_WIDTH = 18  # of names
+_WIDTH = 23  # of names: PYTORCH_CUDA_ALLOC_CONF
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from steprule.doctor import trials
 from steprule.doctor.finding import Finding, note, problem
-from steprule.engines.native.switch import why_off
+from steprule.engines.native.switch import VARIABLE, why_off
 from steprule.rules import Adam
 from steprule.training.runs import load_training, save_training
 
@@ -67,7 +67,10 @@ def _native_loops() -> Finding:
     reason = why_off()
     if reason is None:
         return Finding(SECTION, name, "on")
-    return note(SECTION, name, f"off: {reason}", "steps are right, and slower")
+    advice = "steps are right, and slower"
+    if reason.startswith(f"{VARIABLE}="):
+        advice += f": unset {VARIABLE}"
+    return note(SECTION, name, f"off: {reason}", advice)
 
 
 def _round_trip() -> Finding:

@@ -37,6 +37,9 @@ VARIABLES = (
     "TRITON_INTERPRET",
     "XDG_CACHE_HOME",
 )
+# Of these, numbers of threads; OpenMP takes one for each level of nesting.
+_COUNTS = ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_COUNT = re.compile(r"\s*0*[1-9]\d*\s*(,\s*0*[1-9]\d*\s*)*")
 
 
 def threads() -> Iterator[Finding]:
@@ -76,5 +79,28 @@ def _variables() -> Iterator[Finding]:
             )
         elif name == "TRITON_INTERPRET" and os.environ[name] == "1":
             yield note(SECTION, name, "1", "Triton's kernels are interpreted, for tests: unset it")
+        elif name in _COUNTS:
+            yield _thread_count(name, os.environ[name])
         elif name in OWN_VARIABLES or name in VARIABLES:
             yield Finding(SECTION, name, os.environ[name])
+
+
+def _thread_count(name: str, value: str) -> Finding:
+    """Return a variable that says how many threads there are to be, and whether it does."""
+    if not _COUNT.fullmatch(value):
+        return note(
+            SECTION,
+            name,
+            value,
+            f"is no number of threads, and passed over: set it to one ({name}={cores()}), or "
+            "unset it",
+        )
+    if int(value.split(",")[0]) > cores():
+        return note(
+            SECTION,
+            name,
+            value,
+            f"more than the {cores()} cores that this process may use: whoever starts so many "
+            f"threads waits for them. Set it to {cores()} at most, or unset it",
+        )
+    return Finding(SECTION, name, value)
