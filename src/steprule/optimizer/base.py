@@ -185,6 +185,9 @@ class Optimizer(SavedOptimizer):
         cls.extras = {**{k: v for k, v in shared.items() if k not in own}, **cls.extras}
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], *, engine: str = "auto") -> None:
+        if torch.compiler.is_compiling():
+            _uncompiled_init(self, params, defaults, engine=engine)
+            return
         torch._C._log_api_usage_once("python.optimizer")
         extras = {k: defaults[k] for k in self.extras if k in defaults}
         self.defaults = {
@@ -877,4 +880,5 @@ def own_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
 _uncompiled_step: Any = uncompiled(
     lambda self, closure: _hooked_step(self, *(() if closure is None else (closure,)))
 )
+_uncompiled_init: Any = uncompiled(Optimizer.__init__)
 _hooked_step: Any = hooked(lambda self, *args, **kwargs: self._step(*args, **kwargs))

@@ -32,7 +32,7 @@ _by_backend: Callable[[_F], _F] = _dynamo.allow_in_graph
 _while_compiling: Callable[[_F], _F] = _dynamo.assume_constant_result
 graph_break: Callable[..., None] = _dynamo.graph_break
 
-# Numbers that decide, by being 0, what is computed.
+# Numbers of rules that decide, by being 0, what is computed.
 _SWITCHES = ("weight_decay", "peak_lr", "momentum")
 
 
@@ -138,17 +138,20 @@ def _why_not(own: dict[str, Any]) -> str:
 def _guarded_flags(optimizer: Any, groups: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
     """Return what decides which operations there are; the compiler guards it."""
     found: list[Any] = [optimizer.__dict__["engine"]]
+    switches = _switches(optimizer)
     for group, keys in zip(groups, _keys_of_flags(optimizer), strict=True):
         # Within a comprehension the compiler looks at all numbers of the group.
         for key in keys:
             found.append(group.get(key))  # noqa: PERF401
-        for key in _SWITCHES:
+        for key in switches:
             found.append(_kind_of_number(group.get(key)))  # noqa: PERF401
     return tuple(found)
 
 
 def _kind_of_number(value: Any) -> str:
-    if value is None or isinstance(value, Tensor):
+    if value is None:
+        return "none"
+    if isinstance(value, Tensor):
         return "other"
     return "zero" if value == 0 else "not zero"
 
@@ -161,6 +164,14 @@ def _keys_of_flags(optimizer: Any) -> tuple[tuple[str, ...], ...]:
         tuple(key for key, value in group.items() if type(value) in plain)
         for group in optimizer.param_groups
     )
+
+
+@_while_compiling
+def _switches(optimizer: Any) -> tuple[str, ...]:
+    """Return the options that decide, by being 0 or None, what is computed."""
+    context = optimizer._context()
+    extras = [kind.extras for kind in (context.kind, *context.kinds.values())]
+    return (*_SWITCHES, *{key: 0 for one in extras for key, value in one.items() if value is None})
 
 
 @_while_compiling
