@@ -109,7 +109,7 @@ class ScheduleFree(Module):
     def validation_step(self, batch: Any, _: int) -> None:
         self.evaluated.append(self.loss(batch).item())
 
-    def test_step(self, batch: Any, _: int) -> None:
+    def test_step(self, batch: Any, _: int) -> None:  # noqa: PT019  # Lightning's name, no test
         self.evaluated.append(self.loss(batch).item())
 
     def predict_step(self, batch: Any, _: int) -> Tensor:
