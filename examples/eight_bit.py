@@ -83,16 +83,30 @@ def row(label: object, cells: Iterable[str]) -> str:
     return f"{label!s:<10}" + "".join(f"{cell:>16}" for cell in cells)
 
 
+def positive(text: str) -> int:
+    """Read a whole number above 0; argparse names the option that has another."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def new_file(text: str) -> Path:
+    """Read the name of a file to write; that its folder is missing is said before the training."""
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)
+
+
 def main() -> None:
     """Train in three ways and print them side by side."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=positive, default=10)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--width", type=positive, default=256)
     parser.add_argument("--state-format", default="int8", choices=["bfloat16", "int8", "int4"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="write the table to this file, too")
+    parser.add_argument("--out", type=new_file, help="write the table to this file, too")
     args = parser.parse_args()
 
     short = {"state_format": args.state_format, "param_rounding": "split"}
@@ -114,7 +128,7 @@ def main() -> None:
     table = "\n".join(lines)
     print(table)
     if args.out:
-        Path(args.out).write_text(table + "\n", encoding="utf-8")
+        args.out.write_text(table + "\n", encoding="utf-8")
     (exact, *_), (few, *_), _ = runs.values()
     print(f"final loss: {exact[-1]:.4f} in float32, {few[-1]:.4f} in few bits")
     print(f"bytes: {totals[1] / totals[0]:.1%} of float32's")

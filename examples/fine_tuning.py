@@ -5,10 +5,12 @@
 
 A network learns the digits 0 to 4 from all their images. Then it gets a new head and ten images of
 each of 5 to 9. The head is trained alone until it makes sense; then the layers below are added to
-the same optimizer, the deeper the slower. Beside it, a new network learns from these ten alone.
+the same optimizer, the deeper the slower. Beside it, a new network learns from these ten alone. How
+much the first digits bring differs from seed to seed: try several.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
@@ -68,17 +70,33 @@ def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
     return (model(data[0]).argmax(dim=1) == data[1]).float().mean().item()
 
 
+def positive(text: str) -> int:
+    """Read a whole number above 0; argparse names the option that has another."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def new_file(text: str) -> Path:
+    """Read the name of a file to write; that its folder is missing is said before the training."""
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)
+
+
 def main() -> None:
     """Pretrain, fine-tune, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=100, help="of each training on few images")
-    parser.add_argument("--pretraining-steps", type=int, default=200)
+    parser.add_argument(
+        "--steps", type=positive, default=100, help="of each training on few images"
+    )
+    parser.add_argument("--pretraining-steps", type=positive, default=200)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--layer-decay", type=float, default=0.6)
-    parser.add_argument("--shots", type=int, default=10, help="images of each new digit")
+    parser.add_argument("--shots", type=positive, default=10, help="images of each new digit")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="save the fine-tuned weights to this file")
+    parser.add_argument("--out", type=new_file, help="save the fine-tuned weights to this file")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
 
@@ -89,10 +107,13 @@ def main() -> None:
         model, lr=cosine(args.lr, 0, steps=args.pretraining_steps), weight_decay=0.05
     )
     train(model, optim.AdamW(groups), old, args.pretraining_steps)
-    print(f"pretrained on 0 to 4: accuracy there {accuracy(model, old):.1%}")
+    print(f"pretrained on 0 to 4: {accuracy(model, old):.1%} of its training images")
 
     # 2. A few images of each new digit; all others are for the test.
     images, labels = load_data(range(5, 10), args.device)
+    fewest = int(labels.bincount().min())
+    if args.shots >= fewest:
+        parser.error(f"--shots: {fewest - 1} at most, for one image of each digit is for the test")
     few = torch.cat([(labels == digit).nonzero()[: args.shots, 0] for digit in range(5)])
     rest = torch.ones(len(labels), dtype=torch.bool, device=args.device).index_fill_(0, few, False)
     new, test = (images[few], labels[few]), (images[rest], labels[rest])

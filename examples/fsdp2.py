@@ -2,6 +2,7 @@
 
     torchrun --nproc-per-node 2 examples/fsdp2.py
     torchrun --nproc-per-node 2 examples/fsdp2.py --state-format int8 --out run.safetensors
+    python examples/fsdp2.py        # on one process
 
 The optimizer is made of the sharded parameters, after fully_shard, and takes them as they are: each
 process updates the rows that it has. Clipping tells the others one small vector a step. At the end
@@ -10,6 +11,7 @@ one process trains the same model by itself, and the two are compared.
 
 import argparse
 import os
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -53,20 +55,40 @@ def train(
     return optimizer, losses
 
 
+def positive(text: str) -> int:
+    """Read a whole number above 0; argparse names the option that has another."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def new_file(text: str) -> Path:
+    """Read the name of a file to write; that its folder is missing is said before the training."""
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)
+
+
 def main() -> None:
     """Train sharded, then on one process, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=positive, default=60)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--state-format", default="param", help="int8: a quarter of the memory")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="checkpoint to write: an index, and each process's part")
+    parser.add_argument(
+        "--out", type=new_file, help="checkpoint to write: an index, and each process's part"
+    )
     args = parser.parse_args()
 
     if args.device == "cuda":  # one GPU a process; torchrun says which
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if args.device == "cuda" else "gloo")
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    backend = "nccl" if args.device == "cuda" else "gloo"
+    if "RANK" in os.environ:  # torchrun sets it
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     rank, size = dist.get_rank(), dist.get_world_size()
     model = make_model(args.seed, args.device)
     for layer in model:

@@ -9,6 +9,7 @@ the clusters, or clusters left out. The distance between the distributions is me
 
 import argparse
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -51,15 +52,31 @@ def clusters_reached(points: Tensor) -> int:
     return int((torch.bincount(cluster.cpu(), minlength=CLUSTERS) > len(points) / 100).sum())
 
 
+def positive(text: str) -> int:
+    """Read a whole number above 0; argparse names the option that has another."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def new_file(text: str) -> Path:
+    """Read the name of a file to write; that its folder is missing is said before the training."""
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)
+
+
 def main() -> None:
     """Let them play, and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--steps", type=positive, default=2000)
+    parser.add_argument("--batch-size", type=positive, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="checkpoint to write at the end, both players in one file")
+    parser.add_argument(
+        "--out", type=new_file, help="checkpoint to write at the end, both players in one file"
+    )
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)

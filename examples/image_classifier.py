@@ -11,6 +11,7 @@ running average of the weights for evaluation, and a table of which digit is tak
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,15 +78,29 @@ def confusion(predicted: Tensor, labels: Tensor) -> str:
     return "\n".join(lines)
 
 
+def positive(text: str) -> int:
+    """Read a whole number above 0; argparse names the option that has another."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def new_file(text: str) -> Path:
+    """Read the name of a file to write; that its folder is missing is said before the training."""
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)
+
+
 def main() -> None:
     """Train, evaluate, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--epochs", type=positive, default=10)
+    parser.add_argument("--batch-size", type=positive, default=64)
     parser.add_argument("--lr", type=float, default=3e-3, help="peak of the schedule")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="save the averaged weights to this file")
+    parser.add_argument("--out", type=new_file, help="save the averaged weights to this file")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)

@@ -11,6 +11,7 @@ clipped within the step, and a checkpoint every so often.
 
 import argparse
 import math
+import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -23,9 +24,8 @@ from steprule.schedules import cosine
 
 CONTEXT, WIDTH, LAYERS, HEADS, DROPOUT = 64, 96, 2, 4, 0.1
 # Without the spaces that lay it out, of which there is much more than of letters.
-TEXT = " ".join(" ".join(topics[name] for name in sorted(topics)).split()).encode(
-    "ascii", "replace"
-)
+WORDS = [word for name in sorted(topics) for word in topics[name].split()]
+TEXT = " ".join(WORDS).encode("ascii", "replace")
 
 
 class Block(nn.Module):
@@ -103,20 +103,35 @@ def write(model: LanguageModel, start: Tensor, length: int, seed: int) -> Tensor
     for _ in range(length):
         likely = model(text[None, -CONTEXT:])[0, -1].mul(1.4).softmax(dim=0).cpu()
         text = torch.cat([text, torch.multinomial(likely, 1, generator=generator).to(text.device)])
+    model.train()
     return text[len(start) :]
+
+
+def positive(text: str) -> int:
+    """Read a whole number above 0; argparse names the option that has another."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def new_file(text: str) -> Path:
+    """Read the name of a file to write; that its folder is missing is said before the training."""
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)
 
 
 def main() -> None:
     """Train, save, go on, evaluate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch-size", type=int, default=16, help="windows in a batch")
-    parser.add_argument("--accumulate", type=int, default=2, help="batches for one step")
+    parser.add_argument("--steps", type=positive, default=300)
+    parser.add_argument("--batch-size", type=positive, default=16, help="windows in a batch")
+    parser.add_argument("--accumulate", type=positive, default=2, help="batches for one step")
     parser.add_argument("--lr", type=float, default=3e-3, help="peak of the schedule")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="checkpoint to write")
-    parser.add_argument("--save-every", type=int, default=50, help="steps between checkpoints")
+    parser.add_argument("--out", type=new_file, help="checkpoint to write")
+    parser.add_argument("--save-every", type=positive, default=50, help="steps between checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from --out if it is there")
     args = parser.parse_args()
     if args.resume and args.out is None:
@@ -140,17 +155,22 @@ def main() -> None:
     optimizer = optim.AdamW(groups, betas=(0.9, 0.95), clip_grad_norm=1.0, on_nonfinite="skip")
 
     first = 0
-    if args.resume and args.out.exists():
+    if args.resume and not args.out.exists():
+        print(f"there is no {args.out} yet: starting at step 0")
+    elif args.resume:
         # The state of the random generators as well: dropout goes on with the numbers it would
-        # have drawn.
-        run = optim.load_training(args.out, model=model, optimizer=optimizer, random_state=True)
+        # have drawn. keep: the schedule is the one of this command's --lr and --steps, at the step
+        # that the run had come to. By the saved one, a run that is made longer would train with 0.
+        run = optim.load_training(
+            args.out, model=model, optimizer=optimizer, random_state=True, keep=("lr",)
+        )
         first = run.step
-        print(f"resumed {args.out} at step {first}")
+        print(f"resumed {args.out} at step {first} of {args.steps}, lr: {lr}")
 
     for step in range(first, args.steps):
         optimizer.zero_grad()
         for part in range(args.accumulate):
-            seed = (args.seed * args.steps + step) * args.accumulate + part
+            seed = (args.seed * 1_000_000 + step) * args.accumulate + part
             # Divided, so that the sum of the gradients is that of one large batch.
             loss = model.loss(draw(train_data, args.batch_size, seed)) / args.accumulate
             loss.backward()
@@ -175,4 +195,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: with --out FILE, the same command and --resume go on", file=sys.stderr
+        )
+        sys.exit(130)

@@ -1,4 +1,4 @@
-"""Write an optimizer of your own in ten lines, check it, and train with it.
+"""Write an optimizer of your own in a few lines, check it, and train with it.
 
     python examples/own_rule.py
     python examples/own_rule.py --lr 0.1 --alpha 1.5
@@ -10,6 +10,8 @@ guards and state dicts come with it.
 """
 
 import argparse
+import math
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
@@ -34,7 +36,7 @@ def power_sign(param, grad, exp_avg, *, lr, beta, alpha):
 
 # Names and defaults of its options; betas=(b,) is what the rule calls beta.
 # Every option that has no default here must be given to the class.
-PowerSign = optim.make_optimizer(power_sign, lr=0.3, beta=0.9, alpha=2.718281828459045)
+PowerSign = optim.make_optimizer(power_sign, lr=0.3, beta=0.9, alpha=math.e)
 
 
 def plain_loop(param: Tensor, grads: list[Tensor], lr: float, beta: float, alpha: float) -> Tensor:
@@ -71,16 +73,34 @@ def train(model: nn.Module, optimizer: optim.Optimizer, data: list[Tensor], epoc
         return (model(images[cut:]).argmax(dim=1) == labels[cut:]).float().mean().item()
 
 
+def positive(text: str) -> int:
+    """Read a whole number above 0; argparse names the option that has another."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def new_file(text: str) -> Path:
+    """Read the name of a file to write; that its folder is missing is said before the training."""
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)
+
+
 def main() -> None:
     """Check the rule, look where it runs, train, save and load."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=positive, default=10)
     parser.add_argument("--lr", type=float, default=0.3)
-    parser.add_argument("--alpha", type=float, default=2.718281828459045, help="the paper's is e")
+    parser.add_argument("--alpha", type=float, default=math.e, help="the paper's is e")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default=None, help="save the run to this file")
+    parser.add_argument("--out", type=new_file, help="save the run to this file")
     args = parser.parse_args()
+    if not args.alpha > 0:
+        parser.error(
+            f"--alpha: must be above 0, for the rule takes its logarithm, got {args.alpha}"
+        )
     torch.manual_seed(args.seed)
 
     # 1. Is it the formula? float32 has 7 digits, and the two round in different places.

@@ -10,6 +10,7 @@ which uses curvature, then gains the digits that Adam would need very long for.
 
 import argparse
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +46,9 @@ class HeatEquation:
 
     def __init__(self, count: int, device: str) -> None:
         inside = torch.rand(count, 2, dtype=torch.float64)
-        walls = torch.rand(count // 4, 2, dtype=torch.float64)
+        walls = torch.rand(max(1, count // 4), 2, dtype=torch.float64)
         walls[:, 0] = walls[:, 0].round()
-        start = torch.rand(count // 4, 2, dtype=torch.float64)
+        start = torch.rand(max(1, count // 4), 2, dtype=torch.float64)
         start[:, 1] = 0
         self.inside = inside.to(device).requires_grad_()
         self.border = torch.cat([walls, start]).to(device)
@@ -70,19 +71,33 @@ def error(model: nn.Module, device: str) -> float:
     return float((model(grid) - exact(grid)).norm() / exact(grid).norm())
 
 
+def positive(text: str) -> int:
+    """Read a whole number above 0; argparse names the option that has another."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def new_file(text: str) -> Path:
+    """Read the name of a file to write; that its folder is missing is said before the training."""
+    if not Path(text).absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)
+
+
 def main() -> None:
     """Train with the one, then with the other, and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=500, help="steps of Adam")
-    parser.add_argument("--iterations", type=int, default=500, help="of LBFGS")
-    parser.add_argument("--points", type=int, default=400)
+    parser.add_argument("--epochs", type=positive, default=500, help="steps of Adam")
+    parser.add_argument("--iterations", type=positive, default=500, help="of LBFGS")
+    parser.add_argument("--points", type=positive, default=400)
     parser.add_argument("--lr", type=float, default=5e-3, help="of Adam; LBFGS finds its own")
     parser.add_argument(
         "--line-search", default="strong_wolfe", choices=["strong_wolfe", "more_thuente"]
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", help="save the solution's weights to this file")
+    parser.add_argument("--out", type=new_file, help="save the solution's weights to this file")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)

@@ -112,6 +112,37 @@ def test_resuming_needs_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--out" in capsys.readouterr().err
 
 
+def test_a_run_is_made_longer_by_the_schedule_that_is_asked_for(tmp_path: Path) -> None:
+    """By the saved one, whose end it has reached, all further steps would have an lr of 0."""
+    arguments = ("--batch-size", "2", "--save-every", "1", "--out", str(tmp_path / "run"))
+    assert "there is no" in printed("language_model", "--steps", "2", *arguments, "--resume")
+    text = printed("language_model", "--steps", "4", *arguments, "--resume")
+    assert "at step 2 of 4, lr: cosine(0.003, 0, steps=4)" in text
+    assert number(r"step    3: lr ([\d.e+-]+)", text) > 1e-4
+
+
+REFUSED = [
+    ("image_classifier", "--batch-size", "0", "argument --batch-size: must be at least 1, got 0"),
+    ("image_classifier", "--out", "/nonexistent/x", "argument --out: there is no folder"),
+    ("language_model", "--save-every", "0", "argument --save-every"),
+    ("language_model", "--accumulate", "0", "argument --accumulate"),
+    ("gan", "--steps", "-1", "argument --steps"),
+    ("pinn_lbfgs", "--points", "0", "argument --points"),
+    ("fine_tuning", "--shots", "0", "argument --shots"),
+    ("eight_bit", "--epochs", "many", "argument --epochs"),
+    ("own_rule", "--alpha", "-1", "--alpha: must be above 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "option", "value", "says"), REFUSED)
+def test_bad_values_are_refused_by_the_options_name(
+    name: str, option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        in_this_process(name, option, value)
+    assert says in capsys.readouterr().err
+
+
 def test_fine_tuning(tmp_path: Path) -> None:
     out = tmp_path / "tuned"
     text = printed("fine_tuning", "--pretraining-steps", "100", "--steps", "50", "--out", str(out))
