@@ -12,7 +12,11 @@ _DESCRIPTIONS = {
     "compatibility.md": "Versions of torch and Python that steprule is tested with, and PyTorch's "
     "own tests with its optimizers in the place of torch's.",
 }
-_TITLES = {"optimizers.md": "All optimizers side by side", "errors.md": "Error messages"}
+_TITLES = {
+    "optimizers.md": "All optimizers side by side",
+    "errors.md": "Error messages",
+    "lbfgs.md": "LBFGS and line searches",  # there is the optimizer's own page, too
+}
 
 
 def title(path: str, markdown: str, given: str | None) -> str:

@@ -204,8 +204,6 @@ def test_no_page_is_wider_than_a_phone(phone: Watched, pages: dict[str, built.Bu
     # The index of the search, a megabyte, is of no interest here and would be read by each page.
     empty = '{"config": {"lang": ["en"], "separator": " ", "fields": {}}, "docs": []}'
     phone.page.route("**/search_index.json", lambda route: route.fulfill(body=empty))
-    # Nor is the theme's script, of which nothing makes a page narrower but boxes round tables.
-    phone.page.route("**/bundle.*.js", lambda route: route.fulfill(body=""))
     widths = {}
     for name in pages:
         # Styles are there before the scripts at the end of a page; pictures have their widths.
