@@ -112,7 +112,9 @@ SUITES = {
             ),
             needs=("parameterized==0.9.0",),
         ),
-        Suite("timm", "tests", ("test_optim.py", "test_scheduler.py"), ("-p", "bare_timm")),
+        Suite(
+            "timm", "tests", ("test_optim.py", "test_scheduler.py"), ("-p", "bare_timm"), every=10
+        ),
         Suite(
             "transformers",
             "tests",
