@@ -3,7 +3,7 @@
 #
 # A tour on a small problem: groups of parameters, a schedule that is seen before it is used, training
 # and watching it, what a nan does, and a run that goes on where it was stopped. It needs
-# `pip install 'steprule[cli]'`, runs in ten seconds without a GPU, and every output below comes from
+# `pip install '.[cli]'` in a checkout, runs in ten seconds without a GPU, and every output below comes from
 # the code above it.
 #
 # If you know `torch.optim`, you know most of it: `optimizer.step()`, `zero_grad()`, `param_groups` and
@@ -110,9 +110,8 @@ import matplotlib.pyplot as plt
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.6), layout="constrained")
 for name in ("decay", "no_decay"):
     ratios = [seen[f"optimizer/update_ratio/{name}"] for seen in history.values()]
-    left.semilogy(
-        [*history][1:], ratios[1:], label=name
-    )  # the first step of a warm-up has an lr of 0
+    # The first step of a warm-up has an lr of 0.
+    left.semilogy([*history][1:], ratios[1:], label=name)
 left.set(xlabel="step", title="change of the weights in a step")
 left.legend(frameon=False)
 right.plot([*history], [seen["optimizer/grad_norm"] for seen in history.values()], color="#009e73")
