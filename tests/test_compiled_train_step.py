@@ -18,6 +18,7 @@ from helpers import TOLERANCES, needs_torch, rule_optimizers
 from torch import Tensor, nn
 
 import steprule
+from steprule.optimizer.compiling.prepared import KEPT
 from steprule.rules import OPTIMIZERS
 from steprule.schedules import linear
 
@@ -82,6 +83,17 @@ def assert_alike(one: Run, other: Run) -> None:
     assert saved["param_groups"] == expected["param_groups"]
     torch.testing.assert_close(saved["state"], expected["state"], **CLOSE)
     assert list(saved["state"]) == list(expected["state"])
+
+
+def assert_same_steps(
+    ours: Run, plain: Run, compiled: Callable[[Run], Any], step: Callable[[Run], Any]
+) -> None:
+    """As many as a compiled function needs to meet gradients and state that are there."""
+    for _ in range(STEPS):
+        compiled(ours), step(plain)
+        assert_alike(ours, plain)
+        grads = [[p.grad for p in run.net.parameters()] for run in (ours, plain)]
+        torch.testing.assert_close(*grads, **CLOSE)
 
 
 def beside(make: Callable[..., Any], backend: Any = "eager", **options: Any) -> Run:
@@ -341,10 +353,6 @@ class Touched:
         run.optimizer.param_groups[0]["differentiable"] = True
 
     @staticmethod
-    def in_backward(run: Run) -> None:
-        run.optimizer = steprule.step_in_backward(run.net, steprule.Adam)
-
-    @staticmethod
     def wrapped(run: Run) -> None:
         run.optimizer = steprule.Lookahead(steprule.Adam(run.net.parameters()))
 
@@ -357,6 +365,135 @@ class Touched:
             return train()
 
         run.train = changing  # type: ignore[method-assign]
+
+
+class Reading:
+    """Train steps that read or change groups, before or after the step."""
+
+    @staticmethod
+    def reads_first(run: Run) -> Any:
+        lr = run.optimizer.param_groups[0]["lr"]
+        run.train()
+        return lr
+
+    @staticmethod
+    def reads_first_and_clears_by_the_net(run: Run) -> Any:
+        lr = run.optimizer.param_groups[0]["lr"]
+        run.net.zero_grad()
+        run.net(run.x).square().sum().backward()
+        run.optimizer.step()
+        return lr
+
+    @staticmethod
+    def changes_last(run: Run) -> None:
+        run.train()
+        run.optimizer.param_groups[0]["lr"] *= 0.5
+
+
+@pytest.mark.parametrize("how", [name for name in vars(Reading) if not name.startswith("_")])
+def test_groups_are_read_and_changed_within(how: str) -> None:
+    """torch loses gradients, and puts capturable=True into groups, where its optimizers' are."""
+    torch._dynamo.config.error_on_recompile = False
+    ours, plain = Run(steprule.AdamW), Run(steprule.AdamW)
+    step = getattr(Reading, how)
+    assert_same_steps(ours, plain, torch.compile(step, backend="eager", fullgraph=True), step)
+    torch._dynamo.reset()
+    # Gradients are there by now, and whatever the compiler has left at the parameters.
+    assert_same_steps(ours, plain, torch.compile(Run.train, backend="aot_eager"), Run.train)
+
+
+def test_marks_that_lose_gradients_are_taken_away() -> None:
+    ours, plain = Run(steprule.Adam, engine="eager"), Run(steprule.Adam, engine="eager")
+    for param in ours.net.parameters():
+        torch._dynamo.mark_static_address(param, guard=True)
+    ours.train(), plain.train()
+    compiled = torch.compile(Run.train, backend="eager", fullgraph=True)
+    assert_same_steps(ours, plain, compiled, Run.train)
+
+
+def test_marks_that_come_again_are_refused() -> None:
+    ours = Run(steprule.Adam)
+    theirs = torch.optim.SGD(ours.net.parameters())
+    ours.train()
+
+    def step() -> Any:
+        lr = theirs.param_groups[0]["lr"]  # which marks the parameters
+        ours.optimizer.step()
+        return lr
+
+    before = ours.net.weight.detach().clone()
+    with pytest.raises(Exception, match="marks parameters as static"):
+        torch.compile(step, backend="eager")()
+    torch.testing.assert_close(ours.net.weight.detach(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("traces_backward", [False, True])
+def test_a_scheduler_within_is_left_out(
+    traces_backward: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch._dynamo.config.trace_autograd_ops = traces_backward
+    torch._dynamo.config.error_on_recompile = False
+    ours, plain = Run(steprule.AdamW, lr=0.1), Run(steprule.AdamW, lr=0.1)
+    schedulers = {run: steprule.lr_scheduler.StepLR(run.optimizer, 2) for run in (ours, plain)}
+
+    def step(run: Run) -> None:
+        run.train()
+        schedulers[run].step()
+
+    assert_same_steps(ours, plain, torch.compile(step, backend="eager"), step)
+    assert schedulers[ours].state_dict() == schedulers[plain].state_dict()
+    assert "Graph break" not in capfd.readouterr().err
+
+
+def test_an_optimizer_made_within() -> None:
+    torch._dynamo.config.trace_autograd_ops = False
+
+    def train(net: nn.Module) -> None:
+        optimizer = steprule.SGD(net.parameters(), lr=0.1)
+        net(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+
+    ours, plain = Run(steprule.SGD).net, Run(steprule.SGD).net
+    torch.compile(train, backend="eager")(ours), train(plain)
+    torch.testing.assert_close([*ours.parameters()], [*plain.parameters()], **CLOSE)
+
+
+@pytest.mark.parametrize(("key", "value"), [("clip_grad_value", 0.1), ("ema_decay", 0.9)])
+def test_an_option_that_becomes_none_is_another_graph(key: str, value: float) -> None:
+    torch._dynamo.config.error_on_recompile = False
+    ours, plain = (Run(steprule.Adam, engine="eager", **{key: value}) for _ in range(2))
+    ours.train(), plain.train()
+    step = torch.compile(ours.optimizer.step, backend="eager")
+    for now in (value, None, value / 2):
+        for run in (ours, plain):
+            run.optimizer.param_groups[0][key] = now
+        step(), plain.optimizer.step()
+        assert_alike(ours, plain)
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_an_error_within_leaves_autograd_on(engine: str) -> None:
+    guard = {"on_nonfinite": "raise"} if engine == "auto" else {}
+    ours = Run(steprule.Adam, engine=engine, ema_decay=0.5, **guard)
+    ours.train()
+    step = torch.compile(ours.optimizer.step, backend="eager")
+    step()
+    if guard:
+        assert ours.net.weight.grad is not None
+        ours.net.weight.grad.fill_(float("inf"))
+        with pytest.raises(RuntimeError, match="gradients are not finite"):
+            step()
+        assert torch.is_grad_enabled()
+    with ours.optimizer.averaged(), pytest.raises(RuntimeError, match="averages"):
+        step()
+    assert torch.is_grad_enabled()
+
+
+def test_a_compiler_that_is_not_known_has_steps_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steprule.optimizer.compiling.compiler.UNKNOWN", "moved")
+    ours = Run(steprule.Adam)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="moved"):
+        ours.compiled()()
 
 
 BREAKS = [name for name in vars(Touched) if not name.startswith("_")]
@@ -430,3 +567,13 @@ def test_a_compiled_step_keeps_nothing_alive(engine: str) -> None:
     gc.collect()
     assert optimizer() is None
     assert param() is None
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_compilations_do_not_pile_up(engine: str) -> None:
+    run = Run(steprule.Adam, engine=engine)
+    run.train()
+    for _ in range(3):
+        torch._dynamo.reset()
+        torch.compile(run.optimizer.step, backend="eager")()
+    assert len(run.optimizer.__dict__[KEPT]) == 1

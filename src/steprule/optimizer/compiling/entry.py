@@ -9,6 +9,7 @@ the compiler calls instead of tracing it. Without a compiler all this is a plain
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -19,7 +20,7 @@ from steprule.optimizer.compiling import compiler, operations
 from steprule.optimizer.compiling.prepared import (
     CannotCompileError,
     Place,
-    PreparedStep,
+    prepare,
     prepared_step,
 )
 from steprule.optimizer.hooks import RUNS_IN_GRAPHS
@@ -65,20 +66,22 @@ def compiled_step(
             loss = closure()
     groups = own["param_groups"]
     places, params, grads = _with_gradients(groups)
-    prepared, reason = _prepared(optimizer, tuple(places), _guarded_flags(optimizer, groups))
-    arrays = _arrays(own["state"], params)
-    if not reason and len(arrays) != prepared.arrays:
+    flags = _guarded_flags(optimizer, groups)
+    planned = _prepared(optimizer, tuple(places), flags)
+    arrays, reason = _arrays(own["state"], params), planned.reason
+    if not reason and len(arrays) != planned.arrays:
         reason = "this function looked at the state before this step has made some"
     if reason:
         graph_break(msg=f"steprule: {reason}")
         uncompiled(optimizer, None)
         return loss
     # Not within no_grad: a graph does not leave that where an operation raises an error.
-    if prepared.is_in_graph:
-        operations.begin(prepared.numbers, prepared.handle)
-        _updated(params, grads, arrays, prepared.numbers, prepared.handle)
+    numbers, handle = planned.numbers, planned.handle
+    if planned.is_in_graph:
+        operations.begin(numbers, handle)
+        _updated(params, grads, arrays, numbers, handle)
     else:
-        operations.step(prepared.numbers, [*params, *arrays], grads, prepared.handle)
+        operations.step(numbers, [*params, *arrays], grads, handle)
     return loss
 
 
@@ -174,21 +177,34 @@ def _switches(optimizer: Any) -> tuple[str, ...]:
     return (*_SWITCHES, *{key: 0 for one in extras for key, value in one.items() if value is None})
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A prepared step, as the compiler sees it, which keeps it for good; or why there is none."""
+
+    handle: int = 0
+    arrays: int = 0
+    is_in_graph: bool = False
+    numbers: Any = None
+    reason: str = ""
+
+
 @_while_compiling
-def _prepared(optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]) -> tuple[Any, str]:
-    """Return a prepared step, or none and why it is left out of the graph.
+def _prepared(optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]) -> _Planned:
+    """Prepare a step, or say why it is left out of the graph.
 
     Flags are among the arguments for the compiler to guard them, which takes these for constants.
     """
     compiler.forget_where_constants_were()  # gradients have been asked for since
     try:
         if compiler.has_changes_to_come(optimizer.param_groups):
-            return None, "the function changes a group's options, which a graph would do after it"
-        return PreparedStep(optimizer, places), ""
+            reason = "the function changes a group's options, which a graph would do after the step"
+            return _Planned(reason=reason)
+        step = prepare(optimizer, places)
     except CannotCompileError as error:
-        return None, str(error)
+        return _Planned(reason=str(error))
     except Exception as error:  # noqa: BLE001  # a plain step raises it as it is
-        return None, f"{type(error).__name__}: {error}"
+        return _Planned(reason=f"{type(error).__name__}: {error}")
+    return _Planned(step.handle, step.arrays, step.is_in_graph, step.numbers)
 
 
 @_while_compiling

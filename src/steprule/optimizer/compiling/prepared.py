@@ -37,6 +37,8 @@ class CannotCompileError(Exception):
     """Says why a step is left out of the graph."""
 
 
+#: The attribute of an optimizer that has its prepared steps.
+KEPT = "_prepared_steps"
 _HANDLES = itertools.count(1)
 _PREPARED: weakref.WeakValueDictionary[int, PreparedStep] = weakref.WeakValueDictionary()
 
@@ -66,8 +68,7 @@ class PreparedStep:
         self.places = places
         context = optimizer._context()
         settings = [settings_of(context, i) for i in range(len(context.groups))]
-        # These know the parameters, which a graph that knows this is not to keep alive.
-        optimizer.__dict__.setdefault("_compiled_settings", {})[self.handle] = settings
+        self._settings = settings
         params = [context.groups[group]["params"][position] for group, position in places]
         for param, (group, _) in zip(params, places, strict=True):
             _check_param(settings[group].kind.rule, param)
@@ -89,7 +90,20 @@ class PreparedStep:
         # The graph brings the tensors; these are not to be kept alive.
         nothing = torch.empty(0)
         self._leaves = [replace(leaf, param=nothing, grad=nothing, state={}) for leaf in leaves]
-        _PREPARED[self.handle] = self
+        tensors = [tensor for leaf in leaves for tensor in (leaf.param, *leaf.state.values())]
+        self._kinds_of_tensors = [(x.shape, x.dtype, x.device) for x in tensors]
+
+    def does_what(self, other: PreparedStep) -> bool:
+        """Tell whether it does what another one does, by the flags that there are now."""
+        return (
+            self.places == other.places
+            and self.names == other.names
+            and self._engines == other._engines
+            and self._kinds_of_tensors == other._kinds_of_tensors
+            and [x.storage for x in self._leaves] == [x.storage for x in other._leaves]
+            and len(self._settings) == len(other._settings)
+            and all(map(Settings.is_as_planned, self._settings, other._settings))
+        )
 
     @property
     def optimizer(self) -> Any:
@@ -98,11 +112,6 @@ class PreparedStep:
         if optimizer is None:
             raise RuntimeError("the optimizer of this compiled step is gone")
         return optimizer
-
-    @property
-    def _settings(self) -> list[Settings]:
-        found: list[Settings] = self.optimizer.__dict__["_compiled_settings"][self.handle]
-        return found
 
     def _engine(self, leaf: Leaf) -> UpdatesInGraphs | None:
         """Return the engine that updates a leaf in the graph; None if it can't be there."""
@@ -236,6 +245,31 @@ def _leaf(context: Context, settings: Settings, param: Tensor, place: Place) -> 
     return Leaf(param, param, state, group, position, False, label, storage)
 
 
+def prepare(optimizer: Any, places: Sequence[Place]) -> PreparedStep:
+    """Return a prepared step, one that there is by now if it does the same.
+
+    The optimizer keeps it: what the compiler is given for a constant, it keeps for good.
+
+    Raises:
+        CannotCompileError: with the reason.
+    """
+    new = PreparedStep(optimizer, places)
+    known = optimizer.__dict__.setdefault(KEPT, [])
+    for one in known:
+        if new.does_what(one):
+            return one
+    known.append(new)
+    _PREPARED[new.handle] = new
+    return new
+
+
 def prepared_step(handle: int) -> PreparedStep:
-    """Return what was prepared under a handle."""
-    return _PREPARED[handle]
+    """Return what was prepared under a handle.
+
+    Raises:
+        RuntimeError: the optimizer is gone.
+    """
+    found = _PREPARED.get(handle)
+    if found is None:
+        raise RuntimeError("the optimizer of this compiled step is gone")
+    return found
