@@ -254,7 +254,7 @@ def prepare(optimizer: Any, places: Sequence[Place]) -> PreparedStep:
         CannotCompileError: with the reason.
     """
     new = PreparedStep(optimizer, places)
-    known = optimizer.__dict__.setdefault(KEPT, [])
+    known: list[PreparedStep] = optimizer.__dict__.setdefault(KEPT, [])
     for one in known:
         if new.does_what(one):
             return one
