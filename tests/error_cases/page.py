@@ -12,14 +12,14 @@ from error_cases.catalogue import CASES
 
 HEAD = """# Errors
 
-Written by `python tests/error_cases/page.py > docs/errors.md` from the calls in
-`tests/error_cases/`. `tests/test_errors.py` makes each of them, and more: what one optimizer or
-scheduler refuses, all refuse that have the argument; it stands here once.
-
 A message names the parameter (by its name, or by group and index) or the argument, the value, and
 what would do. Where torch refuses too, its sentence comes first. A call that is refused has changed
-nothing: no group, no state, no parameter.
+nothing: no group, no state, no parameter. What one optimizer or scheduler refuses, all refuse that
+have the argument; it stands here once.
 """
+FOOT = """
+Written by `python tests/error_cases/page.py > docs/errors.md` from the calls in
+`tests/error_cases/`; `tests/test_errors.py` makes each of them, and more."""
 
 
 COLUMNS = "| of | argument | given | raised | what to do |"
@@ -47,7 +47,7 @@ def page() -> str:
     for title in dict.fromkeys(case.about for case in shown):
         cases = [case for case in shown if case.about == title]
         lines += ["", f"## {title}", "", COLUMNS, "|---|---|---|---|---|", *map(row, cases)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, FOOT]) + "\n"
 
 
 if __name__ == "__main__":
