@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,16 @@ def test_a_partial_report_counts_the_seeds_that_count() -> None:
 def test_when_everybody_diverges_it_is_said() -> None:
     found = comparison([ended("sgd", [9.0], end="diverged"), ended("adam", [9.0], end="diverged")])
     assert notes_of(found)[0].startswith("Everybody diverged")
+
+
+def test_default_rates_are_said_to_be_so() -> None:
+    found = comparison([ended("lion", [1.0]), ended("adam+cautious", [2.0])])
+    (note,) = notes_of(found)  # what stands in the name is not said again
+    assert note.startswith("At default learning rates")
+    assert "not others: all. --search N or --lr-sweep" in note
+    for run in found.runs:
+        run.contender = replace(run.contender, has_default_rate=False)
+    assert notes_of(found) == []
 
 
 # ---- what is written -----------------------------------------------------------------------

@@ -81,6 +81,7 @@ class Contender:
             beside one of ours; beside torch's, the rest stays as it began.
         wrappers: what goes round it, with options, the innermost first.
         fixed: the options that stand in its name: nobody searches over these.
+        has_default_rate: whether nobody chose its lr.
     """
 
     label: str
@@ -92,6 +93,7 @@ class Contender:
     only_2d: bool
     wrappers: tuple[tuple[Callable[..., torch.optim.Optimizer], Mapping[str, Any]], ...] = ()
     fixed: frozenset[str] = frozenset()
+    has_default_rate: bool = False
 
     def build(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer over `model`'s parameters, or say why it cannot be built."""
@@ -196,9 +198,11 @@ def _contender(label: Label, engine: str, rates: Mapping[str, float]) -> Contend
         )
     own, wrappers = _shared_out(label, accepted)
     options = {**STARTING_OPTIONS.get(name, {}), **own}
+    has_default_rate = "lr" not in own
     for key in (*label.keys, ""):
         if key in rates:
             options["lr"] = rates[key]
+            has_default_rate = False
             break
     if label.is_torch:
         options |= _torch_mode(label, accepted)
@@ -211,6 +215,7 @@ def _contender(label: Label, engine: str, rates: Mapping[str, float]) -> Contend
         name=name,
         factory=cls,
         options=options,
+        has_default_rate=has_default_rate,
         is_torch=label.is_torch,
         needs_closure=has("needs_closure") or "sam" in label.wrappers,
         only_2d=has("only_2d"),

@@ -30,10 +30,15 @@ def notes_of(comparison: Comparison) -> list[str]:
                 f"{label}: the best of {len(trials)} trials has {values}, and comes to "
                 f"{best.value:.6g}."
             )
+    notes += _default_rates(comparison)
     for standing in standings:
         run, contender = standing.runs[0], standing.contender
         options = contender.options.items()
-        hidden = {*SHOWN_ELSEWHERE, *({"weight_decay"} if comparison.is_search else ())}
+        hidden = {
+            *SHOWN_ELSEWHERE,
+            *contender.fixed,
+            *({"weight_decay"} if comparison.is_search else ()),
+        }
         shown = [f"{key}={_short(value)}" for key, value in options if key not in hidden]
         if shown:
             notes.append(f"{run.label} runs with {', '.join(shown)}.")
@@ -45,6 +50,23 @@ def notes_of(comparison: Comparison) -> list[str]:
                 f"{run.label} broke off with {standing.broken_off} of {len(standing.runs)} seeds."
             )
     return notes
+
+
+def _default_rates(comparison: Comparison) -> list[str]:
+    """Say whose rates nobody chose: a rank among those is as much one of defaults."""
+    runs = {one.runs[0].label: one.contender for one in comparison.standings}
+    untuned = [
+        label
+        for label, contender in runs.items()
+        if contender.has_default_rate and label not in comparison.trials
+    ]
+    if not untuned or len(runs) < 2:
+        return []
+    who = "all" if len(untuned) == len(runs) else ", ".join(untuned)
+    return [
+        f"At default learning rates, which suit some problems and not others: {who}. "
+        "--search N or --lr-sweep finds each its own."
+    ]
 
 
 def _what_there_was(comparison: Comparison) -> str:
