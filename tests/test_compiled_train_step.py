@@ -204,6 +204,26 @@ def test_lr_as_a_tensor(engine: str) -> None:
     assert_alike(*runs)
 
 
+@pytest.mark.parametrize("changes", [False, True])
+def test_lr_as_a_tensor_that_the_function_reads_or_changes(changes: bool) -> None:
+    """Read, it may stay in the graph; where it is changed, some backends would do so too late."""
+    torch._dynamo.config.error_on_recompile = False
+
+    def step(run: Run) -> Tensor:
+        lr: Tensor = run.optimizer.param_groups[0]["lr"]
+        if changes:
+            lr.mul_(0.5)
+        run.optimizer.step()
+        return lr + 1
+
+    ours, plain = (Run(steprule.Adam, lr=torch.tensor(0.1)) for _ in range(2))
+    for run in (ours, plain):
+        run.optimizer.param_groups[0]["lr"].mul_(0.9)
+        run.train()
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=not changes)
+    assert_same_steps(ours, plain, compiled, step)
+
+
 @pytest.mark.parametrize("engine", ["auto", "eager"])
 def test_the_step_alone(engine: str) -> None:
     """`torch.compile(optimizer.step)`, with gradients that are there; and with a closure."""

@@ -60,6 +60,21 @@ def has_changes_to_come(objects: Iterable[Any]) -> bool:
     return any(one is not None and effects.is_modified(one) for one in found)
 
 
+def has_tensors_to_come(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether any of these is changed in place by the graph that is being made.
+
+    Some backends hand an input's changes over when the whole graph has run.
+    """
+    translator = _translator()
+    if translator is None:
+        return False
+    known = translator.output.side_effects.id_to_variable
+    found = (known.get(id(tensor)) for tensor in tensors)
+    return any(
+        one.proxy.node.meta["example_value"]._version > 0 for one in found if one is not None
+    )
+
+
 def mend(groups: Iterable[dict[str, Any]], ours: type) -> str:
     """Keep from our optimizers what the compiler does to those of torch.
 

@@ -199,6 +199,9 @@ def _prepared(optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]) 
         if compiler.has_changes_to_come(optimizer.param_groups):
             reason = "the function changes a group's options, which a graph would do after the step"
             return _Planned(reason=reason)
+        options = (value for group in optimizer.param_groups for value in group.values())
+        if compiler.has_tensors_to_come(x for x in options if isinstance(x, Tensor)):
+            return _Planned(reason="the function changes an option that is a tensor")
         step = prepare(optimizer, places)
     except CannotCompileError as error:
         return _Planned(reason=str(error))
