@@ -1,7 +1,7 @@
-"""The README's figure, from a run of ``steprule bench``.
+"""The README's figure, from a run of ``steprule bench`` on a machine that does nothing else.
 
-steprule bench --sets small --json small.json
-python benchmarks/readme_figure.py small.json docs/assets/step_times.svg
+steprule bench --sets small --json benchmarks/results/small_steps.json
+python benchmarks/readme_figure.py benchmarks/results/small_steps.json docs/assets/step_times.svg
 """
 
 from __future__ import annotations
