@@ -569,6 +569,13 @@ def test_a_torch_that_cannot_be_imported_is_reported(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_during_the_import_is_one_line(tmp_path: Path) -> None:
-    env = torch_that(tmp_path, "import _thread, time\n_thread.interrupt_main()\ntime.sleep(9)")
+    # What runs in the background may have been started with SIGINT ignored.
+    does = (
+        "import _thread, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "_thread.interrupt_main()\n"
+        "time.sleep(9)"
+    )
+    env = torch_that(tmp_path, does)
     done = subprocess.run([*ENTRY, "compare"], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "steprule: interrupted\n")
