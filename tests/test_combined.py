@@ -186,7 +186,7 @@ def test_what_cannot_be_combined_is_refused() -> None:
             steprule.combine(*given)
     with pytest.raises(TypeError, match="unexpected keyword argument 'lr'"):
         steprule.combine(steprule.SGD([param()], lr=0.1), lr=0.1)  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="group 0: clip_grad_norm must be > 0"):
+    with pytest.raises(ValueError, match="group 0: clip_grad_norm must be a number > 0"):
         steprule.combine(steprule.SGD([param()], lr=0.1), clip_grad_norm=-1.0)
 
 

@@ -301,9 +301,9 @@ def test_bounds_of_groups() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"clip_grad_norm": 0.0}, ValueError, "clip_grad_norm must be > 0, got 0.0: None switches"),
-        ({"clip_grad_norm": math.nan}, ValueError, "clip_grad_norm must be > 0, got nan"),
-        ({"clip_grad_value": -1}, ValueError, "clip_grad_value must be > 0, got -1"),
+        ({"clip_grad_norm": 0.0}, ValueError, "clip_grad_norm must be a number > 0, got 0.0: None"),
+        ({"clip_grad_norm": math.nan}, ValueError, "clip_grad_norm must be a number > 0, got nan"),
+        ({"clip_grad_value": -1}, ValueError, "clip_grad_value must be a number > 0, got -1"),
         ({"clip_grad_norm": "1"}, TypeError, "clip_grad_norm must be a number.*str '1'"),
         ({"clip_grad_norm": True}, TypeError, "clip_grad_norm must be a number"),
         ({"on_nonfinite": "stop"}, ValueError, "'propagate', 'skip', 'raise', got 'stop'"),

@@ -9,6 +9,7 @@ import torch
 
 import steprule
 from error_cases.case import Case
+from steprule.schedules import linear
 
 ABOUT = "Steps and gradients"
 
@@ -183,6 +184,14 @@ STEPS: tuple[tuple[str, str, Callable[[], Any], type[Exception], tuple[str, ...]
         TypeError,
         ("lr of group 0", "'fast'"),
         "Put a number there: what a group holds counts from the next step.",
+    ),
+    (
+        "param_groups",
+        "a schedule that falls below 0 at this step",
+        spoilt(lambda made, weight: None, lr=linear(0.5, -1, steps=1)),
+        ValueError,
+        ("group 0: lr", "step 1", "-1"),
+        "Mend the schedule, or bound it: linear(0.5, -1, steps=1).clip(0, 0.5).",
     ),
 )
 

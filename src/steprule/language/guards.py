@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from steprule.language.rule import Range
 from steprule.ops import SCOPES, minimum
 
 REACTIONS = ("propagate", "skip", "raise")
@@ -25,6 +26,10 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "clip_grad_norm_over": SCOPES[::-1],
     "on_nonfinite": REACTIONS,
 }
+# Where inf only measures the norm.
+_POSITIVE = Range(low=0, low_included=False, is_finite=False)
+#: Those that are numbers, or None for no clipping.
+CLIP_RANGES: Mapping[str, Range] = {"clip_grad_norm": _POSITIVE, "clip_grad_value": _POSITIVE}
 # Keeps the factor finite where all gradients are 0; torch's number.
 _CLIP_EPS = 1e-6
 
@@ -58,7 +63,7 @@ def check_guards(options: Mapping[str, Any], where: str) -> None:
         if word not in words:
             known = ", ".join(map(repr, words))
             raise ValueError(f"{where}{name} must be one of {known}, got {word!r}")
-    for name in ("clip_grad_norm", "clip_grad_value"):
+    for name in CLIP_RANGES:
         _check_bound(name, options[name], where)
 
 
@@ -72,10 +77,10 @@ def _check_bound(name: str, bound: Any, where: str) -> None:
         )
     if getattr(bound, "is_meta", False):  # there is no number to check
         return
-    if not float(bound) > 0:
+    if float(bound) not in CLIP_RANGES[name]:
         raise ValueError(
-            f"{where}{name} must be > 0, got {bound}: None switches clipping off, inf only "
-            "measures the norm"
+            f"{where}{name} must be {CLIP_RANGES[name]}, got {bound}: None switches clipping "
+            "off, inf only measures the norm"
         )
 
 

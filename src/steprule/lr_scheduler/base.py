@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-import torch
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedulers
 
@@ -156,22 +155,20 @@ class LRScheduler(torch_schedulers._LRScheduler):
             self._is_initial = False
 
     # ---- stepping --------------------------------------------------------------------------
+    @calls.out_of_graphs
     def step(self, epoch: int | None = None) -> None:
         """Go to the next epoch and set the lrs; call it after `optimizer.step()`.
 
         Args:
             epoch: deprecated; the epoch to go to, by the closed form where there is one.
         """
-        if torch.compiler.is_compiling():
-            calls.out_of_graph(LRScheduler.step, self, epoch)
-            return
         if epoch is not None:
             groups.check_epoch(epoch)
-        if not self._may_step(stacklevel=2):
+        if not self._may_step(stacklevel=3):
             return
         self._step_count += 1
         if epoch is not None:
-            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=3)
         self._update_lr(epoch)
 
     def _may_step(self, stacklevel: int) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.optim import Optimizer
 
 from steprule.optimizer.held import held_by
 from steprule.optimizer.hooks import RUNS_IN_GRAPHS, uncompiled
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 HOW_TO = (
     "See more details at https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
@@ -32,10 +35,25 @@ OVERRIDDEN = (
 )
 
 
+def out_of_graphs(step: _F) -> _F:
+    """Have ``torch.compile`` leave a scheduler's step out of its graphs.
+
+    torch's own decorator for this loads the compiler, which takes seconds, at the first call.
+    """
+
+    @functools.wraps(step)
+    def stepping(self: Any, *args: Any, **kwargs: Any) -> None:
+        if torch.compiler.is_compiling():
+            _called(step, self, *args, **kwargs)
+        else:
+            step(self, *args, **kwargs)
+
+    return cast("_F", stepping)
+
+
 @uncompiled
-def out_of_graph(function: Callable[..., Any], *given: Any) -> Any:
-    """Call a function that `torch.compile` is to leave out of its graph."""
-    return function(*given)
+def _called(step: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    step(*args, **kwargs)
 
 
 def _count(optimizer: Optimizer, *_: Any) -> None:

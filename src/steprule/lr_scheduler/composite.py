@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.optim.lr_scheduler as torch_schedulers
 from torch.optim import Optimizer
 
@@ -85,16 +84,14 @@ class CompositeLR(LRScheduler):
         """One step, the order of calls being checked."""
         raise NotImplementedError
 
+    @calls.out_of_graphs
     def step(self, metrics: Any = None) -> None:
         """Go to the next epoch; call it after `optimizer.step()`.
 
         Args:
             metrics: what a ReduceLROnPlateau among the members goes by; the others ignore it.
         """
-        if torch.compiler.is_compiling():
-            calls.out_of_graph(CompositeLR.step, self, metrics)
-            return
-        if not self._may_step(stacklevel=2):
+        if not self._may_step(stacklevel=3):
             return
         old = groups.read(self.optimizer, []) if self.verbose else []
         self._step_count += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from steprule.lr_scheduler import calls, groups
@@ -135,6 +134,7 @@ class CosineAnnealingWarmRestarts(AbsoluteLR):
 
     _opening = _next
 
+    @calls.out_of_graphs
     def step(self, epoch: float | None = None) -> None:
         """Go to the next epoch, or to `epoch`, which may be a fraction: i + batch / batches.
 
@@ -142,14 +142,11 @@ class CosineAnnealingWarmRestarts(AbsoluteLR):
             ValueError: `epoch` is negative.
             TypeError: it is no number.
         """
-        if torch.compiler.is_compiling():
-            calls.out_of_graph(CosineAnnealingWarmRestarts.step, self, epoch)
-            return
         if epoch is not None:
             groups.check_epoch(epoch)
         if epoch is not None and epoch < 0:
             raise ValueError(f"epoch must not be negative, got {epoch!r}")
-        if self._may_step(stacklevel=2):
+        if self._may_step(stacklevel=3):
             self._step_count += 1
             self._update_lr(epoch)
 

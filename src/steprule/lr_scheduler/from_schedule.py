@@ -75,7 +75,7 @@ class ScheduleLR(AbsoluteLR):
                     f"group {index} was added with lr {lr:g}, and now has the schedule's values "
                     "as the others have: pass relative=True for factors of each group's own lr",
                     UserWarning,
-                    stacklevel=5,
+                    stacklevel=6,
                 )
 
     def _share_last(self) -> None:

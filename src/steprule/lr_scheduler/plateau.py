@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import torch
 from torch.optim import Optimizer
 
 from steprule.lr_scheduler import calls, groups
@@ -145,6 +144,7 @@ class ReduceLROnPlateau(LRScheduler):
         self._refuse_to_be_asked("that library's own plateau")
         return groups.held(self.optimizer)
 
+    @calls.out_of_graphs
     def step(self, metrics: Any = None, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take in this epoch's metric, and lower the lr if it is time.
 
@@ -156,13 +156,10 @@ class ReduceLROnPlateau(LRScheduler):
             TypeError: `metrics` is not a number.
             ValueError: `metrics` is nan (see `nan_is_bad`).
         """
-        if torch.compiler.is_compiling():
-            calls.out_of_graph(ReduceLROnPlateau.step, self, metrics, epoch)
-            return
         current = self._number(metrics)
         if epoch is not None:
             groups.check_epoch(epoch)
-            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=3)
         before = self.last_epoch, self.best, self.cooldown_counter, self.num_bad_epochs
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         try:

@@ -10,13 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from steprule.language.rule import RANGES, Range, Rule
-
-_FINITE = Range()
-# Those of clipping, where inf only measures the norm.
-_BOUNDS = dict.fromkeys(
-    ("clip_grad_norm", "clip_grad_value"), Range(low=0, low_included=False, is_finite=False)
-)
+from steprule.language.guards import CLIP_RANGES
+from steprule.language.rule import FINITE, RANGES, Range, Rule
 
 
 def check_scheduled_values(rule: Rule | None, group: Mapping[str, Any], index: int) -> None:
@@ -45,12 +40,12 @@ def check_scheduled_values(rule: Rule | None, group: Mapping[str, Any], index: i
 
 def range_of(rule: Rule | None, name: str, position: str = "") -> Range:
     """Return the values that an option may take, or an entry of one (``"0]"`` of ``betas[0]``)."""
-    if name in _BOUNDS:
-        return _BOUNDS[name]
+    if name in CLIP_RANGES:
+        return CLIP_RANGES[name]
     if rule is None:
-        return RANGES.get(name, _FINITE)
+        return RANGES.get(name, FINITE)
     part = rule.parts[name][int(position[:-1])] if position and name in rule.parts else name
-    return rule.ranges.get(part, rule.ranges.get(name, _FINITE))
+    return rule.ranges.get(part, rule.ranges.get(name, FINITE))
 
 
 def _is_same(value: float, other: float) -> bool:

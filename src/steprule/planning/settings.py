@@ -16,7 +16,7 @@ from steprule.language.averaging import DECAY, with_average
 from steprule.language.caution import CAUTION, cautious_rule_of, check_caution
 from steprule.language.decay import DECAYING, NUMBERS, check_decay
 from steprule.language.form import Form, form_of
-from steprule.language.guards import GUARDS, check_guards, guards_of
+from steprule.language.guards import CLIP_RANGES, GUARDS, check_guards, guards_of
 from steprule.language.rule import Rule, derived_rule
 from steprule.planning.lagged_norms import LaggedNorms
 from steprule.planning.owners import Owners
@@ -281,7 +281,7 @@ def settings_of(context: Context, index: int) -> Settings:
     values = rule.scalar_values(options)
     for name in NUMBERS[form.decay]:
         values[name] = options[name]
-    for name in ("clip_grad_norm", "clip_grad_value"):
+    for name in CLIP_RANGES:
         if guards[name] is not None:
             values[name] = guards[name]
     for name, value in values.items():
