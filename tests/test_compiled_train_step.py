@@ -491,6 +491,28 @@ def test_an_option_that_becomes_none_is_another_graph(key: str, value: float) ->
         assert_alike(ours, plain)
 
 
+@steprule.rule(velocity=steprule.Slot(when="inertia"))
+def inert(param: Any, grad: Any, velocity: Any, *, lr: Any, inertia: Any) -> Any:
+    """Take steps, with inertia if it is not 0."""
+    if velocity is None:
+        return param - lr * grad, None
+    velocity = inertia * velocity + grad
+    return param - lr * velocity, velocity
+
+
+def test_so_is_an_option_of_a_rule_of_ones_own_that_becomes_0() -> None:
+    torch._dynamo.config.error_on_recompile = False
+    make = steprule.make_optimizer(inert, lr=0.1, inertia=0.9)
+    ours, plain = Run(make, engine="eager"), Run(make, engine="eager")
+    ours.train(), plain.train()
+    step = torch.compile(ours.optimizer.step, backend="eager")
+    for now in (0.8, 0, 0.7):
+        for run in (ours, plain):
+            run.optimizer.param_groups[0]["inertia"] = now
+        step(), plain.optimizer.step()
+        assert_alike(ours, plain)
+
+
 @pytest.mark.parametrize("engine", ["auto", "eager"])
 def test_an_error_within_leaves_autograd_on(engine: str) -> None:
     guard = {"on_nonfinite": "raise"} if engine == "auto" else {}

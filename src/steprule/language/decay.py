@@ -18,6 +18,8 @@ DECAYING: Mapping[str, Any] = {
     "decoupled_weight_decay": False,
     "peak_lr": None,
 }
+#: The numbers that decide, by being 0 or None, which kind it is.
+DECIDING = ("weight_decay", "peak_lr")
 #: The numbers that each kind computes with.
 NUMBERS: Mapping[Decay, tuple[str, ...]] = {
     "none": (),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from steprule.cached import cached_property
-from steprule.language.decay import NUMBERS, Decay, decay_of, shrunk
+from steprule.language.decay import DECIDING, NUMBERS, Decay, decay_of, shrunk
 from steprule.language.guards import clip_factor, guards_of
 from steprule.language.recording import Recording, record
 from steprule.language.rule import OF_SHAPE, Rule
@@ -103,8 +103,8 @@ class Form:
 
     @cached_property
     def switches(self) -> frozenset[str]:
-        """The options that decide which slots there are."""
-        return frozenset(slot.when for slot in self.rule.slots.values() if slot.when is not None)
+        """The options that decide, by being 0 or None, which form a group takes."""
+        return deciding_options(self.rule)
 
     @cached_property
     def touches_every_row(self) -> bool:
@@ -192,6 +192,13 @@ def record_form(form: Form) -> Recording:
 
 
 _recording = functools.cache(record_form)
+
+
+@functools.cache
+def deciding_options(rule: Rule) -> frozenset[str]:
+    """Return the options that decide, by being 0 or None, which form a group takes."""
+    slots = (slot.when for slot in rule.slots.values() if slot.when is not None)
+    return frozenset((*DECIDING, *slots))
 
 
 def form_of(rule: Rule, options: Mapping[str, Any]) -> Form:

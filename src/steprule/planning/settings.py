@@ -187,7 +187,7 @@ class Settings:
         changed = {}
         for key, new, old in zip(self.keys, now, self.signature, strict=True):
             if new is not old:
-                makes_form = key in ("weight_decay", "peak_lr") or key in self.form.switches
+                makes_form = key in self.form.switches
                 if key not in self.numbers or makes_form or type(new) is not float:
                     return False
                 if new not in range_of(self.kind.rule, key):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, _dynamo
 from torch.optim import optimizer as torch_optimizer
 
+from steprule.language.form import deciding_options
 from steprule.optimizer.compiling import compiler, operations
 from steprule.optimizer.compiling.prepared import (
     CannotCompileError,
@@ -32,9 +33,6 @@ Tensors: TypeAlias = list[Tensor]
 _by_backend: Callable[[_F], _F] = _dynamo.allow_in_graph
 _while_compiling: Callable[[_F], _F] = _dynamo.assume_constant_result
 graph_break: Callable[..., None] = _dynamo.graph_break
-
-# Numbers of rules that decide, by being 0, what is computed.
-_SWITCHES = ("weight_decay", "peak_lr", "momentum")
 
 
 def compiled_step(
@@ -173,8 +171,11 @@ def _keys_of_flags(optimizer: Any) -> tuple[tuple[str, ...], ...]:
 def _switches(optimizer: Any) -> tuple[str, ...]:
     """Return the options that decide, by being 0 or None, what is computed."""
     context = optimizer._context()
-    extras = [kind.extras for kind in (context.kind, *context.kinds.values())]
-    return (*_SWITCHES, *{key: 0 for one in extras for key, value in one.items() if value is None})
+    found: set[str] = set()
+    for kind in (context.kind, *context.kinds.values()):
+        found |= deciding_options(kind.rule)
+        found.update(key for key, value in kind.extras.items() if value is None)
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
