@@ -98,7 +98,10 @@ def _step_on_copies(
     grads: Sequence[Tensor],
     arrays: Sequence[Tensor],
 ) -> None:
-    """Step with copies in the place of parameters and state, as some backends hand them over."""
+    """Step with copies in the place of parameters and state, as some backends hand them over.
+
+    The backend takes over what is written into the copies: all that the state has is arrays here.
+    """
     optimizer = prepared.optimizer
     check_may_step(optimizer)
     context, rest = optimizer._context(), iter(arrays)
@@ -115,7 +118,6 @@ def _step_on_copies(
         for group in context.groups
     ]
     fresh = {copy for own, copy in copies.items() if own in context.fresh}
-    before = {copy: dict(entry) for copy, entry in state.items()}
     try:
         with torch.no_grad():
             plan = Plan(replace(context, groups=groups, state=state, fresh=fresh), for_step=True)
@@ -126,11 +128,7 @@ def _step_on_copies(
                 context.fresh.difference_update(o for o, c in copies.items() if c not in fresh)
                 advance_schedules(optimizer.param_groups)
     except PassedOver:
-        return
-    for own, copy in copies.items():
-        for name, value in state[copy].items() if copy in state else ():
-            if value is not before.get(copy, {}).get(name):
-                context.state[own][name] = value
+        pass
 
 
 for _name, _function in (("begin", _begin), ("step", _step)):
