@@ -612,6 +612,23 @@ def test_a_compiled_step_keeps_nothing_alive(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_nor_a_parameter_that_is_taken_out(engine: str) -> None:
+    """As without a compiler, the next step lets go of it."""
+    run = Run(steprule.Adam, engine=engine)
+    torch.compile(run.optimizer.step, backend="eager")()
+    run.compiled()()
+    assert run.net.bias is not None
+    bias, param = weakref.ref(run.net.bias), run.net.bias
+    run.net.bias = None
+    run.optimizer.param_groups[0]["params"] = [run.net.weight]
+    del run.optimizer.state[param], param
+    torch._dynamo.reset()
+    run.compiled()()
+    gc.collect()
+    assert bias() is None
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
 def test_compilations_do_not_pile_up(engine: str) -> None:
     run = Run(steprule.Adam, engine=engine)
     run.train()

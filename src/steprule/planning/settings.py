@@ -176,6 +176,10 @@ class Settings:
         """Over what the norm is taken that clips this group, if that is not known to a rule."""
         return _clip_over(self.form)
 
+    def without_params(self) -> Settings:
+        """Return them as they may be kept when parameters are gone."""
+        return replace(self, params=[], same_params=IdentityGuard(()))
+
     def take_numbers(self, now: tuple[Any, ...]) -> bool:
         """Take over new values if nothing but plain numbers has changed, as a schedule does.
 

@@ -68,7 +68,7 @@ class PreparedStep:
         self.places = places
         context = optimizer._context()
         settings = [settings_of(context, i) for i in range(len(context.groups))]
-        self._settings = settings
+        self._settings = [each.without_params() for each in settings]
         params = [context.groups[group]["params"][position] for group, position in places]
         for param, (group, _) in zip(params, places, strict=True):
             _check_param(settings[group].kind.rule, param)
@@ -172,7 +172,7 @@ class PreparedStep:
                 f"group {i} has other flags than when the step was compiled: call "
                 "torch.compiler.reset()"
             )
-        self._settings[i] = renewed
+        self._settings[i] = renewed.without_params()
         return renewed
 
     def update(
