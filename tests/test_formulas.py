@@ -22,6 +22,7 @@ from steprule.language.guards import clip_factor
 from steprule.language.rule import listed
 from steprule.matrix_ops.orthogonalization import orthogonalized_list
 from steprule.ops import sign, tanh
+from steprule.schedules import linear
 from tests.latex_values import values_of
 
 ROWS, COLUMNS = 3, 4
@@ -387,6 +388,47 @@ def test_options_that_are_zero_drop_out_and_others_do_not() -> None:
     assert steprule.formula(steprule.SGD, lr=0.0) == steprule.formula(steprule.SGD)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "of_numbers"),
+    [
+        ("adamw", {"weight_decay": linear(0.0, 0.1, steps=3)}, {"weight_decay": 0.1}),
+        ("adamw", {"weight_decay": linear(0.1, 0.0, steps=2)}, {"weight_decay": 0.1}),
+        ("sgd", {"momentum": linear(0.0, 0.9, steps=3)}, {"momentum": 0.9}),
+        (
+            "sgd",
+            {"momentum": 0.9, "dampening": linear(0.0, 0.9, steps=3)},
+            {"momentum": 0.9, "dampening": 0.5},
+        ),
+        ("adam", {"betas": (linear(0.0, 0.9, steps=3), 0.99)}, {}),
+    ],
+    ids=lambda x: str(x),
+)
+def test_an_option_with_a_schedule_is_a_symbol_at_every_step(
+    name: str, options: dict[str, Any], of_numbers: dict[str, Any]
+) -> None:
+    cls = WITH_RULES[name]
+    expected = steprule.formula(cls, **of_numbers)
+    assert steprule.formula(cls, **options) == expected
+    param = torch.ones(2, 3, requires_grad=True)
+    optimizer = cls([param], **options)
+    for _ in range(4):
+        assert steprule.formula(optimizer) == expected
+        param.grad = torch.ones(2, 3)
+        optimizer.step()
+    # A number in its place is known; a schedule in the place of a number is not.
+    constants = dict.fromkeys(options, 0.0) if "betas" not in options else {"betas": (0.0, 0.99)}
+    assert steprule.formula(optimizer, **constants) == steprule.formula(
+        cls, **{**of_numbers, **constants}
+    )
+    assert steprule.formula(cls([param]), **options) == expected
+    assert cls.rule is not None
+    if "betas" not in options:
+        off = {n: 0.0 for n in ("weight_decay", "dampening") if n in cls.rule.options}
+        given = {**off, **options}
+        numbers = {**off, **of_numbers}
+        assert steprule.formula(cls.rule, **given) == steprule.formula(cls.rule, **numbers)
+
+
 def test_groups_with_different_formulas() -> None:
     weights = [torch.zeros(2, requires_grad=True) for _ in range(3)]
     groups = [{"params": [w], "momentum": m} for w, m in zip(weights, (0.9, 0, 0.8), strict=True)]
@@ -529,6 +571,9 @@ def test_the_command_prints_latex_or_text(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == "θₜ = θₜ₋₁ − γ gₜ\n"
     assert main(["formula", "adam+cautious"]) == 0
     assert capsys.readouterr().out == steprule.formula(steprule.Adam, cautious=True) + "\n"
+    for written in ("weight_decay=linear(0, 0.1, steps=9)", "weight_decay=0.1"):
+        assert main(["formula", "adamw", "--options", written]) == 0
+        assert capsys.readouterr().out == steprule.formula(steprule.AdamW) + "\n"
     for written, shape in (("64", (64,)), ("8x9", (8, 9)), ("scalar", ())):
         assert main(["formula", "adafactor", "--shape", written]) == 0
         found = steprule.formula(steprule.Adafactor, shape=shape)
@@ -544,6 +589,10 @@ def test_the_command_prints_latex_or_text(capsys: pytest.CaptureFixture[str]) ->
         (["formula", "adam", "--options", "amsgrat=true"], "amsgrat"),
         (["formula", "adam+amsgrad", "--options", "amsgrad=false"], "amsgrad is given twice"),
         (["formula", "adam", "--options", "shape=3"], "shape must be a tuple"),
+        (
+            ["formula", "adam", "--options", "lr=linaer(0, 1, steps=9)"],
+            "lr=linaer(0, 1, steps=9), column 1: ",
+        ),
         (["formula", "adam+=3"], "steprule formula adam+=3: expected an option's name"),
         (["formula", "adam", "--shape", "0x3"], "--shape 0x3: expected lengths of at least 1"),
         (["formula", "torch:adam"], "torch's classes are not recorded; ask for adam alone"),

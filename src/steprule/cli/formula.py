@@ -11,6 +11,7 @@ from steprule.cli.warm import parse_options
 from steprule.formulas import formulas, latex, text
 from steprule.optimizer.options import suggestion
 from steprule.rules import OPTIMIZERS
+from steprule.schedules.parse import ParseError, parse_value
 
 SCALAR = "scalar"
 
@@ -23,7 +24,8 @@ def print_formula(
     Args:
         optimizer: its name in the registry; options may stand behind it, as in `compare`:
             `adam+cautious`.
-        options: `NAME=VALUE`, joined by commas.
+        options: `NAME=VALUE`, joined by commas; a value may be a schedule, as in
+            `weight_decay=linear(0, 0.1, steps=9)`.
         shape: of the parameter, `64x32`; `scalar` for one without axes. By default a matrix.
         as_text: Unicode instead of LaTeX.
 
@@ -47,12 +49,28 @@ def print_formula(
     twice = [name for name in given if name in label.options]
     if twice:
         raise CommandError(f"--options {options}: {twice[0]} is given twice")
+    given = {
+        name: _with_schedule(name, value) for name, value in {**label.options, **given}.items()
+    }
     of_shape = {} if shape is None else {"shape": _shape_of(shape)}
     try:
-        (found,) = formulas(OPTIMIZERS[label.name], **of_shape, **label.options, **given)
+        (found,) = formulas(OPTIMIZERS[label.name], **of_shape, **given)
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from error
     print(text(found) if as_text else latex(found))
+
+
+def _with_schedule(name: str, value: Any) -> Any:
+    """Return an option's value, a schedule that is written as a call as what it says."""
+    if not (isinstance(value, str) and "(" in value):
+        return value
+    try:
+        return parse_value(value)
+    except ParseError as error:
+        problem = str(error).split("\n")[0]
+        raise CommandError(
+            f"steprule formula: {name}={value}, column {error.column}: {problem}"
+        ) from error
 
 
 def _shape_of(written: str) -> tuple[int, ...]:

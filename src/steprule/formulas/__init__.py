@@ -35,9 +35,9 @@ def formula(what: Any, *, shape: Sequence[int] = _MATRIX, **options: Any) -> str
     the index t-1, new state t. Symbols are those of torch's documentation where it has one: θ the
     parameter, g its gradient, γ ``lr``, λ ``weight_decay``, m and v averages of the gradient and of
     its square. Options that are numbers are symbols, whatever their values; terms that a value of 0
-    takes away are left out. What the rule is fixed by before it is recorded stands there as it is:
-    truth values, words, counts (``precondition_frequency``, Muon's iterations), and Shampoo's
-    ``exponent``.
+    takes away are left out, unless a schedule gives it, which has other values at other steps.
+    What the rule is fixed by before it is recorded stands there as it is: truth values, words,
+    counts (``precondition_frequency``, Muon's iterations), and Shampoo's ``exponent``.
 
     Args:
         what: an optimizer class (with its default options), an optimizer (with those of its
@@ -116,7 +116,7 @@ def lines_of(form: Form, options: Mapping[str, Any], shape: Sequence[int] = _MAT
     Args:
         form: the rule and its flags.
         options: values that options are known to have: terms with a 0 drop out, choices between
-            cases that depend on options alone are made.
+            cases that depend on options alone are made. A word stands for a number that is not.
         shape: of the parameter.
 
     Raises:

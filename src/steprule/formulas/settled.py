@@ -19,6 +19,8 @@ from steprule.optimizer.options import check_options, suggestion
 from steprule.optimizer.scheduled import SCHEDULES, STEP, split_schedules, steps_seen
 from steprule.planning.settings import KIND, Kind
 
+# What an option has whose value is not known: a symbol, which stays where a 0 would drop out.
+_UNKNOWN = "unknown"
 # What stands in a group and is no option.
 _OF_GROUPS = ("params", "param_names", SCHEDULES, STEP, KIND)
 # Options that change the formula of any rule, with their defaults.
@@ -53,12 +55,30 @@ def forms_of_groups(
         taken = {name: value for name, value in options.items() if name in names}
         if taken:
             kept = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+            if SCHEDULES in kept:
+                kept[SCHEDULES] = {
+                    k: s for k, s in kept[SCHEDULES].items() if k.partition("[")[0] not in taken
+                }
             steps = steps_seen(optimizer.param_groups)
             group = optimizer._new_group({**kept, **taken, "params": []}, f"group {index}: ", steps)
         kind = optimizer._kind_of(group)
         assert kind is not None
-        complete = kind.options_of(group)
+        complete = _without_values(kind.options_of(group), group.get(SCHEDULES, ()))
         found.append((form_of(kind.rule, complete), complete))
+    return found
+
+
+def _without_values(options: Mapping[str, Any], scheduled: Collection[str]) -> dict[str, Any]:
+    """Return options, those that follow a schedule as unknown: their 0 is that of one step."""
+    found = dict(options)
+    for key in scheduled:
+        name, _, position = key.partition("[")
+        if not position:
+            found[name] = _UNKNOWN
+        else:
+            entries = list(found[name])
+            entries[int(position.rstrip("]"))] = _UNKNOWN
+            found[name] = tuple(entries)
     return found
 
 
@@ -74,18 +94,19 @@ def form_of_rule(rule: Rule, options: Mapping[str, Any]) -> tuple[Form, Mapping[
     unknown = sorted(set(options) - {*own, *shared})
     if unknown:
         _refuse(f"rule {rule.name}", unknown, own, shared)
-    given = split_schedules(options)[0]
+    given, schedules = split_schedules(options)
     with_shared = {**shared, **given}
     check_options(rule, with_shared)
     check_guards(guards_of(with_shared, rule.options), "")
     for check in (check_decay, check_kind_of_decay, check_caution):
         check(rule.name, rule, with_shared, "")
     unset = dict.fromkeys(rule.flags, False)
-    numbers = dict.fromkeys(rule.options, "unknown")
-    parts = {name: ("unknown",) * len(names) for name, names in rule.parts.items()}
+    numbers = dict.fromkeys(rule.options, _UNKNOWN)
+    parts = {name: (_UNKNOWN,) * len(names) for name, names in rule.parts.items()}
     present = {slot.when: slot.when_is or True for slot in rule.slots.values() if slot.when}
     on = {name: value for name, value in present.items() if name not in rule.flags}
-    complete = {**unset, **numbers, **parts, **on, **with_shared}
+    known = _without_values(with_shared, schedules)
+    complete = {**unset, **numbers, **parts, **on, **known}
     kind = Kind(rule.name, rule, shared).of(complete)
     return form_of(kind.rule, complete), complete
 
