@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from helpers import TOLERANCES, needs_torch, rule_optimizers
 from torch import Tensor, nn
 
 import steprule
+from steprule.optimizer.compiling import entry
 from steprule.optimizer.compiling.prepared import KEPT
 from steprule.rules import OPTIMIZERS
 from steprule.schedules import linear
@@ -51,8 +53,9 @@ class Graphs:
     @property
     def operations(self) -> set[str]:
         """What is ours in them."""
-        targets = (str(node.target) for graph in self.found for node in graph.graph.nodes)
-        return {x for x in targets if x.startswith("steprule.")}
+        targets = [node.target for graph in self.found for node in graph.graph.nodes]
+        functions = {x.__name__ for x in targets if getattr(x, "__module__", "") == entry.__name__}
+        return functions | {str(x) for x in targets if str(x).startswith("steprule.")}
 
 
 class Run:
@@ -130,7 +133,11 @@ def test_every_optimizer_is_in_one_graph(name: str, engine: str) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "expected"),
-    [("auto", {"steprule.step"}), ("eager", {"steprule.begin"}), ("foreach", {"steprule.begin"})],
+    [
+        ("auto", {"_stepped"}),
+        ("eager", {"steprule.begin", "_updated"}),
+        ("foreach", {"steprule.begin", "_updated"}),
+    ],
 )
 def test_what_is_in_the_graph(engine: str, expected: set[str]) -> None:
     """One graph; on engines of tensors torch's operations, where a backend looks into it."""
@@ -139,15 +146,45 @@ def test_what_is_in_the_graph(engine: str, expected: set[str]) -> None:
     assert len(seen.found) == 1
     assert seen.operations == expected
     torch._dynamo.reset()
-    lowered: list[str] = []
+    lowered: set[str] = set()
 
     def look(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
-        lowered.extend(str(node.target) for node in graph.graph.nodes)
+        for node in graph.graph.nodes:
+            lowered.update(map(str, (node.target, *node.args)))
         return graph.forward
 
     backend = torch._dynamo.backends.common.aot_autograd(fw_compiler=look)
     beside(steprule.Adam, backend, engine=engine)
     assert ("aten.sqrt.default" in lowered) is (engine != "auto")
+    assert ("steprule.step.default" in lowered) is (engine == "auto")
+
+
+@pytest.mark.parametrize("returns_loss", [False, True])
+@pytest.mark.parametrize("set_to_none", [None, False])
+@pytest.mark.parametrize(
+    ("engine", "guard"), [("auto", {}), ("eager", {}), ("eager", {"clip_grad_norm": 1.0})]
+)
+def test_gradients_that_are_there_before_the_backward_pass(
+    engine: str, guard: dict[str, float], set_to_none: bool | None, returns_loss: bool
+) -> None:
+    """They add up over calls, or begin at 0: a graph writes them as well as the weights."""
+
+    def train(run: Run) -> Tensor | None:
+        if set_to_none is not None:
+            run.optimizer.zero_grad(set_to_none=set_to_none)
+        loss = run.net(run.x).square().sum()
+        loss.backward()
+        run.optimizer.step()
+        return loss.detach() if returns_loss else None
+
+    ours, plain = (Run(steprule.AdamW, engine=engine, lr=0.05, **guard) for _ in range(2))
+    torch._dynamo.config.error_on_recompile = False  # where gradients come to be there
+    compiled = torch.compile(train, backend="aot_eager", fullgraph=True)
+    for _ in range(STEPS):
+        torch.testing.assert_close(compiled(ours), train(plain), **CLOSE)
+        assert_alike(ours, plain)
+        grads = [[p.grad for p in run.net.parameters()] for run in (ours, plain)]
+        torch.testing.assert_close(*grads, **CLOSE)
 
 
 def test_inductor() -> None:
@@ -563,6 +600,70 @@ def test_a_break_says_why(how: str, reason: str) -> None:
     getattr(Touched, how)(ours)
     with pytest.raises(torch._dynamo.exc.Unsupported, match=reason):
         ours.compiled()()
+
+
+@pytest.mark.parametrize(
+    ("make", "options"), [(steprule.ScheduleFreeSGD, {}), (steprule.AdamW, {"ema_decay": 0.9})]
+)
+def test_weights_that_are_changed_before_their_first_step(
+    make: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    """State that starts at them starts at what they have become."""
+    torch._dynamo.config.error_on_recompile = False
+    ours, plain = (Run(make, engine="eager", **options) for _ in range(2))
+
+    def shrink_and_step(run: Run) -> None:
+        with torch.no_grad():
+            for param in run.net.parameters():
+                param.mul_(0.9)
+        run.optimizer.step()
+
+    for run in (ours, plain):
+        for param in run.net.parameters():
+            param.grad = torch.ones_like(param)
+    if options:
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="take a plain step first"):
+            torch.compile(shrink_and_step, backend="eager", fullgraph=True)(ours)
+    compiled = torch.compile(shrink_and_step, backend="eager")
+    for _ in range(STEPS):
+        compiled(ours), shrink_and_step(plain)
+        assert_alike(ours, plain)
+
+
+def test_flags_that_contradict_each_other_are_refused_as_by_a_plain_step() -> None:
+    torch._dynamo.config.error_on_recompile = False
+    ours = Run(steprule.AdamW, engine="eager")
+    ours.train()
+    step = torch.compile(ours.optimizer.step, backend="eager")
+    step()
+    ours.optimizer.param_groups[0]["foreach"] = True
+    with pytest.raises(ValueError, match="engine='eager' contradicts foreach=True"):
+        step()
+
+
+def test_optimizers_are_made_and_step_while_another_thread_compiles() -> None:
+    made: list[steprule.Optimizer] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        # The compiler is in the midst of its work, in its own thread.
+        thread = threading.Thread(target=make_one)
+        thread.start()
+        thread.join()
+        return graph.forward
+
+    def make_one() -> None:
+        param = torch.ones(3, requires_grad=True)
+        optimizer = steprule.AdamW([param])
+        scheduler = steprule.lr_scheduler.StepLR(optimizer, 1)
+        optimizer.zero_grad()
+        param.grad = torch.ones(3)
+        optimizer.step()
+        scheduler.step()
+        made.append(optimizer)
+
+    assert torch.compile(lambda x: x + 1, backend=backend)(torch.ones(1)) == 2
+    (optimizer,) = made
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
 
 
 def test_sparse_gradients() -> None:

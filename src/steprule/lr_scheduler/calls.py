@@ -43,8 +43,8 @@ def out_of_graphs(step: _F) -> _F:
 
     @functools.wraps(step)
     def stepping(self: Any, *args: Any, **kwargs: Any) -> None:
-        if torch.compiler.is_compiling():
-            _called(step, self, *args, **kwargs)
+        if torch.compiler.is_dynamo_compiling():
+            out_of_graph(step, self, *args, **kwargs)
         else:
             step(self, *args, **kwargs)
 
@@ -52,7 +52,8 @@ def out_of_graphs(step: _F) -> _F:
 
 
 @uncompiled
-def _called(step: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+def out_of_graph(step: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Call a step that the compiler does not trace; its message gives this name."""
     step(*args, **kwargs)
 
 

@@ -185,7 +185,7 @@ class Optimizer(SavedOptimizer):
         cls.extras = {**{k: v for k, v in shared.items() if k not in own}, **cls.extras}
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], *, engine: str = "auto") -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             _uncompiled_init(self, params, defaults, engine=engine)
             return
         torch._C._log_api_usage_once("python.optimizer")
@@ -365,7 +365,7 @@ class Optimizer(SavedOptimizer):
         Raises:
             RuntimeError: a gradient that this optimizer cannot take, named; nothing is changed.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return self._compiled_step(closure)
         if self._owners is not None:
             with self._owners.step(self.param_groups):
@@ -614,7 +614,7 @@ class Optimizer(SavedOptimizer):
         """
         set_to_none = checks.switch("set_to_none", set_to_none)
         # What imitates an optimizer (Lightning's) has the groups in no other way.
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             self._compiled_zero_grad(set_to_none)
         elif torch._C._autograd._profiler_enabled():
             name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"

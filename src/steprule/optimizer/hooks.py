@@ -79,7 +79,7 @@ def run_in_graph(optimizer: Any) -> None:
 
 def _mark(optimizer: Any, *, is_stepping: bool) -> None:
     # torch 2.9 compiles nothing that sets an attribute of an optimizer.
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         _mark_uncompiled(optimizer, is_stepping)
     else:
         optimizer._is_stepping = is_stepping

@@ -23,6 +23,7 @@ from steprule.optimizer.compiling.prepared import (
     Place,
     prepare,
     prepared_step,
+    starting_at_weights,
 )
 from steprule.optimizer.hooks import RUNS_IN_GRAPHS
 from steprule.optimizer.saving import SavedOptimizer
@@ -73,13 +74,12 @@ def compiled_step(
         graph_break(msg=f"steprule: {reason}")
         uncompiled(optimizer, None)
         return loss
-    # Not within no_grad: a graph does not leave that where an operation raises an error.
     numbers, handle = planned.numbers, planned.handle
     if planned.is_in_graph:
         operations.begin(numbers, handle)
         _updated(params, grads, arrays, numbers, handle)
     else:
-        operations.step(numbers, [*params, *arrays], grads, handle)
+        _stepped(params, grads, arrays, numbers, handle)
     return loss
 
 
@@ -170,7 +170,10 @@ def _keys_of_flags(optimizer: Any) -> tuple[tuple[str, ...], ...]:
 @_while_compiling
 def _switches(optimizer: Any) -> tuple[str, ...]:
     """Return the options that decide, by being 0 or None, what is computed."""
-    context = optimizer._context()
+    try:
+        context = optimizer._context()
+    except Exception:  # noqa: BLE001  # the step itself says what is wrong
+        return ()
     found: set[str] = set()
     for kind in (context.kind, *context.kinds.values()):
         found |= deciding_options(kind.rule)
@@ -203,6 +206,11 @@ def _prepared(optimizer: Any, places: tuple[Any, ...], _flags: tuple[Any, ...]) 
         options = (value for group in optimizer.param_groups for value in group.values())
         if compiler.has_tensors_to_come(x for x in options if isinstance(x, Tensor)):
             return _Planned(reason="the function changes an option that is a tensor")
+        if compiler.has_tensors_to_come(starting_at_weights(optimizer, places)):
+            return _Planned(
+                reason="the function changes weights before the first step, which makes state of "
+                "them: take a plain step first"
+            )
         step = prepare(optimizer, places)
     except CannotCompileError as error:
         return _Planned(reason=str(error))
@@ -239,3 +247,21 @@ def _updated(
     with torch.no_grad():
         prepared_step(handle).update(params, grads, arrays, numbers)
     return numbers.clone()  # a graph's call returns a tensor
+
+
+@_by_backend
+def _stepped(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    arrays: Sequence[Tensor],
+    numbers: Tensor,
+    handle: int,
+) -> Tensor:
+    """Update parameters and state by one operation.
+
+    Without no_grad, AOTAutograd mixes up what a graph returns where parameters require gradients
+    that the graph writes, too.
+    """
+    with torch.no_grad():
+        operations.step(numbers, [*params, *arrays], grads, handle)
+    return numbers.clone()

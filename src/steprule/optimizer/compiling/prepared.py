@@ -245,6 +245,18 @@ def _leaf(context: Context, settings: Settings, param: Tensor, place: Place) -> 
     return Leaf(param, param, state, group, position, False, label, storage)
 
 
+def starting_at_weights(optimizer: Any, places: Sequence[Place]) -> list[Tensor]:
+    """Return the parameters whose running averages are yet to be made."""
+    context = optimizer._context()
+    found = []
+    for i, group in enumerate(context.groups):
+        slots = settings_of(context, i).kind.rule.slots
+        averages = [name for name, slot in slots.items() if slot.is_average]
+        params = [group["params"][position] for of, position in places if of == i]
+        found += [p for p in params if not context.state.get(p, {}).keys() >= {*averages}]
+    return found
+
+
 def prepare(optimizer: Any, places: Sequence[Place]) -> PreparedStep:
     """Return a prepared step, one that there is by now if it does the same.
 
