@@ -215,7 +215,7 @@ def outcomes(
     report = root / f"report-{'ours' if ours else 'torch'}.xml"
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, [ROOT / "src", HERE, *paths])),
+        "PYTHONPATH": os.pathsep.join(map(str, [ROOT / "src", *paths, HERE])),
         "STEPRULE_IN_TORCHS_PLACE": "1" if ours else "0",
         "STEPRULE_SUITES_SEED": str(seed),
         "STEPRULE_SUITES_EVERY": str(suite.every),
