@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from steprule.doctor import (
     Finding,
     Level,
     Report,
+    compiling,
     examination,
     examine,
     hardware,
@@ -49,6 +51,14 @@ ROOT = Path(__file__).parent.parent
 
 def found(findings: Iterator[Finding]) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}
+
+
+def package_that(tmp_path: Path, name: str, does: str) -> dict[str, str]:
+    """The environment of a process in which a package does only this."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(does)
+    cache = {"STEPRULE_CACHE_DIR": str(tmp_path / "kernels")}
+    return {**os.environ, **cache, "PYTHONPATH": str(tmp_path)}
 
 
 def levels(findings: dict[str, Finding]) -> set[Level]:
@@ -112,14 +122,14 @@ def test_it_needs_no_extra(
     assert "torch" in capsys.readouterr().out
     assert main(["list"]) == 2
     said = capsys.readouterr().err
-    assert "pip install 'steprule[cli]'" in said
+    assert "pip install '.[cli]' in the checkout" in said
     assert "(not found: not-a-package); doctor and warm do without" in said
     assert main(["--json", "doctor"]) == 0
     assert json.loads(capsys.readouterr().out)["findings"]
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"steprule {steprule.__version__}\n"
     assert main(["--help"]) == 0
-    assert "pip install 'steprule[cli]'" in capsys.readouterr().out
+    assert "pip install '.[cli]' in the checkout" in capsys.readouterr().out
 
 
 def test_warm_needs_no_extra(
@@ -223,7 +233,9 @@ def test_extras_say_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     real = installed.version_of
     monkeypatch.setattr(versions, "version_of", lambda name: None if name == "rich" else real(name))
     said = found(versions.versions())["extra cli"]
-    assert said.value == ("not installed: rich missing or old (pip install 'steprule[cli]')")
+    assert said.value == (
+        "not installed: rich missing or old (pip install '.[cli]' in the checkout)"
+    )
     assert said.level is Level.OK
 
 
@@ -266,7 +278,8 @@ def test_a_compiler_that_fails_is_a_problem() -> None:
     assert "reinstall llvmlite" in said["compiler"].advice
     assert said["checkpoint"].level is Level.OK  # on other engines
     tried = found(engines_part.engines())
-    assert tried["fused"].level is Level.PROBLEM
+    assert tried["fused"].level is Level.NOTE  # one cause, one remedy
+    assert tried["fused"].advice.endswith("the cause: self-test, compiler")
     assert re.match(r"off: its kernel could not be compiled .*LLVM ERROR", tried["fused"].value)
     assert "(foreach runs instead)" in tried["fused"].value
     assert tried["foreach"].level is Level.OK
@@ -292,6 +305,91 @@ def test_a_compiler_that_cannot_be_loaded_is_a_problem(
     assert tried["fused"].level is Level.PROBLEM
     assert "libllvmlite.so: cannot open shared object file" in tried["fused"].value
     assert tried["foreach"].level is Level.OK
+
+
+@pytest.mark.parametrize("does", ["raise ImportError('broken')", "raise OSError('libllvm: none')"])
+def test_a_broken_llvmlite_is_one_problem_and_every_step_is_right(
+    tmp_path: Path, does: str
+) -> None:
+    env = package_that(tmp_path, "llvmlite", does)
+    command = [sys.executable, "-m", "steprule.doctor", "--json"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    findings = json.loads(done.stdout)["findings"]
+    (broken,) = (x for x in findings if x["level"] == "problem")
+    assert broken["name"] == "compiler"
+    assert "--force-reinstall llvmlite" in broken["advice"]
+    by_name = {x["name"]: x for x in findings}
+    assert by_name["rows"]["value"].startswith("on, right")
+    for name in ("fused", "native loops"):
+        assert by_name[name]["advice"].endswith("the cause: self-test, compiler")
+
+
+def test_an_llvmlite_that_is_missing_is_a_problem_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "version_of", lambda name: None)
+    monkeypatch.setitem(sys.modules, "steprule.engines.compiler", None)
+    said = compiling.compiler()
+    assert (said.level, said.advice) == (Level.NOTE, "llvmlite is not installed: see versions")
+    assert compiling.is_failing()
+
+
+# -- devices ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _built_for_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A torch that finds nothing, on a machine without NVIDIA's driver."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for part in (torch.cuda, torch.xpu, torch.backends.mps):
+        monkeypatch.setattr(part, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(hardware, "DRIVER", tmp_path / "none")
+
+
+@pytest.mark.usefixtures("_built_for_cuda")
+def test_a_device_that_torch_cannot_use_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn() -> bool:
+        warnings.warn("CUDA initialization: The NVIDIA driver is too old", stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", warn)
+    said = found(hardware.hardware())["devices"]
+    assert said.level is Level.NOTE
+    assert said.advice == (
+        "torch (built for CUDA 13.0) says: CUDA initialization: The NVIDIA driver is too old"
+    )
+
+
+@pytest.mark.usefixtures("_built_for_cuda")
+@pytest.mark.parametrize(
+    ("shown", "has_driver", "build", "says"),
+    [
+        (None, False, "13.0", ""),
+        ("7", False, "13.0", "CUDA_VISIBLE_DEVICES=7, and torch (built for CUDA 13.0) sees no"),
+        ("", True, "13.0", ""),
+        ("-1", True, "13.0", ""),
+        (None, True, "13.0", "torch (built for CUDA 13.0) sees no device of it"),
+        (None, True, None, "this torch is built for CPUs alone: install the one for CUDA"),
+        (None, False, None, ""),
+    ],
+)
+def test_a_device_that_is_not_seen_is_noted_where_one_is_likely(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    shown: str | None,
+    has_driver: bool,
+    build: str | None,
+    says: str,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", build)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    if has_driver:
+        monkeypatch.setattr(hardware, "DRIVER", tmp_path)
+    said = found(hardware.hardware())["devices"]
+    assert said.value == "none beside the CPU"
+    assert said.level is (Level.NOTE if says else Level.OK)
+    assert says in said.advice
 
 
 def test_wrong_numbers_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,6 +600,29 @@ def test_a_misspelt_variable_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "did you mean 'STEPRULE_CACHE_DIR'?" in said.advice
 
 
+@pytest.mark.parametrize(
+    ("value", "level"), [("disabled", Level.NOTE), ("0 ", Level.OK), ("On", Level.OK)]
+)
+def test_a_word_about_native_loops_that_is_not_known_is_noted(
+    monkeypatch: pytest.MonkeyPatch, value: str, level: Level
+) -> None:
+    monkeypatch.setenv("STEPRULE_NATIVE", value)
+    said = found(threads.threads())["STEPRULE_NATIVE"]
+    assert (said.level, said.value) == (level, value)
+    assert ("passed over" in said.advice) is (level is Level.NOTE)
+
+
+@pytest.mark.parametrize(
+    ("value", "level"),
+    [("1", Level.NOTE), ("True", Level.NOTE), ("yes", Level.NOTE), ("0", Level.OK)],
+)
+def test_an_interpreting_triton_is_noted(
+    monkeypatch: pytest.MonkeyPatch, value: str, level: Level
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert found(threads.threads())["TRITON_INTERPRET"].level is level
+
+
 def test_all_variables_that_steprule_reads_are_known() -> None:
     text = "".join(file.read_text() for file in SOURCE.rglob("*.py"))
     read = set(re.findall(r"\bSTEPRULE_[A-Z_]+\b", text))
@@ -548,24 +669,36 @@ def test_a_home_that_is_the_root_is_no_mask(monkeypatch: pytest.MonkeyPatch) -> 
 ENTRY = [sys.executable, "-m", "steprule_command"]
 
 
-def torch_that(tmp_path: Path, does: str) -> dict[str, str]:
-    """The environment of a process whose torch does only this."""
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text(does)
-    return {**os.environ, "PYTHONPATH": str(tmp_path)}
-
-
 def test_a_torch_that_cannot_be_imported_is_reported(tmp_path: Path) -> None:
-    env = torch_that(tmp_path, "raise ImportError('libtorch_cpu.so: no such file')")
+    env = package_that(tmp_path, "torch", "raise ImportError('libtorch_cpu.so: no such file')")
     done = subprocess.run([*ENTRY, "doctor"], env=env, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert (
         "! import steprule         fails: ImportError: libtorch_cpu.so: no such file" in done.stdout
     )
     assert "torch>=2.5" in done.stdout
+    assert "torch is installed and can't be imported: install it anew, by" in done.stdout
+    as_json = subprocess.run([*ENTRY, "doctor", "--json"], env=env, capture_output=True, text=True)
+    assert as_json.returncode == 1
+    report = json.loads(as_json.stdout)
+    assert report["is_broken"]
+    assert {"section": "versions", "name": "numpy", "level": "ok", "advice": ""}.items() <= next(
+        x for x in report["findings"] if x["name"] == "numpy"
+    ).items()
+    assert report["findings"][-1]["level"] == "problem"
+    assert "libtorch_cpu.so" in report["findings"][-1]["value"]
     other = subprocess.run([*ENTRY, "list"], env=env, capture_output=True, text=True)
     assert other.returncode == 1
     assert "libtorch_cpu.so" in other.stderr
+
+
+def test_the_package_whose_import_fails_is_named(tmp_path: Path) -> None:
+    package_that(tmp_path, "numpy", "raise ImportError('multiarray failed to import')")
+    env = package_that(tmp_path, "torch", "import numpy")
+    done = subprocess.run([*ENTRY, "doctor"], env=env, capture_output=True, text=True)
+    assert done.stdout.endswith(
+        "numpy is installed and can't be imported: pip install --force-reinstall numpy\n"
+    )
 
 
 def test_an_interrupt_during_the_import_is_one_line(tmp_path: Path) -> None:
@@ -576,6 +709,6 @@ def test_an_interrupt_during_the_import_is_one_line(tmp_path: Path) -> None:
         "_thread.interrupt_main()\n"
         "time.sleep(9)"
     )
-    env = torch_that(tmp_path, does)
+    env = package_that(tmp_path, "torch", does)
     done = subprocess.run([*ENTRY, "compare"], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "steprule: interrupted\n")

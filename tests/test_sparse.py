@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import steprule
+from steprule.engines.rows import engine
 from steprule.rules import OPTIMIZERS
 
 
@@ -177,6 +179,32 @@ def test_what_the_kernel_cannot_take_is_gathered_and_scattered(kind: str) -> Non
         reference.step()
     torch.testing.assert_close(weight, twin)
     assert ours.explain().rows[0].engine == "rows"
+
+
+@pytest.mark.parametrize("kind", [ImportError, OSError])
+@pytest.mark.parametrize("name", TAKERS)
+def test_rows_are_gathered_where_the_compiler_cannot_be_loaded(
+    name: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = train(lambda p: OPTIMIZERS[name.lower()](p, lr=0.1))
+    real = builtins.__import__
+
+    def refuse(wanted: str, *args: Any, **kwargs: Any) -> Any:
+        if wanted == "steprule.engines.rows" and "kernel" in args[2]:
+            raise kind("libllvmlite.so: cannot open shared object file")
+        return real(wanted, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    engine._kernel.cache_clear()
+    try:
+        embedding, optimizer = train(lambda p: OPTIMIZERS[name.lower()](p, lr=0.1))
+        assert engine._kernel() is None
+    finally:
+        monkeypatch.undo()
+        engine._kernel.cache_clear()
+    assert optimizer.explain().rows[0].engine == "rows"
+    # One float32 rounding or two for each step: entries of a row are added in another order.
+    torch.testing.assert_close(embedding.weight, expected.weight, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", TAKERS)

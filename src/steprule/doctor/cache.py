@@ -91,7 +91,7 @@ def _writing(folder: KernelFolder, kernels: int) -> Finding:
                 "writable",
                 value,
                 "what is there is used; what is not is compiled anew"
-                " at every start (`steprule warm` beforehand, see README)",
+                " at every start (`steprule warm` makes it beforehand: docs/installing.md)",
             )
         return _useless(folder, "writable", value)
     with contextlib.suppress(OSError):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from steprule.doctor import trials
+from steprule.doctor import compiling, trials
 from steprule.doctor.finding import Finding, note, problem
 from steprule.doctor.hardware import devices
 from steprule.doctor.trials import Trial, start, trial_of
@@ -58,6 +58,8 @@ def _off(name: str, entry: Entry, trial: Trial) -> Finding:
     value = f"off: {trial.reason or 'not offered the parameter'} ({trial.engine} runs instead)"
     if entry.devices is None or not entry.has_public_name:
         return note(SECTION, name, value, "steps are right, and slower")
+    if "cpu" in entry.devices and compiling.is_failing():
+        return note(SECTION, name, value, compiling.SLOWER_BY_IT)
     return problem(SECTION, name, value, "steps are right, and slower; please report what is off")
 
 

@@ -3,55 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from steprule.doctor import trials
+from steprule.doctor import compiling, trials
 from steprule.doctor.finding import Finding, note, problem
 from steprule.engines.native.switch import VARIABLE, why_off
 from steprule.rules import Adam
 from steprule.training.runs import load_training, save_training
 
-SECTION = "self-test"
-_SOURCE = """
-def answer(control, a, b, c):
-    total = 0
-    for i in range(a):
-        total += b
-    return total + c
-"""
+SECTION = compiling.SECTION
+_SLOWER = "steps are right, and slower"
 
 
 def self_test() -> Iterator[Finding]:
     """Yield what came of each part."""
-    yield _compiler()
+    yield compiling.compiler()
     yield _native_loops()
     yield _round_trip()
-
-
-def _compiler() -> Finding:
-    """Compile a kernel that is not on disk, and run it."""
-    try:
-        from steprule.engines.compiler import compile_kernels
-        from steprule.engines.kernel_cache.cache import Library
-
-        began = time.perf_counter()
-        code = compile_kernels(_SOURCE, ("answer",), reorders_sums=False)
-        answer = Library(code, ("answer",), arity=4, keeps_gil=False).functions[0]
-        found, took = answer(0, 5, 7, 7), time.perf_counter() - began
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is what was looked for
-        return problem(
-            SECTION,
-            "compiler",
-            f"fails: {type(error).__name__}: {error}",
-            "pip install --force-reinstall llvmlite; steps run on other engines meanwhile, slower",
-        )
-    if found != 42:
-        return problem(SECTION, "compiler", f"wrong: got {found} for 42", "please report this")
-    return Finding(SECTION, "compiler", f"a kernel compiled and run in {took:.2f} s")
 
 
 def _native_loops() -> Finding:
@@ -63,11 +34,12 @@ def _native_loops() -> Finding:
             enable_native()
             is_native_enabled()  # which finds out, and keeps why not
         except (ImportError, OSError, RuntimeError) as error:
-            return note(SECTION, name, f"off: {error}", "steps are right, and slower")
+            advice = compiling.SLOWER_BY_IT if compiling.is_failing() else _SLOWER
+            return note(SECTION, name, f"off: {error}", advice)
     reason = why_off()
     if reason is None:
         return Finding(SECTION, name, "on")
-    advice = "steps are right, and slower"
+    advice = _SLOWER
     if reason.startswith(f"{VARIABLE}="):
         advice += f": unset {VARIABLE}"
     return note(SECTION, name, f"off: {reason}", advice)

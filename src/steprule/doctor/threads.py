@@ -10,6 +10,8 @@ import torch
 
 from steprule.doctor.finding import Finding, note
 from steprule.doctor.machine import cores
+from steprule.engines import interpreting
+from steprule.engines.native import switch
 from steprule.optimizer.options import suggestion
 
 SECTION = "threads and environment"
@@ -77,12 +79,31 @@ def _variables() -> Iterator[Finding]:
                 "is set",
                 f"steprule reads no such variable{suggestion(name, OWN_VARIABLES)}",
             )
-        elif name == "TRITON_INTERPRET" and os.environ[name] == "1":
-            yield note(SECTION, name, "1", "Triton's kernels are interpreted, for tests: unset it")
+        elif name == interpreting.VARIABLE and interpreting.is_interpreting():
+            yield note(
+                SECTION,
+                name,
+                os.environ[name],
+                "Triton's kernels are interpreted, for tests: unset it",
+            )
+        elif name == switch.VARIABLE:
+            yield _native_loops(os.environ[name])
         elif name in _COUNTS:
             yield _thread_count(name, os.environ[name])
         elif name in OWN_VARIABLES or name in VARIABLES:
             yield Finding(SECTION, name, os.environ[name])
+
+
+def _native_loops(value: str) -> Finding:
+    if switch.word_of(value) in (*switch.OFF, *switch.ON):
+        return Finding(SECTION, switch.VARIABLE, value)
+    return note(
+        SECTION,
+        switch.VARIABLE,
+        value,
+        f"is no word that it knows, and passed over: the native loops are as they were. "
+        f"{switch.VARIABLE}=0 switches them off",
+    )
 
 
 def _thread_count(name: str, value: str) -> Finding:

@@ -67,5 +67,5 @@ def _extra(extra: str, asked: list[Requirement]) -> Finding:
     missing = [x.package for x in wanted if not x.is_met_by(version_of(x.package))]
     if not missing:
         return Finding(SECTION, name, "installed")
-    how = f"pip install 'steprule[{extra}]'"
+    how = f"pip install '.[{extra}]' in the checkout"
     return Finding(SECTION, name, f"not installed: {', '.join(missing)} missing or old ({how})")

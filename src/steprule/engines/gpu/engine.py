@@ -7,8 +7,8 @@ from collections.abc import Hashable, Sequence
 import torch
 
 from steprule.engines.engine import Leaf, Runner, UnavailableError
-from steprule.engines.gpu.programs.interpreting import is_interpreting
 from steprule.engines.gpu.programs.launching import why_unavailable
+from steprule.engines.interpreting import is_interpreting
 from steprule.engines.kernels.axis_operands import axis_refusal
 from steprule.engines.kernels.matrix_operands import matrix_refusal
 from steprule.engines.kernels.memory import counts_of

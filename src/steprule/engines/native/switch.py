@@ -7,13 +7,20 @@ import warnings
 
 from steprule.schedules import checks
 
-#: Set to 0 (no, false, off), the loops are never used.
+#: Set to one of OFF, the loops are never used; to one of ON, or not set, where they work.
 VARIABLE = "STEPRULE_NATIVE"
+OFF, ON = ("0", "no", "false", "off"), ("1", "yes", "true", "on", "")
+
+
+def word_of(value: str) -> str:
+    """Return what the variable says, as OFF and ON have it."""
+    return value.strip().lower()
+
 
 # Why they may not be used, by who says so.
 _reasons: dict[str, str] = {}
-if os.environ.get(VARIABLE, "").lower() in ("0", "no", "false", "off"):
-    _reasons["environment"] = f"{VARIABLE}={os.environ[VARIABLE]} is set"
+if word_of(os.environ.get(VARIABLE, "")) in OFF:
+    _reasons["environment"] = f"{VARIABLE}={os.environ[VARIABLE].strip()} is set"
 
 
 def is_allowed() -> bool:

@@ -2,13 +2,16 @@
 
 The rule runs on the rows that the gradient has; no other row of parameter or state is read or
 written, so a step costs as much as the gradient has rows, whatever the table's size. On the CPU
-a kernel does it (kernel.py); elsewhere rows are gathered, updated and scattered.
+a kernel does it (kernel.py); elsewhere, and where nothing can be compiled, rows are gathered,
+updated and scattered.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -43,9 +46,8 @@ def _update_each(form: Form, leaves: Sequence[Leaf], numbers: Mapping[int, Numbe
 
 
 def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
-    from steprule.engines.rows import kernel  # loads the compiler's back end: only when needed
-
-    if not is_watched() and kernel.takes(leaf, form) and kernel.has_kernel(form, leaf.grad.dtype):
+    kernel = None if is_watched() else _kernel()
+    if kernel and kernel.takes(leaf, form) and kernel.has_kernel(form, leaf.grad.dtype):
         count = leaf.state["step"] if form.rule.counts_steps else None
         kernel.update_rows(form, leaf, scalars, float(count or 0))
         advance(leaf, count)
@@ -64,6 +66,16 @@ def _update(form: Form, leaf: Leaf, scalars: dict[str, Any]) -> None:
     for name in form.scalar_slots:
         leaf.state[name].fill_(new[name])
     advance(leaf, step)
+
+
+@functools.cache
+def _kernel() -> ModuleType | None:
+    """Return what has the kernel, whose import loads the compiler; None where that can't be."""
+    try:
+        from steprule.engines.rows import kernel
+    except (ImportError, OSError):  # llvmlite, or the library in it
+        return None
+    return kernel
 
 
 def _gathered(table: Tensor, indices: tuple[Tensor, ...]) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch.torch_version import TorchVersion
 
 from steprule.engines.gpu.device_tables import DeviceTables
-from steprule.engines.gpu.programs.interpreting import is_interpreting
 from steprule.engines.gpu.programs.version import triton_version
+from steprule.engines.interpreting import is_interpreting
 from steprule.engines.target import target
 
 # The first that kernels were compiled and interpreted with.
