@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from steprule.cli.catalogue import formula_of, markdown, source_of, state_bytes_of, use_of
+from steprule.cli.catalogue import (
+    formula_of,
+    markdown,
+    source_of,
+    state_bytes_of,
+    use_of,
+    without_caution,
+    without_decoupled_decay,
+)
 from steprule.cli.costs import step_cost_of
 from steprule.rules import OPTIMIZERS
 
@@ -31,6 +41,23 @@ def test_every_rule_gives_its_formula_and_its_weight(name: str) -> None:
     assert cost is None or cost.operations > 0
     assert "param = param" in formula_of(OPTIMIZERS[name])
     assert state_bytes_of(OPTIMIZERS[name])
+
+
+def test_who_takes_caution_and_decoupled_decay_is_said_right() -> None:
+    def refusing(**options: Any) -> list[str]:
+        return [cls.__name__ for cls in OPTIMIZERS.values() if refuses(cls, options)]
+
+    def refuses(cls: Any, options: dict[str, Any]) -> bool:
+        try:
+            cls([torch.ones(2, 2, requires_grad=True)], **options)
+        except (TypeError, ValueError):
+            return True
+        return False
+
+    assert without_caution(OPTIMIZERS) == refusing(cautious=True)
+    decay = refusing(weight_decay=0.1, decoupled_weight_decay=True)
+    # AdamW's is, for good: it only refuses to be told so.
+    assert without_decoupled_decay(OPTIMIZERS) == [name for name in decay if name != "AdamW"]
 
 
 def test_costs_are_counted_in_the_rule() -> None:

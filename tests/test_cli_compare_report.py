@@ -135,8 +135,10 @@ def test_when_everybody_diverges_it_is_said() -> None:
 def test_default_rates_are_said_to_be_so() -> None:
     found = comparison([ended("lion", [1.0]), ended("adam+cautious", [2.0])])
     (note,) = notes_of(found)  # what stands in the name is not said again
-    assert note.startswith("At default learning rates")
-    assert "not others: all. --search N or --lr-sweep" in note
+    assert note.startswith("Without a search for a learning rate: all. ")
+    assert "the classes' defaults, but for" in note
+    assert "(lion 0.0003)" in note  # whose own default is 0.0001
+    assert "--search N or --lr-sweep" in note
     for run in found.runs:
         run.contender = replace(run.contender, has_default_rate=False)
     assert notes_of(found) == []

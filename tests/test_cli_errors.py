@@ -200,6 +200,6 @@ def test_without_the_extra_one_line_says_how_to_install_it(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "steprule: the command line needs its extra: pip install 'steprule[cli]' "
+        "steprule: the command line needs its extra: pip install '.[cli]' in the checkout "
         "(not found: jinja2, matplotlib, rich, scikit-learn, typer); doctor and warm do without\n"
     )

@@ -116,7 +116,7 @@ def draw(lines: Sequence[Curve]) -> Figure:
     try:
         from steprule.picture import Picture
     except ImportError as error:
-        raise ImportError('plots need matplotlib: pip install "steprule[cli]"') from error
+        raise ImportError("plots need matplotlib: pip install '.[cli]' in the checkout") from error
 
     below = 0.27 * len(lines) if len(lines) > 1 else 0.0
     figure = Picture(figsize=(7.2, 3.9 + below), dpi=150, layout="constrained")

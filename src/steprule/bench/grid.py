@@ -40,6 +40,11 @@ def cells(table: Table, row: Row, rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def footnote(table: Table, rows: Sequence[Row]) -> str:
+    """Return how it was measured, of the columns that are there."""
+    return " ".join([table.about, *([table.about_facts] if _facts(table, rows) else [])]).strip()
+
+
 def _present(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     return [name for name in names if any(name in row.readings for row in rows)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from steprule.bench.grid import cells, columns
+from steprule.bench.grid import cells, columns, footnote
 from steprule.bench.pictures import charts_of
 from steprule.bench.record import Measured
 from steprule.bench.settings import Settings
@@ -25,7 +25,7 @@ def write_page(
             "tables": [
                 (
                     table.title,
-                    table.about,
+                    footnote(table, rows),
                     columns(table, rows),
                     [cells(table, row, rows) for row in rows],
                 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steprule.bench.grid import footnote
 from steprule.bench.results import Row
 from steprule.bench.settings import Settings
 from steprule.bench.tables import Table
@@ -44,7 +45,7 @@ def write_record(
         "tables": {
             table.name: {
                 "title": table.title,
-                "about": table.about,
+                "about": footnote(table, rows),
                 "rows": [row.to_json() for row in rows],
             }
             for table, rows in measured

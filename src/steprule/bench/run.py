@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 
 from steprule.bench.choices import chosen
-from steprule.bench.grid import cells, columns
+from steprule.bench.grid import cells, columns, footnote
 from steprule.bench.machine import machine
 from steprule.bench.pages import write_page
 from steprule.bench.peers import PEERS
@@ -135,6 +135,8 @@ def _progress(console: Console) -> Progress:
 def _measured(jobs: Sequence[Job], progress: Progress, task: TaskID) -> list[Row]:
     rows: list[Row] = []
     for job in jobs:
+        if progress.disable:  # no terminal: a line for each is the only sign of life
+            sys.stderr.write(f"steprule bench: {job.what}\n")
         progress.update(task, description=job.what, refresh=True)
         rows += job.run()
         progress.advance(task)
@@ -154,7 +156,7 @@ def _show(console: Console, table: Table, rows: Sequence[Row]) -> None:
     for row in rows:
         shown.add_row(*cells(table, row, rows))
     console.print(shown)
-    console.print(table.about, markup=False, highlight=False)
+    console.print(footnote(table, rows), markup=False, highlight=False)
     console.print()
 
 

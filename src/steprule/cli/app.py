@@ -12,10 +12,20 @@ from typing import Annotated
 import typer
 
 import steprule
+from steprule.bench.sets import SETS
+from steprule.bench.tables import TABLES
 from steprule.cli.compare_command import compare_command
 from steprule.cli.errors import CommandError
 from steprule.cli.numbers import whole_number
 from steprule.problems import ProblemError
+
+_SETS = "; ".join(f"{name}: {one.about}" for name, one in SETS.items())
+#: What a command that was given nothing might have been given.
+_EXAMPLES = {
+    "formula": "adamw --text",
+    "memory": "4096x4096",
+    "plot": '"cosine(0.1, 0, steps=90).warmup(5)" --text',
+}
 
 app = typer.Typer(
     name="steprule",
@@ -39,10 +49,18 @@ def run(arguments: Sequence[str]) -> int:
         format_message = getattr(error, "format_message", None)
         if format_message is None:
             raise
-        return _refuse(format_message()) if format_message() else 2
+        return _refuse(format_message() + _example(error)) if format_message() else 2
     if code == 130:
         print("steprule: interrupted", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def _example(error: Exception) -> str:
+    """Return a call that works, for an argument that was left out."""
+    name = getattr(getattr(error, "ctx", None), "info_name", None)
+    if type(error).__name__ != "MissingParameter" or name not in _EXAMPLES:
+        return ""
+    return f" For example: steprule {name} {_EXAMPLES[name]}"
 
 
 def _refuse(message: str) -> int:
@@ -84,13 +102,13 @@ def bench_command(
     tables: Annotated[
         str,
         typer.Option(
-            help="steps, epoch, startup, memory, zero_grad, mixes, scaling, joined by commas, "
-            "or 'all'."
+            help=f"{', '.join(TABLES)}, joined by commas, or 'all'. One takes from a minute to "
+            "a quarter of an hour."
         ),
     ] = "steps",
     sets: Annotated[
-        str, typer.Option(help="Sets of parameters, joined by commas, or 'all'.")
-    ] = "large,small,mlp,tiny",
+        str, typer.Option(help=f"Sets of parameters, joined by commas, or 'all': {_SETS}.")
+    ] = ",".join(SETS),
     rounds: Annotated[
         int,
         typer.Option(

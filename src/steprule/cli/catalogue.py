@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from steprule.cli.costs import StepCost, step_cost_of
 from steprule.optimizer import Optimizer
@@ -53,7 +53,27 @@ def state_bytes_of(cls: type[Optimizer]) -> str:
     squares = sum(4 for s in present if s.shape == "left")
     if not squares:
         return of_elements
-    return f"{of_elements} + {squares} (rows**2 + columns**2) / (rows * columns)"
+    return f"{of_elements} + {squares} (rows^2 + columns^2) / (rows * columns)"
+
+
+def without_caution(classes: Mapping[str, type[Optimizer]]) -> list[str]:
+    """Return the names of those that refuse ``cautious=True``."""
+    return [c.__name__ for c in classes.values() if c.rule is None or c.rule.averages_param]
+
+
+def without_decoupled_decay(classes: Mapping[str, type[Optimizer]]) -> list[str]:
+    """Return the names of those whose weight decay can't be decoupled from the gradient."""
+    return [
+        cls.__name__
+        for cls in classes.values()
+        if cls.rule is None
+        or "weight_decay" in cls.rule.needs
+        or "weight_decay" not in defaults_of(cls)
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _cost_cells(cost: StepCost | None) -> tuple[str, str, str]:
@@ -82,9 +102,15 @@ def markdown(classes: Mapping[str, type[Optimizer]]) -> str:
         "Each with its update, the bytes of state it keeps, what a step costs, when to use it, its",
         "defaults and its source. [Choosing an optimizer](choosing.md) says which to begin with.",
         "",
-        "All but LBFGS take [guards](guards.md) as well: clipping, and steps that are not finite;",
-        "[caution and decoupled decay](terms.md); and, SparseAdam excepted,",
-        "[state in 8 or 4 bits](memory.md); slots that keep full precision there are named below.",
+        *textwrap.wrap(
+            "All but LBFGS take [guards](guards.md) as well: clipping, and steps that are not "
+            "finite; and, SparseAdam excepted, [state in 8 or 4 bits](memory.md); slots that keep "
+            "full precision there are named below. [Caution](terms.md) is for all but "
+            f"{_listed(without_caution(classes))}. [Decoupled decay](terms.md) is for all but "
+            f"{_listed(without_decoupled_decay(classes))}, which scale their decay themselves or "
+            "have none.",
+            100,
+        ),
         "",
         "What a step costs for each element of a square float32 matrix, with default options, is",
         "counted in the recorded rule: operations (an addition, a product, a root is one), bytes",

@@ -94,8 +94,8 @@ def print_memory(
     elements = rows[0].elements
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(
-        f"{cls.__name__}, {len(params):,} tensors of {elements:,} parameters in all, "
-        f"{_size(rows[0].weights)} of weights"
+        f"{cls.__name__}, {len(params):,} tensor{'s' * (len(params) != 1)} of {elements:,} "
+        f"parameters in all, {_size(rows[0].weights)} of weights"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("format", "rounding"):

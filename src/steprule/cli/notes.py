@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steprule.cli.comparison import Comparison
-from steprule.cli.contenders import Contender
+from steprule.cli.contenders import STARTING_OPTIONS, Contender
 from steprule.cli.training import HESSIAN_EVERY
 from steprule.cli.trials import best_of
 from steprule.optimizer import Optimizer
@@ -63,9 +63,23 @@ def _default_rates(comparison: Comparison) -> list[str]:
     if not untuned or len(runs) < 2:
         return []
     who = "all" if len(untuned) == len(runs) else ", ".join(untuned)
+    own = [
+        f"{label} {runs[label].lr:g}"
+        for label in untuned
+        if "lr" in STARTING_OPTIONS.get(runs[label].name, {})
+    ]
+    if not own:
+        which = "the classes' defaults"
+    elif len(own) == len(untuned):
+        which = f"steprule compare's own starting values ({', '.join(own)}), not the defaults"
+    else:
+        which = (
+            "the classes' defaults, but for those that steprule compare starts from values of its "
+            f"own ({', '.join(own)})"
+        )
     return [
-        f"At default learning rates, which suit some problems and not others: {who}. "
-        "--search N or --lr-sweep finds each its own."
+        f"Without a search for a learning rate: {who}. They have {which}, which suit some problems "
+        "and not others. --search N or --lr-sweep finds each its own."
     ]
 
 

@@ -39,7 +39,7 @@ UNPRUNED_SHARE = 0.25
 def check_optuna() -> None:
     """Raise a CommandError where Optuna is not installed."""
     if find_spec("optuna") is None:
-        raise CommandError("--search needs Optuna: pip install 'steprule[search]'")
+        raise CommandError("--search needs Optuna: pip install '.[search]' in the checkout")
 
 
 def searched(contender: Contender) -> list[str]:

@@ -18,12 +18,24 @@ from steprule.cli.notes import notes_of
 # They are in the report all the same.
 LEFT_OUT_FIRST = ("step() total", "steps", "engine", "a step", "state", "step() median")
 
+LEGEND = {
+    "a step": "median time of forward, backward and step()",
+    "step() median": "of the optimizer's part alone",
+    "step() total": "its sum over the run",
+    "state": "bytes that the optimizer keeps",
+}
+
 
 def show(comparison: Comparison, folder: Path, console: Console) -> None:
     """Print the table and the notes, and write the report to `folder`."""
     comparison.notes += notes_of(comparison)
     if comparison.standings:
-        console.print(table(comparison, console.width))
+        drawn = table(comparison, console.width)
+        console.print(drawn)
+        heads = [str(column.header) for column in drawn.columns]
+        legend = "; ".join(f"{name}: {what}" for name, what in LEGEND.items() if name in heads)
+        if legend:
+            console.print(legend, markup=False, highlight=False, soft_wrap=True)
     for note in comparison.notes:
         console.print(f"Note: {note}", markup=False, highlight=False, soft_wrap=True)
     images = _write(comparison, folder)

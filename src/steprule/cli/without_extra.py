@@ -30,7 +30,7 @@ def run(arguments: Sequence[str], missing: Sequence[str]) -> int:
 
         print(f"steprule {__version__}")
         return 0
-    needed = "the command line needs its extra: pip install 'steprule[cli]' "
+    needed = "the command line needs its extra: pip install '.[cli]' in the checkout "
     needed += f"(not found: {', '.join(missing)}); {' and '.join(COMMANDS)} do without"
     if "--help" in rest and command is None:
         print(f"usage: steprule {{{','.join(COMMANDS)}}} ...\n\nFor all else {needed}.")

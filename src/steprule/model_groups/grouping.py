@@ -28,8 +28,8 @@ from steprule.schedules import Schedule, checks
 
 def param_groups(
     model: nn.Module,
-    *,
     lr: float | Schedule | None = None,
+    *,
     weight_decay: float | Schedule | None = None,
     no_decay: str | Sequence[str] = ("bias", "norm"),
     layer_decay: float | None = None,

@@ -15,6 +15,7 @@ from steprule.language.rule import RANGES, Range, Rule
 from steprule.optimizer.scheduled import check_schedules
 from steprule.planning.settings import FLAGS
 from steprule.schedules import checks
+from steprule.schedules.base import shapes
 
 # How torch words these options in its own messages, which scripts and tests look for.
 TORCH_WORDS: Mapping[str, str] = {
@@ -149,9 +150,22 @@ def _check_number(name: str, value: Any, allowed: Range, where: str, phrase: str
         value = value.detach()
     number = checks.real_number(value)
     if number is None:
-        raise TypeError(f"{where}{name} must be a number, got {type(value).__name__} {value!r}")
+        raise TypeError(
+            f"{where}{name} must be a number, got {type(value).__name__} {value!r}"
+            f"{_instead(name, value)}"
+        )
     if number not in allowed:
         raise ValueError(f"{where}Invalid {phrase}: {value} ({name} must be {allowed})")
+
+
+def _instead(name: str, value: Any) -> str:
+    """Return what to pass by who meant a schedule, and gave its name or a function of the step."""
+    if callable(value) or (isinstance(value, str) and value in shapes()):
+        return (
+            f": a schedule is an object, such as {name}=steprule.schedules.cosine(1e-3, 0, "
+            "steps=1000); a function of the step goes to steprule.lr_scheduler.LambdaLR"
+        )
+    return ""
 
 
 @functools.cache
@@ -222,6 +236,14 @@ _LONG = 6
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'adam'?)"``, or nothing if no known name is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    """Return ``" (did you mean 'adam'?)"``, or nothing if no known name is close.
+
+    A known name that only says more (``cautious_weight_decay`` of ``weight_decay``) was not meant.
+    """
+    names = list(known)
+    synonym = SYNONYMS.get(name.lower().replace("-", "_"))
+    if synonym in names:
+        return f" (did you mean {synonym!r}?)"
+    names = [known for known in names if not known.endswith(f"_{name}")]
+    close = difflib.get_close_matches(name, names, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

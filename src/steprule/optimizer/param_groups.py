@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ParamsT: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -33,7 +33,7 @@ def listed_groups(params: Any) -> list[dict[str, Any]]:
     if not isinstance(params, Iterable):
         raise TypeError(
             "params argument given to the optimizer should be an iterable of Tensors or dicts, "
-            f"but got {type(params).__name__}"
+            f"but got {type(params).__name__}{_of_module(params)}"
         )
     if isinstance(params, (set, frozenset)):
         raise TypeError(_UNORDERED)
@@ -53,6 +53,10 @@ _UNORDERED = (
     "optimizer parameters need to be organized in ordered collections, but the ordering of "
     "tensors in sets will change between runs. Please use a list instead."
 )
+
+
+def _of_module(value: Any) -> str:
+    return ": pass its parameters, net.parameters()" if isinstance(value, nn.Module) else ""
 
 
 def split_names(params: Any, where: str) -> tuple[list[Tensor], list[str] | None]:
@@ -90,7 +94,7 @@ def split_names(params: Any, where: str) -> tuple[list[Tensor], list[str] | None
         if not isinstance(tensor, Tensor):
             raise TypeError(
                 f"{where}optimizer can only optimize Tensors, but one of the params is "
-                f"{torch.typename(tensor)} (at index {i})"
+                f"{torch.typename(tensor)} (at index {i}){_of_module(tensor)}"
             )
     return tensors, [str(entry[0]) for entry in entries] if any(named) else None
 

@@ -21,7 +21,7 @@ def picture(
     try:
         from steprule.picture import Picture
     except ImportError as error:
-        raise ImportError('plots need matplotlib: pip install "steprule[cli]"') from error
+        raise ImportError("plots need matplotlib: pip install '.[cli]' in the checkout") from error
 
     figure = Picture(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()

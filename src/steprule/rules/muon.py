@@ -107,7 +107,7 @@ class Muon(Optimizer):
     """
 
     rule = muon
-    extras = {"ns_method": "standard", "flatten": False}
+    extras = {"ns_method": "standard", "flatten": False, "maximize": False}
     only_2d = True
 
     def __init__(
@@ -124,6 +124,7 @@ class Muon(Optimizer):
         *,
         ns_method: Literal["standard", "gram", "auto"] = "standard",
         flatten: bool = False,
+        maximize: bool = False,
         engine: str = "auto",
         **shared: Unpack[SharedOptions],
     ) -> None:

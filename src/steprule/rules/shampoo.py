@@ -147,7 +147,7 @@ class Shampoo(Optimizer):
             one row or one column counts as a vector.
 
     When to use: for training by large batches of what is mostly matrices, with AdamW's lr, whose
-    step lengths it takes over. Beside AdamW's state it keeps 2 (rows**2 + columns**2) numbers a
+    step lengths it takes over. Beside AdamW's state it keeps 2 (rows^2 + columns^2) numbers a
     matrix, and each renewal decomposes two matrices, for large ones a second and more: raise
     precondition_frequency to 50 or 100 then.
 

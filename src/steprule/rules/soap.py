@@ -110,8 +110,8 @@ class SOAP(Optimizer):
         L = beta * L + (1 - beta) * grad grad^T;  R likewise of grad^T grad
         every precondition_frequency updates:  QL = QR-decomposition(L QL).Q;  QR likewise
 
-    k counts updates. The first step makes none: it sets L and R, and QL and QR to their
-    eigenvectors, so that no gradient is projected on a basis that it has made itself.
+    t counts steps, and k = t - 1 updates. The first step makes none: it sets L and R, and QL and
+    QR to their eigenvectors, so that no gradient is projected on a basis that it has made itself.
 
     Args:
         params: tensors, named tensors or groups, see :class:`~steprule.Optimizer`, which has
@@ -134,11 +134,11 @@ class SOAP(Optimizer):
         correct_bias: the roots and powers of beta1 and beta2 above (default True).
 
     When to use: for training by large batches of what is mostly matrices, where fewer steps are
-    worth longer ones. Beside AdamW's state it keeps 2 (rows**2 + columns**2) numbers a matrix, and
+    worth longer ones. Beside AdamW's state it keeps 2 (rows^2 + columns^2) numbers a matrix, and
     a step has up to ten matrix products; start from lr 3e-3 and AdamW's weight decay. AdamW's lr is
     usually too small: where gradients are of low rank, steps are shorter than AdamW's.
 
-    State: ``step`` (k + 1), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``left_gram``, ``right_gram``
+    State: ``step`` (t), ``exp_avg`` (m), ``exp_avg_sq`` (v), ``left_gram``, ``right_gram``
     (L and R), ``left_basis``, ``right_basis`` (QL and QR), these four in float32 at least.
 
     Raises:

@@ -45,7 +45,9 @@ def whole(name: str, value: Any, *, low: int = 0) -> int:
     """
     result = number(name, value)
     if not result.is_integer():
-        raise ValueError(f"{name} must be a whole number, got {value!r}: round it first")
+        # Rounded, a share of the run would be 0.
+        what = "a count, not a share" if 0 < result < 1 else "round it first"
+        raise ValueError(f"{name} must be a whole number, got {value!r}: {what}")
     if result < low:
         raise ValueError(f"{name} must be a whole number of at least {low}, got {value!r}")
     return int(result)

@@ -32,6 +32,7 @@ class Table:
         jobs: what to measure, in the order of the rows.
         write: a reading in words.
         facts: further columns, and how their figures are written.
+        about_facts: what these columns are, for where the rows have any.
         has_ratio: whether torch's best over ours means something.
     """
 
@@ -42,6 +43,7 @@ class Table:
     jobs: Callable[[Settings], Iterable[Job]]
     write: Writer
     facts: Mapping[str, Writer] = field(default_factory=dict)
+    about_facts: str = ""
     has_ratio: bool = True
 
 
