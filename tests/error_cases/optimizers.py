@@ -109,6 +109,7 @@ def cases() -> Iterator[Case]:
         yield from of_groups(cls)
     yield third_beta()
     yield exponent_of_roots()
+    yield from what_was_meant()
 
 
 def of_groups(cls: Any) -> Iterator[Case]:
@@ -134,6 +135,32 @@ def of_groups(cls: Any) -> Iterator[Case]:
 
 def in_second_group(cls: Any, name: str, value: Any) -> Any:
     return lambda given: cls([{"params": given}, {"params": params(), name: value}])
+
+
+def what_was_meant() -> Iterator[Case]:
+    """Names and values that people try who come from papers or from other libraries."""
+
+    def half(step: int) -> float:
+        return 0.5**step
+
+    rows = (
+        ("learning_rate", "1", 1, ("'learning_rate'", "did you mean 'lr'?"), "Write lr=1."),
+        ("lr", "'cosine'", "cosine", ("'cosine'", "schedules.cosine("), "Pass cosine(...)."),
+        ("lr", "lambda step: ...", half, ("LambdaLR",), "Give it to lr_scheduler.LambdaLR."),
+    )
+    for name, text, value, said, remedy in rows:
+        yield Case(
+            about=f"Options of optimizers: {NUMBER}",
+            where="AdamW",
+            argument=name,
+            given=text,
+            call=call_of(OPTIMIZERS["adamw"], name, value),
+            error=TypeError,
+            remedy=remedy,
+            says=(name, *said),
+            subject=params,
+            is_shown=not callable(value),  # its message has an address
+        )
 
 
 def third_beta() -> Case:

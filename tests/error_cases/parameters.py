@@ -55,6 +55,20 @@ PARAMS: tuple[tuple[str, Any, type[Exception], tuple[str, ...], str], ...] = (
         "Call model.parameters() anew each time: a generator is used up once.",
     ),
     (
+        "nn.Linear(1, 1)",
+        torch.nn.Linear(1, 1),
+        TypeError,
+        ("params", "Linear", "net.parameters()"),
+        "Pass net.parameters().",
+    ),
+    (
+        "nn.Sequential(nn.Linear(1, 1))",
+        torch.nn.Sequential(torch.nn.Linear(1, 1)),
+        TypeError,
+        ("can only optimize Tensors", "Linear", "net.parameters()"),
+        "Pass net.parameters().",
+    ),
+    (
         "{weight}",
         {torch.ones(2)},
         TypeError,

@@ -122,6 +122,24 @@ METHODS: tuple[
     ),
     (
         "Schedule.warmup",
+        "steps",
+        "0.1",
+        lambda _: FLAT.warmup(0.1),  # type: ignore[arg-type]
+        ValueError,
+        ("steps", "0.1", "not a share"),
+        "Pass a count: round(0.1 * total).",
+    ),
+    (
+        "cosine",
+        "warmup",
+        "2",
+        lambda _: cosine(1, 0, 10, warmup=2),  # type: ignore[call-arg]
+        TypeError,
+        ("'warmup'", "cosine(...).warmup(2)"),
+        "Call the method of the schedule.",
+    ),
+    (
+        "Schedule.warmup",
         "per",
         "'epoch', of a schedule in steps",
         lambda _: FLAT.warmup(5, per="epoch"),

@@ -11,8 +11,10 @@ Importing this package needs numpy and nothing else.
 from __future__ import annotations
 
 from steprule.schedules.base import Schedule, Shape
+from steprule.schedules.base import shapes as _shapes
 from steprule.schedules.compose import clip, repeat, scaled, then, warmup
 from steprule.schedules.cycles import cosine_restarts, cyclic, one_cycle
+from steprule.schedules.misplaced import tell_of_methods
 from steprule.schedules.parse import ParseError, parse
 from steprule.schedules.pieces import from_points, piecewise
 from steprule.schedules.shapes import (
@@ -28,6 +30,8 @@ from steprule.schedules.warmed import inverse_sqrt, wsd
 
 # What composing builds stays out of __all__: it is written as methods of a schedule.
 _composed = (clip, repeat, scaled, then, warmup)
+for _kind in _shapes().values():
+    tell_of_methods(_kind)
 
 __all__ = [
     "ParseError",
