@@ -70,21 +70,33 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return markdown
 
 
+# By what search multiplies how well a page of a folder fits: guides answer, others have the words.
+_WEIGHTS = {"reference": 0.7, "migrating": 0.5, "schedules": 0.7, "examples": 0.2}
+# Likewise of pages that are no guides.
+_OTHERS = {
+    **dict.fromkeys(("architecture", "changelog", "contributing", "releasing"), 0.3),
+    **dict.fromkeys(("article", "errors", "peers", "optimizers"), 0.5),
+}
+
+
 def weight_in_search(entry: dict[str, Any]) -> float:
     """Return by what search multiplies how well an entry of its index fits.
 
-    What is typed may go on, so that Adamax fits "adam" as well as Adam does, and better by its
-    length: the one whose name is all that was typed comes first. Messages come after pages, unless
-    many of their words are typed; those that list all options have everybody's word among them.
+    Guides come first, then reference, then examples, which have everybody's words. What is typed
+    may go on, so that Adamax fits "adam" as well as Adam does, and better by its length: the one
+    whose name is all that was typed comes first. Messages come after pages, unless many of their
+    words are typed, for which there must be many; those that list all options have everybody's.
     """
     page, _, anchor = entry["location"].partition("#")
+    place = PurePosixPath(page)
     if page.startswith("optimizers/"):
-        name = PurePosixPath(page).stem
-        longer = [other for other in OPTIMIZERS if other != name and other.startswith(name)]
+        longer = [x for x in OPTIMIZERS if x != place.stem and x.startswith(place.stem)]
         return 1 if anchor else 2 + 2 * len(longer)
     if page == error_rows.PAGE and anchor.startswith("error-"):
-        return 0.6 if entry["title"].count(",") < 8 else 0.2
-    return 1
+        lists_options, is_long = entry["title"].count(",") >= 8, len(entry["title"].split()) >= 9
+        return 0.1 if lists_options else 0.6 if is_long else 0.35
+    folder = place.parts[0] if len(place.parts) > 1 else ""
+    return _WEIGHTS[folder] if folder in _WEIGHTS else _OTHERS.get(place.stem, 1)
 
 
 def on_post_build(config: MkDocsConfig) -> None:

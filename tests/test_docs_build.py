@@ -144,7 +144,12 @@ def test_search_gives_the_exact_name_more_weight() -> None:
         return hooks.weight_in_search({"location": location, "title": title})
 
     assert weight("optimizers/adam.html") > weight("optimizers/adamw.html") > weight("tour.html")
-    assert weight("tour.html") > weight("errors.html#error-1", "ValueError: lr")
+    assert weight("guards.html") > weight("reference/rules.html") > weight("examples/gan.html")
+    assert weight("guards.html") > weight("changelog.html")
+    assert weight("tour.html") > weight("errors.html#error-1", "lr " * 9)
+    assert weight("errors.html#error-2", "lr " * 9) > weight(
+        "errors.html#error-1", "ValueError: lr"
+    )
     assert weight("errors.html#error-1", "lr") > weight("errors.html#error-2", 9 * "lr, ")
 
 
