@@ -76,6 +76,29 @@ def test_symbols_of_a_page_and_rows_of_its_table_are_the_same(
         assert row in str(pages[f"optimizers/{name}.md"])
 
 
+def test_words_signs_and_primes_are_set_as_by_tex() -> None:
+    space, minus = '<mspace width="0.1667em"/>', '<mo form="prefix">\u2212</mo>'
+    found = re.sub(
+        r' stretchy="\w+"| /',
+        lambda x: "/" if x[0] == " /" else "",
+        inline(
+            r"\gamma \operatorname{clip}(x, -1, 1) - \lambda^{\prime} + \max(-a) \eta^{\prime}_t"
+        ),
+    )
+    assert f"<mi>\u03b3</mi>{space}<mi>clip</mi><mo" in found
+    assert f"<mo>,</mo>{minus}<mn>1</mn>" in found
+    assert "</mo><mo>\u2212</mo><mi>\U0001d706\u2032</mi><mo>+</mo><mi>max</mi><mo" in found
+    assert f">(</mo>{minus}<mi>a</mi>" in found
+    assert "<msub><mi>\U0001d702\u2032</mi><mi>t</mi></msub>" in found
+
+
+def test_an_option_that_follows_from_others_has_a_number() -> None:
+    rows = symbols.rows_of(steprule.Prodigy, update.explained("prodigy", steprule.Prodigy))
+    (said,) = (text for (_, name), text in rows.items() if name == "beta3")
+    # The square root of beta2.
+    assert said == "option `beta3`, None: 0.9995 if the others have their defaults"
+
+
 def test_what_is_not_printed_is_no_symbol_of_a_page() -> None:
     """NewtonSchulz has its coefficients without showing them."""
     rows = symbols.rows_of(steprule.Muon, update.explained("muon", steprule.Muon))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
 
 from docs_build.mathematics import inline
 from steprule.cli.catalogue import defaults_of
@@ -112,8 +114,13 @@ def _meaning(cls: type[Optimizer], name: str) -> str:
         if name in parts:
             place = parts.index(name)
             value = defaults.get(option)
-            given = f", {value[place]!r}" if isinstance(value, tuple) and place < len(value) else ""
-            return f"option `{option}[{place}]`{given}"
+            if isinstance(value, tuple) and place < len(value):
+                return f"option `{option}[{place}]`, {value[place]!r}"
+            # One that follows from others unless it is given, by an argument of its own.
+            make: Callable[..., Optimizer] = cls
+            number = make([torch.zeros(1, requires_grad=True)]).param_groups[0][option][place]
+            default = f", {defaults[name]!r}" if name in defaults else ""
+            return f"option `{name}`{default}: {number:.4g} if the others have their defaults"
     if name in defaults:
         return f"option `{name}`, {defaults[name]!r}"
     return f"option `{name}`, [as all optimizers have it](../terms.md)"
