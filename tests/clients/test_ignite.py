@@ -15,7 +15,7 @@ import steprule
 
 pytest.importorskip("ignite")
 
-from ignite.engine import Events, create_supervised_trainer
+from ignite.engine import Engine, Events, create_supervised_trainer
 from ignite.handlers import (
     Checkpoint,
     ConcatScheduler,
@@ -228,6 +228,37 @@ def test_gradients_are_accumulated() -> None:
         for optim in (steprule, torch.optim)
     ]
     assert_close(*runs)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_closure_has_gradients_within_no_grad_and_its_loss_is_the_output(name: str) -> None:
+    """An update of one's own that bounds the weights in place, as a critic's are."""
+
+    def run(optim: Any) -> Any:
+        net, losses = network(), []
+        optimizer = getattr(optim, name)(net.parameters(), **options_of(name))
+
+        @torch.no_grad()
+        def update(engine: Engine, batch: Any) -> float:
+            def closure() -> Any:
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(net(batch[0]), batch[1])
+                loss.backward()
+                return loss
+
+            loss = optimizer.step(closure)
+            for param in net.parameters():
+                param.clamp_(-0.5, 0.5)
+            return loss.item()
+
+        trainer = Engine(update)
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output)
+        )
+        trainer.run(loader(), max_epochs=2)
+        return losses, list(net.parameters())
+
+    assert_close(run(steprule), run(torch.optim))
 
 
 def test_a_scaler_skips_steps_of_both() -> None:

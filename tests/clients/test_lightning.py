@@ -252,6 +252,32 @@ def test_two_optimizers_by_hand(tmp_path: Path) -> None:
     assert_same(list(again.parameters()), list(ours.parameters()))
 
 
+class ByClosure(Module):
+    """Steps by hand, the loss being what the step returns."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: Any, index: int) -> None:  # type: ignore[override]
+        optimizer = self.optimizers()
+
+        def closure() -> Any:
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
+            self.manual_backward(loss)
+            return loss
+
+        with torch.no_grad():  # as where weights are bounded in place behind the step
+            self.losses.append(optimizer.step(closure).item())
+
+
+def test_a_closure_by_hand_gives_its_loss() -> None:
+    def make(optim: Any, _: Any) -> Any:
+        return lambda module: optim.Adam(module.parameters(), lr=0.01)
+
+    ours = beside(make, module=ByClosure)
+    assert len(ours.losses) == 3 * BATCHES
+
+
 @pytest.mark.parametrize("clip", [{}, {"gradient_clip_val": 0.05}], ids=["", "clipped"])
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_mixed_precision(precision: str, clip: dict[str, float]) -> None:
