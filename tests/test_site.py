@@ -232,6 +232,15 @@ def test_a_wide_table_scrolls_in_its_own_box(phone: Watched) -> None:
     assert any(boxes.nth(at).evaluate(is_wider) for at in range(boxes.count()))
 
 
+def test_a_wide_formula_shows_on_a_phone_that_it_goes_on(phone: Watched) -> None:
+    page = phone.go("optimizers/adopt.html")
+    formula = page.locator(".formula").first
+    assert formula.evaluate("e => e.scrollWidth > e.clientWidth")
+    # Shadows that stay, under covers that move with the formula: one of each at either end.
+    attachment = formula.evaluate("e => getComputedStyle(e).backgroundAttachment")
+    assert attachment == "local, local, scroll, scroll"
+
+
 # Contrast as WCAG 2 defines it, of an element's text against what is painted behind it.
 _CONTRAST = """
 element => {
