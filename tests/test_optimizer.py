@@ -343,3 +343,25 @@ def test_a_first_step_is_still_the_first_after_a_round_trip(prepare: str) -> Non
     for optimizer in optimizers:
         optimizer.step()
     assert torch.equal(*params)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_maximizes_when_told_so(name: str) -> None:
+    """It goes the way of minimizing by the negative gradient."""
+    cls: Any = OPTIMIZERS[name]
+    moved = []
+    for maximize in (False, True):
+        param = torch.zeros(4, 4, requires_grad=True)
+        optimizer = cls([param], maximize=maximize)
+        sign = -1 if maximize else 1
+
+        def closure(param: torch.Tensor = param, sign: int = sign) -> torch.Tensor:
+            gradient = sign * torch.arange(1.0, 17.0).reshape(4, 4)
+            param.grad = gradient.to_sparse() if name == "sparseadam" else gradient
+            return (param.detach() * gradient).sum()
+
+        for _ in range(2):
+            optimizer.step(closure)
+        moved.append(param.detach().clone())
+    assert torch.equal(*moved)
+    assert moved[0].any()

@@ -110,6 +110,7 @@ def cases() -> Iterator[Case]:
     yield third_beta()
     yield exponent_of_roots()
     yield from what_was_meant()
+    yield no_such_option()
 
 
 def of_groups(cls: Any) -> Iterator[Case]:
@@ -161,6 +162,21 @@ def what_was_meant() -> Iterator[Case]:
             subject=params,
             is_shown=not callable(value),  # its message has an address
         )
+
+
+def no_such_option() -> Case:
+    """Rprop has no weight decay, and nothing that it could be a misspelling of."""
+    return Case(
+        f"Options of optimizers: {NUMBER}",
+        "Rprop",
+        "weight_decay",
+        "0.1",
+        call_of(OPTIMIZERS["rprop"], "weight_decay", 0.1),
+        TypeError,
+        "Leave it out: the method has none.",
+        ("argument 'weight_decay'",),
+        params,
+    )
 
 
 def third_beta() -> Case:

@@ -238,12 +238,14 @@ _LONG = 6
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'adam'?)"``, or nothing if no known name is close.
 
-    A known name that only says more (``cautious_weight_decay`` of ``weight_decay``) was not meant.
+    What is the end of a known one (``weight_decay`` of ``cautious_weight_decay``) is no misspelling
+    but an option of other optimizers.
     """
     names = list(known)
     synonym = SYNONYMS.get(name.lower().replace("-", "_"))
     if synonym in names:
         return f" (did you mean {synonym!r}?)"
-    names = [known for known in names if not known.endswith(f"_{name}")]
+    if "_" in name and any(one.endswith(f"_{name}") for one in names):
+        return ""
     close = difflib.get_close_matches(name, names, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
