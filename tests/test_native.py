@@ -87,7 +87,7 @@ def test_the_setting_switches_them_off_and_on() -> None:
     assert "native" not in str(both[1].explain())
 
 
-@pytest.mark.parametrize("value", ["0", "no", "1"])
+@pytest.mark.parametrize("value", ["0", "no", " Off ", "1"])
 def test_the_environment_switches_them_off(value: str) -> None:
     script = """
 import torch, steprule
