@@ -190,6 +190,7 @@ NUMBERS = {
     "shampoo_beta": _s("beta", "S"),
     "warmup_steps": _s("T", "warmup"),
     "weight_lr_power": _s("p"),
+    "d_coef": _s("d", "coef"),
     "growth_rate": _s("G"),
     "bs": _s("B"),
     "ema_decay": _s("beta", "ema"),
