@@ -49,7 +49,7 @@ def state_and_cost(name: str, cls: type[Optimizer]) -> Iterator[str]:
             yield from (_with_symbols(name, cls, words.sentence(said)), "")
     cost = step_cost_of(cls)
     yield from ("| | for each element of a float32 matrix |", "|---|---|")
-    yield f"| bytes of state | {state_bytes_of(cls)} |".replace("**", "^")
+    yield f"| bytes of state | {state_bytes_of(cls)} |"
     if cost is not None:
         products = " and matrix products" if cost.has_matrix_operations else ""
         yield f"| operations | {cost.operations}{products} |"

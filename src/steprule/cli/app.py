@@ -253,7 +253,7 @@ def warm_command(
 def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
-    """Look whether this installation is sound; paste what it prints into bug reports."""
+    """Check that this installation works; paste what it prints into bug reports."""
     from steprule.doctor.command import doctor
 
     return doctor(as_json=as_json)

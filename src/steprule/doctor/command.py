@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="steprule doctor",
-        description="Look whether this installation is sound; paste what it prints into reports.",
+        description="Check that this installation works; paste what it prints into reports.",
     )
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     return doctor(as_json=parser.parse_args(arguments).json)
