@@ -455,7 +455,7 @@ def test_pruned_and_diverged_trials_are_never_the_best() -> None:
 
 def test_a_search_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_module, "find_spec", lambda name: None)
-    with pytest.raises(CommandError, match=r"pip install 'steprule\[search\]'"):
+    with pytest.raises(CommandError, match=r"pip install '\.\[search\]'"):
         compare(request(search=2))
 
 

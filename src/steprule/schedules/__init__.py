@@ -30,6 +30,7 @@ from steprule.schedules.warmed import inverse_sqrt, wsd
 
 # What composing builds stays out of __all__: it is written as methods of a schedule.
 _composed = (clip, repeat, scaled, then, warmup)
+# Here, since a dataclass gets its __init__ after its base class has seen it.
 for _kind in _shapes().values():
     tell_of_methods(_kind)
 
