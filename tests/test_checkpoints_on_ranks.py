@@ -288,7 +288,7 @@ def killings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         subprocess.Popen([*command, str(rank)], env=environment, stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    told = [json.loads(process.communicate(timeout=100)[0]) for process in both]
+    told = [json.loads(process.communicate(timeout=300)[0]) for process in both]
     return {p: (folder / p.replace(" ", "-"), [each[p] for each in told]) for p in told[0]}
 
 

@@ -309,7 +309,7 @@ def run_in(environment: dict[str, str], script: str) -> str:
         text=True,
         env={**known, "PYTHONDONTWRITEBYTECODE": "1", **environment},
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip()

@@ -86,7 +86,7 @@ def run(script: str, folder: Path) -> str:
         text=True,
         env={**os.environ, "STEPRULE_CACHE_DIR": str(folder)},
         cwd=Path(__file__).parent,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -222,7 +222,7 @@ if __name__ == "__main__":
     results = context.Queue()
     child = context.Process(target=go_on, args=(pickle.dumps(optimizer), results))
     child.start()
-    found = results.get(timeout=60)
+    found = results.get(timeout=300)
     child.join()
     print(found == ends(optimizer))
 """
