@@ -79,7 +79,7 @@ def compiled_step(
         operations.begin(numbers, handle)
         _updated(params, grads, arrays, numbers, handle)
     else:
-        _stepped(params, grads, arrays, numbers, handle)
+        _stepped(numbers, [*params, *arrays], grads, handle)
     return loss
 
 
@@ -251,11 +251,7 @@ def _updated(
 
 @_by_backend
 def _stepped(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    arrays: Sequence[Tensor],
-    numbers: Tensor,
-    handle: int,
+    numbers: Tensor, written: Sequence[Tensor], grads: Sequence[Tensor], handle: int
 ) -> Tensor:
     """Update parameters and state by one operation.
 
@@ -263,5 +259,5 @@ def _stepped(
     that the graph writes, too.
     """
     with torch.no_grad():
-        operations.step(numbers, [*params, *arrays], grads, handle)
+        operations.step(numbers, written, grads, handle)
     return numbers.clone()
