@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from steprule.cli.costs import StepCost, step_cost_of
+from steprule.language.decay import has_shared_decay
 from steprule.optimizer import Optimizer
 
 _BORING = ("foreach", "fused", "capturable", "differentiable", "maximize", "engine")
@@ -66,9 +67,7 @@ def without_decoupled_decay(classes: Mapping[str, type[Optimizer]]) -> list[str]
     return [
         cls.__name__
         for cls in classes.values()
-        if cls.rule is None
-        or "weight_decay" in cls.rule.needs
-        or "weight_decay" not in defaults_of(cls)
+        if cls.rule is None or not has_shared_decay(cls.rule, defaults_of(cls))
     ]
 
 

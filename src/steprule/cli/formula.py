@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from steprule.cli.errors import CommandError
+from steprule.cli.errors import CommandError, unreadable
 from steprule.cli.labels import parse_label
 from steprule.cli.warm import parse_options
 from steprule.formulas import formulas, latex, text
@@ -67,10 +67,7 @@ def _with_schedule(name: str, value: Any) -> Any:
     try:
         return parse_value(value)
     except ParseError as error:
-        problem = str(error).split("\n")[0]
-        raise CommandError(
-            f"steprule formula: {name}={value}, column {error.column}: {problem}"
-        ) from error
+        raise unreadable(f"steprule formula: {name}={value}", error) from error
 
 
 def _shape_of(written: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from steprule.cli.errors import CommandError
+from steprule.cli.errors import CommandError, unreadable
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,5 @@ def parse_rate_schedule(text: str | None) -> RateSchedule | None:
     try:
         shape = parse_scheduler(text, [1.0]) if looks_like_scheduler(text) else parse(text)
     except ParseError as error:
-        problem = str(error).split("\n")[0]
-        raise CommandError(f"--schedule {text!r}, column {error.column}: {problem}") from error
+        raise unreadable(f"--schedule {text!r}", error) from error
     return RateSchedule(text.strip(), shape)

@@ -17,6 +17,7 @@ from steprule.optimizer import Optimizer
 from steprule.optimizer.combined import Combined
 from steprule.optimizer.options import check_options, suggestion
 from steprule.optimizer.scheduled import SCHEDULES, STEP, split_schedules, steps_seen
+from steprule.planning.schedule_keys import option_of, put
 from steprule.planning.settings import KIND, Kind
 
 # What an option has whose value is not known: a symbol, which stays where a 0 would drop out.
@@ -57,7 +58,7 @@ def forms_of_groups(
             kept = {k: v for k, v in group.items() if k not in ("params", "param_names")}
             if SCHEDULES in kept:
                 kept[SCHEDULES] = {
-                    k: s for k, s in kept[SCHEDULES].items() if k.partition("[")[0] not in taken
+                    k: s for k, s in kept[SCHEDULES].items() if option_of(k) not in taken
                 }
             steps = steps_seen(optimizer.param_groups)
             group = optimizer._new_group({**kept, **taken, "params": []}, f"group {index}: ", steps)
@@ -72,13 +73,7 @@ def _without_values(options: Mapping[str, Any], scheduled: Collection[str]) -> d
     """Return options, those that follow a schedule as unknown: their 0 is that of one step."""
     found = dict(options)
     for key in scheduled:
-        name, _, position = key.partition("[")
-        if not position:
-            found[name] = _UNKNOWN
-        else:
-            entries = list(found[name])
-            entries[int(position.rstrip("]"))] = _UNKNOWN
-            found[name] = tuple(entries)
+        put(found, key, _UNKNOWN)
     return found
 
 

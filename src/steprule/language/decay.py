@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from steprule.language.rule import Range, Rule
@@ -40,6 +40,11 @@ def decay_of(rule: Rule, options: Mapping[str, Any]) -> Decay:
     if not is_decoupled(rule, options):
         return "l2"
     return "decoupled" if options.get("peak_lr") is None else "scheduled"
+
+
+def has_shared_decay(rule: Rule, options: Collection[str]) -> bool:
+    """Tell whether it is this term that decays parameters: not the rule itself, nor nothing."""
+    return "weight_decay" not in rule.needs and "weight_decay" in options
 
 
 def is_decoupled(rule: Rule, options: Mapping[str, Any]) -> bool:
@@ -103,7 +108,7 @@ def check_kind_of_decay(name: str, rule: Rule, options: Mapping[str, Any], where
 def _refuse_without_shared_decay(
     name: str, rule: Rule, options: Mapping[str, Any], option: str, where: str
 ) -> None:
-    if "weight_decay" in rule.needs or "weight_decay" not in options:
+    if not has_shared_decay(rule, options):
         has_own = "weight_decay" in rule.needs
         why = "scales its weight decay itself" if has_own else "has no weight decay"
         raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from steprule.planning.schedule_keys import option_of, put
 from steprule.schedules import Schedule
 
 SCHEDULES, STEP = "schedules", "schedule_step"
@@ -56,7 +57,7 @@ def _problem_of(group: Mapping[str, Any], where: str) -> Exception | None:
     for key, schedule in found.items():
         if not isinstance(schedule, Schedule):
             return TypeError(f"{where}{SCHEDULES}[{key!r}] must be a schedule, got {schedule!r}")
-        if str(key).partition("[")[0] not in group:
+        if option_of(str(key)) not in group:
             return ValueError(f"{where}{SCHEDULES} has one for {key!r}, which is no option here")
     step = group.get(STEP)
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
@@ -81,14 +82,7 @@ def with_schedules(group: dict[str, Any], step: int) -> dict[str, Any]:
 def apply_schedules(group: dict[str, Any]) -> None:
     """Put into a group the values that its schedules have at its step."""
     for key, schedule in group[SCHEDULES].items():
-        name, _, position = key.partition("[")
-        value = schedule(group[STEP])
-        if not position:
-            group[name] = value
-        else:
-            index = int(position.rstrip("]"))
-            entries = group[name]
-            group[name] = (*entries[:index], value, *entries[index + 1 :])
+        put(group, key, schedule(group[STEP]))
 
 
 def replace_schedule(
@@ -245,7 +239,7 @@ def with_kept(
         key: schedule
         for owner, is_kept in ((loaded, False), (group, True))
         for key, schedule in owner.get(SCHEDULES, {}).items()
-        if (key.partition("[")[0] in kept) is is_kept
+        if (option_of(key) in kept) is is_kept
     }
     step = loaded.get(STEP, group.get(STEP, 0))
     made = {key: value for key, value in made.items() if key not in (SCHEDULES, STEP)}

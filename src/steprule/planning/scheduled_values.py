@@ -12,6 +12,7 @@ from typing import Any
 
 from steprule.language.guards import CLIP_RANGES
 from steprule.language.rule import FINITE, RANGES, Range, Rule
+from steprule.planning.schedule_keys import entry_of, option_of
 
 
 def check_scheduled_values(rule: Rule | None, group: Mapping[str, Any], index: int) -> None:
@@ -26,9 +27,9 @@ def check_scheduled_values(rule: Rule | None, group: Mapping[str, Any], index: i
         ValueError: naming option, group, step and value.
     """
     for key, schedule in group.get("schedules", {}).items():
-        name, _, position = key.partition("[")
-        value = group[name][int(position[:-1])] if position else group[name]
-        allowed = range_of(rule, name, position)
+        name, entry = option_of(key), entry_of(key)
+        value = group[name] if entry is None else group[name][entry]
+        allowed = range_of(rule, name, entry)
         step = group["schedule_step"]
         if type(value) is float and value not in allowed and _is_same(value, schedule(step)):
             raise ValueError(
@@ -38,13 +39,13 @@ def check_scheduled_values(rule: Rule | None, group: Mapping[str, Any], index: i
             )
 
 
-def range_of(rule: Rule | None, name: str, position: str = "") -> Range:
-    """Return the values that an option may take, or an entry of one (``"0]"`` of ``betas[0]``)."""
+def range_of(rule: Rule | None, name: str, entry: int | None = None) -> Range:
+    """Return the values that an option may take, or an entry of it."""
     if name in CLIP_RANGES:
         return CLIP_RANGES[name]
     if rule is None:
         return RANGES.get(name, FINITE)
-    part = rule.parts[name][int(position[:-1])] if position and name in rule.parts else name
+    part = rule.parts[name][entry] if entry is not None and name in rule.parts else name
     return rule.ranges.get(part, rule.ranges.get(name, FINITE))
 
 
